@@ -1,0 +1,1 @@
+"""relu_dynamics: why did this ReLU unit die, and will it come back?"""

@@ -1,0 +1,162 @@
+"""Grid: which runs a sweep makes, in which blocks, and how they are labelled.
+
+A grid is the product of its axes (values of traced config fields) times its seeds. Cells are
+numbered in the order of the axes, the last axis fastest. A *block* is the fixed number of lanes
+that one compiled call trains: consecutive cells of one seed, the last block of a seed padded
+with copies of its last cell. The number of lanes is part of a result's identity, because the
+shape of a batch changes float bits; it follows from the config alone unless it is given.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+
+from relu_dynamics.config import TRACED, Config, check_choice, check_number, to_json, validate
+from relu_dynamics.outcomes import DEFINITION_VERSION
+
+SCHEMA_VERSION = 1  # of stored blocks and labelled results
+LANE_BYTES = 2**17  # activations of a layer of a whole block: stays in a core's L2 cache
+MOST_LANES = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """The runs of a sweep. Make it with `make_grid`, which checks and normalizes."""
+
+    config: Config  # the base: fields that are not swept
+    axes: tuple[tuple[str, tuple[float, ...]], ...]  # (traced field, float64 values) in order
+    seeds: tuple[int, ...]
+    root_seed: int
+    lanes: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of values on every axis."""
+        return tuple(len(values) for _, values in self.axes)
+
+    @property
+    def cells(self) -> int:
+        """Number of cells: points of the product of the axes."""
+        return math.prod(self.shape)
+
+    @property
+    def runs(self) -> int:
+        """Number of runs: cells times seeds."""
+        return self.cells * len(self.seeds)
+
+    @property
+    def chunks(self) -> int:
+        """Number of blocks that one seed's cells fill."""
+        return -(-self.cells // self.lanes)
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks; block b holds chunk b % chunks of seed number b // chunks."""
+        return self.chunks * len(self.seeds)
+
+    def block_cells(self, block: int) -> np.ndarray:
+        """The cell number of every lane of a block, int64 [lanes]; padding repeats the last."""
+        first = (block % self.chunks) * self.lanes
+        return np.minimum(np.arange(first, first + self.lanes), self.cells - 1)
+
+    def block_size(self, block: int) -> int:
+        """How many lanes of a block are not padding."""
+        return min(self.lanes, self.cells - (block % self.chunks) * self.lanes)
+
+    def block_seed(self, block: int) -> int:
+        """The seed of a block."""
+        return self.seeds[block // self.chunks]
+
+    def values(self, cells: np.ndarray) -> dict[str, np.ndarray]:
+        """The float32 value of every swept field at the given cell numbers."""
+        indices = np.unravel_index(cells, self.shape)
+        return {
+            name: np.asarray(values, np.float64).astype(np.float32)[index]
+            for (name, values), index in zip(self.axes, indices, strict=True)
+        }
+
+    @functools.cached_property
+    def identity(self) -> dict:
+        """Everything that decides the numbers of this grid, as plain JSON values."""
+        return {
+            "config": json.loads(to_json(self.config)),
+            "axes": {name: list(values) for name, values in self.axes},
+            "seeds": list(self.seeds),
+            "root_seed": self.root_seed,
+            "lanes": self.lanes,
+            "schema_version": SCHEMA_VERSION,
+            "definition_version": DEFINITION_VERSION,
+            "jax_version": jax.__version__,
+            "platform": jax.default_backend(),
+        }
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """Sha256 of the identity, in hexadecimal."""
+        text = json.dumps(self.identity, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def default_lanes(config: Config) -> int:
+    """Lanes of a block: the power of two that fills LANE_BYTES with a layer's activations."""
+    batch = config.examples if config.batch_size is None else config.batch_size
+    room = LANE_BYTES // (4 * batch * max(config.hidden))
+    return min(MOST_LANES, 2 ** int(math.log2(room))) if room > 1 else 1
+
+
+def check_axis(name: str, values: Sequence[float]) -> tuple[float, ...]:
+    """The values of one axis as Python floats; raises a ValueError that names what is wrong."""
+    check_choice("axis", name, TRACED)
+    if isinstance(values, str | bytes) or not isinstance(values, Sequence | np.ndarray):
+        raise ValueError(f"axis {name}={values!r} must be a sequence of numbers.")
+    numbers = tuple(check_number(name, value) for value in values)
+    if not numbers:
+        raise ValueError(f"axis {name} is empty; give at least one value.")
+    if len(set(numbers)) < len(numbers):
+        twice = sorted({value for value in numbers if numbers.count(value) > 1})
+        raise ValueError(f"axis {name} repeats {twice}; every value may stand once.")
+    distinct = len(set(np.asarray(numbers, np.float32).tolist()))
+    if distinct < len(numbers):
+        raise ValueError(
+            f"axis {name}: {len(numbers)} values are only {distinct} in float32; spread them out."
+        )
+    return numbers
+
+
+def make_grid(
+    config: Config,
+    axes: Mapping[str, Sequence[float]],
+    seeds: int | Sequence[int],
+    *,
+    root_seed: int = 0,
+    lanes: int | None = None,
+) -> Grid:
+    """A checked grid over `axes` (traced field -> values). `seeds` is their number or a list.
+
+    Raises a ValueError that names the field, the value and the remedy; nothing is traced.
+    """
+    if not axes:
+        raise ValueError("axes is empty; give at least one, such as learning_rate=[0.1].")
+    checked = tuple((name, check_axis(name, values)) for name, values in axes.items())
+    # Swept fields are part of the program whatever the base config says of them.
+    config = validate(dataclasses.replace(config, **{n: values[0] for n, values in checked}))
+    if isinstance(seeds, bool) or (isinstance(seeds, int) and seeds < 1):
+        raise ValueError(f"seeds={seeds!r} must be at least 1.")
+    numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise ValueError(f"seeds={numbers!r} must be a non-empty list without repeats.")
+    for seed in numbers:
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
+            raise ValueError(f"seeds: {seed!r} must be a whole number, >= 0 and < 2^64.")
+    if isinstance(root_seed, bool) or not isinstance(root_seed, int) or not 0 <= root_seed < 2**32:
+        raise ValueError(f"root_seed={root_seed!r} must be a whole number, >= 0 and < 2^32.")
+    lanes = default_lanes(config) if lanes is None else lanes
+    if isinstance(lanes, bool) or not isinstance(lanes, int) or lanes < 1:
+        raise ValueError(f"lanes={lanes!r} must be a whole number >= 1.")
+    return Grid(config, checked, numbers, root_seed, lanes)

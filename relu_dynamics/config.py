@@ -1,0 +1,264 @@
+"""Config: everything that decides one run, and the checks that refuse what cannot run.
+
+A config has two kinds of fields. *Traced* fields (`TRACED`) are numbers that a grid may sweep:
+changing one never recompiles. *Static* fields shape the program: changing one recompiles.
+A traced field that is `None` is absent from the program (no noise is drawn, no decay is added),
+which is not the same as 0.
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+TRACED = (
+    "learning_rate",
+    "initial_bias",
+    "momentum",
+    "weight_decay",
+    "noise_scale",
+    "upstream_rate",
+)
+
+
+def _static(default: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One run: one small ReLU network, its task, its optimizer and what is watched.
+
+    Layers are counted from 1, as in the text: hidden layer 1 sees the inputs.
+    """
+
+    learning_rate: float = 0.1
+    """Step size of the optimizer, >= 0 (traced)."""
+    initial_bias: float = -6.0
+    """Bias at step 0 of the `biased_units` units of `biased_layer`; all other biases start at 0.
+    With a normalization it is the normalization's shift (traced)."""
+    momentum: float | None = None
+    """Heavy-ball or Nesterov momentum, or Adam's b1, in [0, 1). None: the optimizer's own
+    default, 0.9 (traced when given)."""
+    weight_decay: float | None = None
+    """Decay coefficient, >= 0; how it enters is `decay_kind` (traced when given)."""
+    noise_scale: float | None = None
+    """Standard deviation s of additive noise: every parameter moves by learning_rate * s * N(0, 1)
+    a step, whatever the gradient (traced when given)."""
+    upstream_rate: float | None = None
+    """Factor on the updates of all layers below `biased_layer`; 0 freezes them (traced when
+    given)."""
+
+    task: str = _static("digits")
+    """Name of the task, see `relu_dynamics.tasks.TASKS`."""
+    examples: int = _static(1024)
+    """Number of training examples; what a real data set has beyond them is held out."""
+    dimension: int = _static(16)
+    """Input dimension of the Gaussian teacher-student task (other tasks bring their own)."""
+    input_scaling: str = _static("standardized")
+    """How inputs are scaled: standardized, minmax, raw, shifted or one_bad_feature."""
+
+    hidden: tuple[int, ...] = _static((32, 32))
+    """Width of every hidden layer."""
+    activation: str = _static("relu")
+    """Name of the activation, see `relu_dynamics.models.ACTIVATIONS`."""
+    initializer: str = _static("he_normal")
+    """Name of the weight initializer, see `relu_dynamics.models.INITIALIZERS`."""
+    normalization: str = _static("none")
+    """What stands between the affine map and the activation: none, batch, layer, rms or group."""
+    output_bias: bool = _static(True)
+    """Whether the output layer has a bias."""
+
+    optimizer: str = _static("sgd")
+    """sgd, momentum (heavy-ball), nesterov, adam, adamw or rmsprop."""
+    decay_kind: str = _static("coupled")
+    """coupled (added to the gradient, L2) or decoupled (subtracted from the parameter, as AdamW
+    does). adamw is always decoupled."""
+    decay_targets: str = _static("all")
+    """What decays: all, weights or biases."""
+    batch_size: int | None = _static(64)
+    """Examples a step, drawn with replacement; None trains on all examples at every step."""
+    batch_order: str = _static("random")
+    """random (drawn with replacement) or sequential (examples in their order, over and over)."""
+    steps: int = _static(1000)
+    """Number of steps, the horizon T."""
+
+    biased_layer: int = _static(2)
+    """Hidden layer (from 1) whose first units get `initial_bias`."""
+    biased_units: int = _static(8)
+    """How many of its units get it."""
+    probe_size: int | None = _static(None)
+    """Number of training examples on which "dead" is judged; None: all of them."""
+    probe_every: int = _static(25)
+    """Steps between two looks at the probe set; divides `steps`."""
+    tolerance: float = _static(1e-6)
+    """A unit is alive again when its margin exceeds this (and the rounding bound)."""
+    sustain: int = _static(100)
+    """Steps that a recovered unit must stay alive to count as sustained."""
+
+    @property
+    def units(self) -> int:
+        """Number of hidden units of all layers together."""
+        return sum(self.hidden)
+
+    @property
+    def probes(self) -> int:
+        """Number of looks at the probe set after step 0."""
+        return self.steps // self.probe_every
+
+
+OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop")
+SCALINGS = ("standardized", "minmax", "raw", "shifted", "one_bad_feature")
+NORMALIZATIONS = ("none", "batch", "layer", "rms", "group")
+_CHOICES = {
+    "optimizer": OPTIMIZERS,
+    "input_scaling": SCALINGS,
+    "normalization": NORMALIZATIONS,
+    "decay_kind": ("coupled", "decoupled"),
+    "decay_targets": ("all", "weights", "biases"),
+    "batch_order": ("random", "sequential"),
+}
+_RANGES = {  # field: (test, rule in words)
+    "learning_rate": (lambda v: v >= 0, "must be finite and >= 0"),
+    "initial_bias": (lambda v: True, "must be finite"),
+    "momentum": (lambda v: 0 <= v < 1, "must be in [0, 1)"),
+    "weight_decay": (lambda v: v >= 0, "must be finite and >= 0"),
+    "noise_scale": (lambda v: v >= 0, "must be finite and >= 0"),
+    "upstream_rate": (lambda v: v >= 0, "must be finite and >= 0"),
+    "tolerance": (lambda v: v >= 0, "must be finite and >= 0"),
+}
+
+
+def check_choice(field: str, value: Any, known: tuple[str, ...] | list[str]) -> None:
+    """Raises a ValueError that names the nearest known value unless `value` is in `known`."""
+    if value in known:
+        return
+    near = difflib.get_close_matches(str(value), list(known), n=1, cutoff=0.4)
+    hint = f'; did you mean "{near[0]}"?' if near else ""
+    raise ValueError(f"{field}={value!r} is not known{hint} Known: {', '.join(known)}.")
+
+
+def check_number(field: str, value: Any) -> float:
+    """Returns `value` as a Python float; raises a ValueError when the field does not allow it."""
+    holds, rule = _RANGES[field]
+    if isinstance(value, bool | str | complex) or np.ndim(value) != 0:
+        raise ValueError(f"{field}={value!r} {rule}: give one real number.")
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{field}={value!r} {rule}: give one real number.") from None
+    if not math.isfinite(number) or not holds(number):
+        raise ValueError(f"{field}={value!r} {rule}.")
+    if number != 0 and not (1e-37 < abs(number) < 1e38):
+        raise ValueError(
+            f"{field}={value!r} cannot be held in float32; use 1e-37 < |value| < 1e38."
+        )
+    return number
+
+
+def _check_count(config: Config, field: str, least: int = 1, most: int = 2**31 - 1) -> int:
+    value = getattr(config, field)
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise ValueError(f"{field}={value!r} must be a whole number.")
+    if not least <= value <= most:
+        raise ValueError(f"{field}={value!r} must be between {least} and {most}.")
+    return int(value)
+
+
+def validate(config: Config) -> Config:
+    """Returns the config, traced fields as Python floats; raises a ValueError on the first field
+    that cannot run, naming the field, its value and the remedy. Nothing is traced or compiled."""
+    from relu_dynamics import models, tasks  # the tables of names live where they are used
+
+    for field, known in _CHOICES.items():
+        check_choice(field, getattr(config, field), known)
+    check_choice("task", config.task, tuple(tasks.TASKS))
+    check_choice("activation", config.activation, tuple(models.ACTIVATIONS))
+    check_choice("initializer", config.initializer, tuple(models.INITIALIZERS))
+    traced = {
+        name: check_number(name, getattr(config, name))
+        for name in TRACED
+        if getattr(config, name) is not None
+    }
+    for name in ("learning_rate", "initial_bias"):
+        if name not in traced:
+            raise ValueError(f"{name}=None: give a number.")
+    check_number("tolerance", config.tolerance)
+    for field in ("examples", "dimension", "steps", "probe_every", "sustain"):
+        _check_count(config, field)
+    if not isinstance(config.hidden, tuple) or not config.hidden:
+        raise ValueError(
+            f"hidden={config.hidden!r} must name at least one layer, such as (32, 32)."
+        )
+    for width in config.hidden:
+        if isinstance(width, bool) or not isinstance(width, int | np.integer) or width < 1:
+            raise ValueError(f"hidden={config.hidden!r}: every width must be a whole number >= 1.")
+        if config.normalization == "group" and width % models.GROUP_SIZE:
+            raise ValueError(
+                f"hidden={config.hidden!r}: normalization='group' needs widths that are multiples "
+                f"of {models.GROUP_SIZE}."
+            )
+    available = tasks.available_examples(config)
+    if config.examples > available:
+        raise ValueError(
+            f"examples={config.examples} is more than the {available} of task "
+            f"{config.task!r}; use examples <= {available}."
+        )
+    if config.batch_size is not None:
+        _check_count(config, "batch_size")
+        if config.batch_size > config.examples:
+            raise ValueError(
+                f"batch_size={config.batch_size} is larger than examples={config.examples}; "
+                f"use a smaller batch or None for all examples."
+            )
+    if config.probe_size is not None:
+        _check_count(config, "probe_size")
+        if config.probe_size > config.examples:
+            raise ValueError(
+                f"probe_size={config.probe_size} is larger than examples={config.examples}; "
+                f"use None for all examples."
+            )
+    if config.steps % config.probe_every:
+        below = config.steps - config.steps % config.probe_every
+        raise ValueError(
+            f"probe_every={config.probe_every} must divide steps={config.steps}; "
+            f"use steps={below or config.probe_every} or steps={below + config.probe_every}."
+        )
+    _check_count(config, "biased_layer", 1, len(config.hidden))
+    _check_count(config, "biased_units", 1, config.hidden[config.biased_layer - 1])
+    if config.upstream_rate is not None and config.biased_layer == 1:
+        raise ValueError(
+            f"upstream_rate={config.upstream_rate!r} needs a layer below biased_layer=1; "
+            "use biased_layer >= 2 or upstream_rate=None."
+        )
+    if config.decay_kind == "decoupled" and config.weight_decay is None:
+        raise ValueError("decay_kind='decoupled' needs a weight_decay; give one (0 is allowed).")
+    if config.optimizer == "adamw" and config.weight_decay is None:
+        raise ValueError("weight_decay=None: adamw needs one; optax's own default is 1e-4.")
+    if config.momentum is not None and config.optimizer in ("sgd", "rmsprop"):
+        raise ValueError(
+            f"momentum={config.momentum!r} is not used by optimizer={config.optimizer!r}; "
+            "use optimizer='momentum', 'nesterov' or 'adam', or momentum=None."
+        )
+    return dataclasses.replace(config, **traced)
+
+
+def to_json(config: Config) -> str:
+    """The config as one line of canonical JSON (sorted keys), for hashes and attributes."""
+    return json.dumps(dataclasses.asdict(config), sort_keys=True, separators=(",", ":"))
+
+
+def from_json(text: str) -> Config:
+    """The validated config that `to_json` wrote; raises a ValueError on unknown or bad fields."""
+    values = json.loads(text)
+    known = {field.name for field in dataclasses.fields(Config)}
+    for name in values:
+        check_choice("config field", name, tuple(known))
+    if isinstance(values.get("hidden"), list):
+        values["hidden"] = tuple(values["hidden"])
+    return validate(Config(**values))

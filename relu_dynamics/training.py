@@ -1,0 +1,344 @@
+"""Training: one pure step, and a run as a scan of it.
+
+    train_step(config, task, key, state) -> (state, snapshot)
+
+State is what the next step needs; snapshot is what a reader wants to see. A run scans the step
+and looks at the probe set every `probe_every` steps; a grid is `jax.vmap` of a run over configs
+(`relu_dynamics.grids`). The key of a run is never split: every draw is a `fold_in` of a purpose
+and a step, so that a longer run or a larger grid never changes a run's noise.
+"""
+
+import functools
+import os
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from relu_dynamics import models, outcomes, probes, tasks
+from relu_dynamics.config import Config, validate
+from relu_dynamics.outcomes import History
+from relu_dynamics.probes import LayerSummary, UnitStatistics
+from relu_dynamics.tasks import Task
+
+PURPOSES = {"task": 0, "init": 1, "batch": 2, "noise": 3}
+PRECISION = "highest"  # the question is the sign of z: no TF32 or bf16 products
+
+
+class State(NamedTuple):
+    """What the next step needs."""
+
+    step: jax.Array  # [] int32, steps done
+    params: models.Params
+    optimizer: optax.OptState
+
+
+class Snapshot(NamedTuple):
+    """What a reader wants to see of one step, before its update."""
+
+    loss: jax.Array  # [] on the minibatch
+    batch: UnitStatistics  # [units] of z on the minibatch
+    gradient_norm: jax.Array  # [units] of the loss gradient of incoming weights and bias
+
+
+class Trace(NamedTuple):
+    """The record of a run. Leaves named `batch...` and `loss` have a leading [steps] axis when
+    every unit is traced; `probe_...` have a leading [probes + 1] axis, from step 0 on."""
+
+    loss: jax.Array  # [steps], or [probes] means over the steps between looks
+    probe_layers: LayerSummary  # [probes + 1, layers]
+    probe_units: UnitStatistics | None  # [probes + 1, units]
+    batch_units: UnitStatistics | None  # [steps, units]
+    gradient_norm: jax.Array | None  # [steps, units]
+
+
+class Run(NamedTuple):
+    """All that came out of one run."""
+
+    state: State
+    history: History
+    trace: Trace
+    held_loss: jax.Array  # [] after the last step, on held-out examples (else on training ones)
+    held_error: jax.Array  # [] fraction wrong or mean squared error, likewise
+
+
+def run_key(root_seed: int, seed: int) -> jax.Array:
+    """The key of a seed's runs; seeds go up to 2^64, both their halves are folded in."""
+    for field, value, most in (("root_seed", root_seed, 2**32), ("seed", seed, 2**64)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise ValueError(f"{field}={value!r} must be a whole number.")
+        if not 0 <= value < most:
+            raise ValueError(f"{field}={value!r} must be >= 0 and < {most}.")
+    root = jax.random.key(int(root_seed))
+    high, low = divmod(int(seed), 2**32)
+    return jax.random.fold_in(jax.random.fold_in(root, np.uint32(high)), np.uint32(low))
+
+
+def purpose_key(key: jax.Array, purpose: str) -> jax.Array:
+    """The key of one purpose ("task", "init", "batch", "noise") of a run's key."""
+    return jax.random.fold_in(key, PURPOSES[purpose])
+
+
+def make_optimizer(config: Config) -> optax.GradientTransformation:
+    """The optax optimizer of a config, built from its (traced) numbers.
+
+    Built inside the step rather than kept in the state: `optax.inject_hyperparams` rounds Adam's
+    1 - b1 differently, and this is bit-equal to plain optax.
+    """
+    rate = config.learning_rate
+    momentum = 0.9 if config.momentum is None else config.momentum
+    base = {
+        "sgd": lambda: optax.sgd(rate),
+        "momentum": lambda: optax.sgd(rate, momentum=momentum),
+        "nesterov": lambda: optax.sgd(rate, momentum=momentum, nesterov=True),
+        "adam": lambda: optax.adam(rate, b1=momentum),
+        # AdamW is Adam and a decoupled decay; the decay is added below, as for all others.
+        "adamw": lambda: optax.adam(rate, b1=momentum),
+        "rmsprop": lambda: optax.rmsprop(rate),
+    }[config.optimizer]()
+    if config.weight_decay is None:
+        return base
+    mask = functools.partial(decay_mask, config)
+    if config.decay_kind == "decoupled" or config.optimizer == "adamw":
+        return optax.chain(base, _decoupled_decay(config.weight_decay, rate, mask))
+    return optax.chain(optax.add_decayed_weights(config.weight_decay, mask), base)
+
+
+def _decoupled_decay(decay, rate, mask) -> optax.GradientTransformation:
+    """Subtracts rate * decay * parameter from the update, after the optimizer (AdamW's form)."""
+
+    def update(updates, state, params):
+        decayed = jax.tree.map(
+            lambda u, p, m: u - rate * decay * p if m else u, updates, params, mask(params)
+        )
+        return decayed, state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def decay_mask(config: Config, params: models.Params) -> Any:
+    """A tree of bools: which parameters decay under `config.decay_targets`. Weights are arrays
+    of two axes; biases, scales and shifts have one."""
+    wanted = {"all": (1, 2), "weights": (2,), "biases": (1,)}[config.decay_targets]
+    return jax.tree.map(lambda leaf: leaf.ndim in wanted, params)
+
+
+def start(config: Config, key: jax.Array) -> State:
+    """The state at step 0 of the run with this config and run key."""
+    params = models.initialize(config, purpose_key(key, "init"))
+    return State(jnp.int32(0), params, make_optimizer(config).init(params))
+
+
+def draw_batch(config: Config, key: jax.Array, step: jax.Array) -> jax.Array:
+    """Indices of the training examples of one step, [batch]; the same for all cells of a seed."""
+    size = config.examples if config.batch_size is None else config.batch_size
+    if config.batch_size is None:
+        return jnp.arange(size)
+    if config.batch_order == "sequential":
+        return (step * size + jnp.arange(size)) % config.examples
+    step_key = jax.random.fold_in(purpose_key(key, "batch"), step)
+    return jax.random.randint(step_key, (size,), 0, config.examples)
+
+
+def train_step(config: Config, task: Task, key: jax.Array, state: State) -> tuple[State, Snapshot]:
+    """One step of training: the next state, and the statistics of z that its forward pass saw.
+
+    `key` is the run's key; the draws of this step are folds of it. Pure, jit-able, vmap-able
+    over the config's traced fields and the state.
+    """
+    return _step(config, task, key, draw_batch(config, key, state.step), state)
+
+
+def _step(config, task, key, indices, state):
+    if config.batch_size is None:
+        inputs, targets = task.inputs, task.targets
+    else:
+        inputs, targets = task.inputs[indices], task.targets[indices]
+
+    def batch_loss(params):
+        forward = models.apply(config, params, inputs)
+        return tasks.loss(config, forward.output, targets), forward.preactivations
+
+    with jax.default_matmul_precision(PRECISION):
+        (loss, preactivations), gradients = jax.value_and_grad(batch_loss, has_aux=True)(
+            state.params
+        )
+    updates, optimizer = make_optimizer(config).update(gradients, state.optimizer, state.params)
+    if config.noise_scale is not None:
+        noise_key = jax.random.fold_in(purpose_key(key, "noise"), state.step)
+        updates = _add_noise(config, noise_key, updates)
+    if config.upstream_rate is not None:
+        updates = _scale_upstream(config, updates)
+    snapshot = Snapshot(
+        loss=loss,
+        batch=probes.unit_statistics(preactivations),
+        gradient_norm=gradient_norms(config, gradients),
+    )
+    params = optax.apply_updates(state.params, updates)
+    return State(state.step + 1, params, optimizer), snapshot
+
+
+def _add_noise(config: Config, key: jax.Array, updates: models.Params) -> models.Params:
+    leaves, tree = jax.tree.flatten(updates)
+    scale = config.learning_rate * config.noise_scale
+    noisy = [
+        leaf + scale * jax.random.normal(jax.random.fold_in(key, i), leaf.shape)
+        for i, leaf in enumerate(leaves)
+    ]
+    return jax.tree.unflatten(tree, noisy)
+
+
+def _scale_upstream(config: Config, updates: models.Params) -> models.Params:
+    upstream = [f"_{layer}" for layer in range(1, config.biased_layer)]
+    return {
+        name: jax.tree.map(lambda u: u * config.upstream_rate, group)
+        if name.endswith(tuple(upstream))
+        else group
+        for name, group in updates.items()
+    }
+
+
+def gradient_norms(config: Config, gradients: models.Params) -> jax.Array:
+    """Norm of the gradient of each unit's incoming weights and bias, [units]."""
+    norms = []
+    for layer in range(1, len(config.hidden) + 1):
+        group = gradients[models.layer_name(layer)]
+        norms.append(jnp.sqrt(jnp.sum(group["kernel"] ** 2, axis=0) + group["bias"] ** 2))
+    return jnp.concatenate(norms)
+
+
+def look(config: Config, params: models.Params, inputs: jax.Array) -> tuple:
+    """(UnitStatistics, rounding bounds), [units] each, of the pre-activations on `inputs`."""
+    with jax.default_matmul_precision(PRECISION):
+        forward = models.apply(config, params, inputs)
+    statistics = probes.unit_statistics(forward.preactivations)
+    bounds = []
+    for layer, (z, seen) in enumerate(
+        zip(forward.preactivations, forward.inputs, strict=True), start=1
+    ):
+        shift = models.shift(config, params, layer)
+        if config.normalization == "none":
+            weights = params[models.layer_name(layer)]["kernel"]
+            bounds.append(probes.rounding_bound(weights, shift, seen))
+        else:
+            bounds.append(probes.normalized_rounding_estimate(shift, z, seen.shape[1]))
+    return statistics, jnp.concatenate(bounds)
+
+
+def run(config: Config, task: Task, key: jax.Array, *, trace_units: bool = False) -> Run:
+    """One whole run as a scan of steps. Pure; jit it, or vmap it over configs.
+
+    Under `jax.vmap` over the config only, the batches of a seed are drawn once for all lanes and
+    the first layer of all lanes is one matrix product.
+    """
+    every = config.probe_every
+    state = start(config, key)
+    statistics, bound = look(config, state.params, task.probe)
+    history = outcomes.start_history(statistics, bound)
+
+    def probe_record(statistics):
+        layers = probes.layer_summary(statistics, config.hidden)
+        return layers, statistics if trace_units else None
+
+    def step(carry, indices):
+        state, history = carry
+        now = state.step
+        state, snapshot = _step(config, task, key, indices, state)
+        history = outcomes.observe_batch(history, now, snapshot.loss, snapshot.batch)
+        record = (snapshot.batch, snapshot.gradient_norm) if trace_units else None
+        return (state, history), (snapshot.loss, record)
+
+    def segment(carry, first):
+        # The draws of a segment at once: threefry in a loop of single steps costs more than a
+        # small network's training step.
+        steps = first + jnp.arange(every)
+        indices = jax.vmap(lambda now: draw_batch(config, key, now))(steps)
+        (state, history), (losses, record) = jax.lax.scan(step, carry, indices)
+        statistics, bound = look(config, state.params, task.probe)
+        history = outcomes.observe_probe(
+            history,
+            state.step,
+            statistics.margin,
+            bound,
+            since=every,
+            tolerance=config.tolerance,
+            sustain=config.sustain,
+        )
+        losses = losses if trace_units else losses.mean()
+        return (state, history), (losses, record, probe_record(statistics))
+
+    first_steps = jnp.arange(config.probes) * every
+    (state, history), (losses, record, looks) = jax.lax.scan(segment, (state, history), first_steps)
+    first_look = probe_record(statistics)
+    layers, units = jax.tree.map(
+        lambda head, rest: jnp.concatenate([head[None], rest]), first_look, looks
+    )
+    if trace_units:
+        losses, record = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (losses, record))
+    batch_units, norms = record if trace_units else (None, None)
+    held_inputs, held_targets = task.held_inputs, task.held_targets
+    if held_inputs.shape[0] == 0:
+        held_inputs, held_targets = task.inputs, task.targets
+    output = models.apply(config, state.params, held_inputs).output
+    return Run(
+        state=state,
+        history=history,
+        trace=Trace(losses, layers, units, batch_units, norms),
+        held_loss=tasks.loss(config, output, held_targets),
+        held_error=tasks.error(config, output, held_targets),
+    )
+
+
+@functools.partial(jax.jit, static_argnames="trace_units")
+def _train(config, key, data, *, trace_units):
+    task = tasks.make_task(config, purpose_key(key, "task"), data)
+    return run(config, task, key, trace_units=trace_units)
+
+
+def train(config: Config, seed: int = 0, *, root_seed: int = 0, trace_units: bool = False) -> Run:
+    """Trains one network and returns all that came out of it.
+
+    With `trace_units=True` the trace holds every unit's statistics: of the minibatch and the
+    gradient norm at every step, of the probe set at every look (set `probe_every=1` for every
+    step). Raises a ValueError for a config that cannot run, and before starting when the trace
+    does not fit into memory.
+    """
+    config = validate(config)
+    check_memory(trace_bytes(config, trace_units), "use trace_units=False or fewer steps")
+    traced = as_arrays(config)
+    return _train(
+        traced, run_key(root_seed, seed), tasks.load_data(config), trace_units=trace_units
+    )
+
+
+def as_arrays(config: Config) -> Config:
+    """The config with its traced fields as float32 arrays: one trace whatever their Python type."""
+    return jax.tree.map(lambda value: jnp.asarray(value, jnp.float32), config)
+
+
+def trace_bytes(config: Config, trace_units: bool) -> int:
+    """Bytes of one run's trace: what it returns, twice (the scan stacks, then reshapes)."""
+    summaries = (config.probes + 1) * len(config.hidden) * len(LayerSummary._fields)
+    per_unit = 0
+    if trace_units:
+        fields = len(UnitStatistics._fields)
+        per_unit = config.units * (config.steps * (fields + 1) + (config.probes + 1) * fields)
+    return 4 * 2 * (summaries + per_unit + config.steps)
+
+
+def available_bytes() -> int:
+    """Memory that this machine can give now (all of it where the system does not say)."""
+    pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
+    return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def check_memory(needed: int, remedy: str) -> None:
+    """Raises a ValueError when `needed` bytes are more than the machine can give."""
+    available = available_bytes()
+    if needed > available:
+        raise ValueError(
+            f"this request needs {needed / 2**30:.1f} GiB, {available / 2**30:.1f} GiB are free; "
+            f"{remedy}."
+        )
