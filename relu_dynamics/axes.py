@@ -86,7 +86,7 @@ class Grid:
         """Everything that decides the numbers of this grid, as plain JSON values."""
         return {
             "config": json.loads(to_json(self.config)),
-            "axes": {name: list(values) for name, values in self.axes},
+            "axes": [[name, list(values)] for name, values in self.axes],  # their order counts
             "seeds": list(self.seeds),
             "root_seed": self.root_seed,
             "lanes": self.lanes,

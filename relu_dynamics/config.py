@@ -22,6 +22,7 @@ TRACED = (
     "weight_decay",
     "noise_scale",
     "upstream_rate",
+    "outside_gradient",
 )
 
 
@@ -53,6 +54,9 @@ class Config:
     upstream_rate: float | None = None
     """Factor on the updates of all layers below `biased_layer`; 0 freezes them (traced when
     given)."""
+    outside_gradient: float | None = None
+    """A constant that joins the loss gradient of the biased units' shift at every step, dead or
+    not: a push from outside the loss (traced when given)."""
 
     task: str = _static("digits")
     """Name of the task, see `relu_dynamics.tasks.TASKS`."""
@@ -130,6 +134,7 @@ _RANGES = {  # field: (test, rule in words)
     "weight_decay": (lambda v: v >= 0, "must be finite and >= 0"),
     "noise_scale": (lambda v: v >= 0, "must be finite and >= 0"),
     "upstream_rate": (lambda v: v >= 0, "must be finite and >= 0"),
+    "outside_gradient": (lambda v: True, "must be finite"),
     "tolerance": (lambda v: v >= 0, "must be finite and >= 0"),
 }
 

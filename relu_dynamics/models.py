@@ -132,10 +132,17 @@ def initialize(config: Config, key: jax.Array) -> Params:
     the shift of the `biased_units` first units of `biased_layer` is the cell's `initial_bias`."""
     inputs = jnp.zeros((2, input_dimension(config)))
     params = build(config).init(key, inputs)["params"]
+    return with_shift(
+        config, params, lambda shift: shift.at[: config.biased_units].set(config.initial_bias)
+    )
+
+
+def with_shift(config: Config, params: Params, change: Callable[[jax.Array], jax.Array]) -> Params:
+    """A copy of a parameter-shaped tree with the biased layer's shift [units] changed."""
     group, name = shift_location(config)
-    layer = params[group] if group else params
-    layer = {**layer, name: layer[name].at[: config.biased_units].set(config.initial_bias)}
-    return {**params, group: layer} if group else layer
+    if not group:
+        return {**params, name: change(params[name])}
+    return {**params, group: {**params[group], name: change(params[group][name])}}
 
 
 def shift_location(config: Config, layer: int | None = None) -> tuple[str, str]:

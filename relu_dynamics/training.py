@@ -165,6 +165,8 @@ def _step(config, task, key, indices, state):
         (loss, preactivations), gradients = jax.value_and_grad(batch_loss, has_aux=True)(
             state.params
         )
+    if config.outside_gradient is not None:
+        gradients = _push_from_outside(config, gradients)
     updates, optimizer = make_optimizer(config).update(gradients, state.optimizer, state.params)
     if config.noise_scale is not None:
         noise_key = jax.random.fold_in(purpose_key(key, "noise"), state.step)
@@ -178,6 +180,11 @@ def _step(config, task, key, indices, state):
     )
     params = optax.apply_updates(state.params, updates)
     return State(state.step + 1, params, optimizer), snapshot
+
+
+def _push_from_outside(config: Config, gradients: models.Params) -> models.Params:
+    push = lambda shift: shift.at[: config.biased_units].add(config.outside_gradient)  # noqa: E731
+    return models.with_shift(config, gradients, push)
 
 
 def _add_noise(config: Config, key: jax.Array, updates: models.Params) -> models.Params:
@@ -227,14 +234,22 @@ def look(config: Config, params: models.Params, inputs: jax.Array) -> tuple:
     return statistics, jnp.concatenate(bounds)
 
 
-def run(config: Config, task: Task, key: jax.Array, *, trace_units: bool = False) -> Run:
-    """One whole run as a scan of steps. Pure; jit it, or vmap it over configs.
+def run(
+    config: Config,
+    task: Task,
+    key: jax.Array,
+    state: State | None = None,
+    *,
+    trace_units: bool = False,
+) -> Run:
+    """One whole run as a scan of steps, from `state` (by default step 0's own) for `config.steps`
+    steps. Pure; jit it, or vmap it over configs.
 
     Under `jax.vmap` over the config only, the batches of a seed are drawn once for all lanes and
     the first layer of all lanes is one matrix product.
     """
     every = config.probe_every
-    state = start(config, key)
+    state = start(config, key) if state is None else state
     statistics, bound = look(config, state.params, task.probe)
     history = outcomes.start_history(statistics, bound)
 
@@ -269,7 +284,7 @@ def run(config: Config, task: Task, key: jax.Array, *, trace_units: bool = False
         losses = losses if trace_units else losses.mean()
         return (state, history), (losses, record, probe_record(statistics))
 
-    first_steps = jnp.arange(config.probes) * every
+    first_steps = state.step + jnp.arange(config.probes) * every
     (state, history), (losses, record, looks) = jax.lax.scan(segment, (state, history), first_steps)
     first_look = probe_record(statistics)
     layers, units = jax.tree.map(
@@ -292,13 +307,20 @@ def run(config: Config, task: Task, key: jax.Array, *, trace_units: bool = False
 
 
 @functools.partial(jax.jit, static_argnames="trace_units")
-def _train(config, key, data, *, trace_units):
+def _train(config, key, data, state, *, trace_units):
     task = tasks.make_task(config, purpose_key(key, "task"), data)
-    return run(config, task, key, trace_units=trace_units)
+    return run(config, task, key, state, trace_units=trace_units)
 
 
-def train(config: Config, seed: int = 0, *, root_seed: int = 0, trace_units: bool = False) -> Run:
-    """Trains one network and returns all that came out of it.
+def train(
+    config: Config,
+    seed: int = 0,
+    *,
+    root_seed: int = 0,
+    state: State | None = None,
+    trace_units: bool = False,
+) -> Run:
+    """Trains one network, from step 0 or from a given state, and returns all that came out of it.
 
     With `trace_units=True` the trace holds every unit's statistics: of the minibatch and the
     gradient norm at every step, of the probe set at every look (set `probe_every=1` for every
@@ -308,9 +330,8 @@ def train(config: Config, seed: int = 0, *, root_seed: int = 0, trace_units: boo
     config = validate(config)
     check_memory(trace_bytes(config, trace_units), "use trace_units=False or fewer steps")
     traced = as_arrays(config)
-    return _train(
-        traced, run_key(root_seed, seed), tasks.load_data(config), trace_units=trace_units
-    )
+    key = run_key(root_seed, seed)
+    return _train(traced, key, tasks.load_data(config), state, trace_units=trace_units)
 
 
 def as_arrays(config: Config) -> Config:

@@ -1,0 +1,179 @@
+"""Estimates: from a labelled result to probabilities with intervals, cell by cell.
+
+Every estimate carries its interval, its counts and the definition it used. Inside a cell runs
+(seeds) are independent and units of one run are not: intervals are clustered by run. Cells share
+seeds, so anything pooled over cells is clustered by seed.
+"""
+
+import json
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from relu_dynamics import statistics
+from relu_dynamics.config import check_choice
+from relu_dynamics.outcomes import NEVER, Outcome
+
+
+class Measure(NamedTuple):
+    """A proportion: which units count, which of them succeed, and in words."""
+
+    among: Callable[[xr.Dataset], xr.DataArray] | None  # None: a proportion of runs
+    succeeds: Callable[[xr.Dataset], xr.DataArray]
+    definition: str
+
+
+def _at_risk(result):
+    return result.dead_at_start & ~result.near_zero_at_start & result.biased
+
+
+def _began_alive(result):
+    return ~result.dead_at_start & ~result.near_zero_at_start
+
+
+def _finite(result):
+    return result.diverged_at == NEVER
+
+
+MEASURES: dict[str, Measure] = {
+    "recovered": Measure(
+        _at_risk,
+        lambda r: r.outcome == Outcome.RECOVERED_SUSTAINED,
+        "dead on the probe set at step 0, alive again for at least the sustain steps; "
+        "units of diverged runs count as not recovered",
+    ),
+    "recovered_ever": Measure(
+        _at_risk,
+        lambda r: r.first_recovery != NEVER,
+        "dead on the probe set at step 0, alive at some later look",
+    ),
+    "alive_at_end": Measure(
+        _at_risk,
+        lambda r: r.alive & _finite(r),
+        "dead on the probe set at step 0, alive at the horizon; not in a diverged run",
+    ),
+    "died": Measure(
+        _began_alive,
+        lambda r: (r.first_death != NEVER) & _finite(r),
+        "alive on the probe set at step 0, dead at some later look; not in a diverged run",
+    ),
+    "dead_at_end": Measure(
+        _began_alive,
+        lambda r: ~r.alive & _finite(r),
+        "alive on the probe set at step 0, dead at the horizon; not in a diverged run",
+    ),
+    "diverged": Measure(
+        None,
+        lambda r: ~_finite(r),
+        "runs with a loss or margin that was not finite at some step",
+    ),
+}
+
+
+def axis_names(result: xr.Dataset) -> tuple[str, ...]:
+    """The names of the grid's axes, in order."""
+    return tuple(name for name, _ in json.loads(result.attrs["identity"])["axes"])
+
+
+def config_of(result: xr.Dataset) -> dict:
+    """The base config of a stored result, as plain values."""
+    return json.loads(result.attrs["identity"])["config"]
+
+
+def counts(
+    result: xr.Dataset, measure: str, layer: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(successes, trials) of a measure in every run, int64 [axes..., seed].
+
+    `layer` (from 1) restricts it to the units of one hidden layer.
+    """
+    check_choice("measure", measure, tuple(MEASURES))
+    kind = MEASURES[measure]
+    runs = (*axis_names(result), "seed")
+    succeeds = kind.succeeds(result)
+    if kind.among is None:
+        succeeds = succeeds.transpose(*runs).values.astype(np.int64)
+        return succeeds, np.ones_like(succeeds)
+    among = kind.among(result)
+    if layer is not None:
+        among = among & (result.unit_layer == layer)
+    succeeds, among = (part.transpose(*runs, "unit").values for part in (succeeds, among))
+    return (succeeds & among).sum(-1), among.sum(-1)
+
+
+def cells(
+    result: xr.Dataset, measure: str, layer: int | None = None, level: float = 0.95
+) -> xr.Dataset:
+    """The estimate of a measure in every cell: estimate, low, high, successes, trials, runs.
+
+    Intervals are exact ones (Clopper-Pearson) with the effective number of trials, clustered by
+    run. A cell without a unit in the denominator has a NaN estimate and the interval [0, 1].
+    """
+    successes, trials = counts(result, measure, layer)
+    interval = statistics.clustered_interval(successes, trials, level)
+    return _dataset(result, axis_names(result), interval, measure, level)
+
+
+def pooled(
+    result: xr.Dataset,
+    measure: str,
+    axis: str,
+    layer: int | None = None,
+    level: float = 0.95,
+) -> xr.Dataset:
+    """The estimate of a measure for every value of one axis, pooled over the other axes and
+    clustered by seed, because the cells of a seed share data, weights and batches."""
+    names = axis_names(result)
+    check_choice("axis", axis, names)
+    others = tuple(i for i, name in enumerate(names) if name != axis)
+    successes, trials = (part.sum(others) for part in counts(result, measure, layer))
+    interval = statistics.clustered_interval(successes, trials, level)
+    return _dataset(result, (axis,), interval, measure, level)
+
+
+def _dataset(result, names, interval, measure, level):
+    data = {
+        "estimate": (names, interval.estimate),
+        "low": (names, interval.low),
+        "high": (names, interval.high),
+        "successes": (names, interval.successes),
+        "trials": (names, interval.trials),
+        "runs": (names, interval.clusters),
+    }
+    attributes = {
+        "measure": measure,
+        "definition": MEASURES[measure].definition,
+        "level": level,
+        "method": interval.method,
+    }
+    return xr.Dataset(data, {name: result[name] for name in names}, attributes)
+
+
+def incidence(result: xr.Dataset, cell: dict[str, float]) -> statistics.CumulativeIncidence:
+    """The cumulative incidence of first recovery (cause 1) and divergence (cause 2) among the
+    units at risk of one cell, clustered by run. `cell` gives the value of every axis (nearest)."""
+    chosen = result.sel(cell, method="nearest")
+    horizon = int(config_of(result)["steps"])
+    recovered = chosen.first_recovery.transpose("seed", "unit").values
+    diverged = np.broadcast_to(chosen.diverged_at.values[:, None], recovered.shape)
+    time = np.full(recovered.shape, horizon)
+    code = np.zeros(recovered.shape, int)
+    for event, cause in ((diverged, 2), (recovered, 1)):  # recovery comes before divergence
+        time = np.where(event != NEVER, event, time)
+        code = np.where(event != NEVER, cause, code)
+    code[~_at_risk(chosen).transpose("seed", "unit").values] = -1
+    runs = np.broadcast_to(np.arange(code.shape[0])[:, None], code.shape)
+    return statistics.cumulative_incidence(
+        time.ravel(), code.ravel(), horizon, clusters=runs.ravel()
+    )
+
+
+def outcome_counts(result: xr.Dataset) -> xr.Dataset:
+    """How many of the units with the initial bias had each outcome, per cell; they add up to
+    all of them. int64 [axes...] for every name of `Outcome`."""
+    biased = result.outcome.isel(unit=np.flatnonzero(result.biased.values))
+    return xr.Dataset(
+        {o.name.lower(): (biased == o).sum(("seed", "unit")).astype(np.int64) for o in Outcome}
+    )
