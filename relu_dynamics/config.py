@@ -143,7 +143,8 @@ def check_choice(field: str, value: Any, known: tuple[str, ...] | list[str]) -> 
     """Raises a ValueError that names the nearest known value unless `value` is in `known`."""
     if value in known:
         return
-    near = difflib.get_close_matches(str(value), list(known), n=1, cutoff=0.4)
+    near = [name for name in known if name.startswith(str(value)) and value]
+    near = near or difflib.get_close_matches(str(value), list(known), n=1, cutoff=0.4)
     hint = f'; did you mean "{near[0]}"?' if near else ""
     raise ValueError(f"{field}={value!r} is not known{hint} Known: {', '.join(known)}.")
 

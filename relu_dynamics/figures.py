@@ -3,7 +3,9 @@
 Widths are those of a paper: COLUMN for one column, PAGE for the text width, in inches.
 """
 
+import json
 import pathlib
+import textwrap
 from collections.abc import Sequence
 from importlib import resources
 
@@ -196,3 +198,155 @@ def caption(result: xr.Dataset) -> str:
         f"pooled). Hatched: under {FEW_TRIALS} units or interval wider than {WIDE_INTERVAL}; "
         f"grey: no unit at risk."
     )
+
+
+# The article's numerical example ------------------------------------------------------------------
+
+_RATE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_VARIANT_LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1, 1, 1)))
+_VARIANT_LEGEND = {
+    "loc": "upper left",
+    "handlelength": 2.0,
+    "labelspacing": 0.15,
+    "borderaxespad": 0.1,
+    "borderpad": 0.1,
+}
+_VERDICT_COLOURS = {"holds": "#00704F", "fails": "#B3400A"}
+
+
+def draw_numerical_example(result: xr.Dataset) -> Figure:
+    """The largest z of the example's unit under every source of movement and rate, crossings
+    against closed forms, P(recovered) under noise, and the verdict on each sentence."""
+    panels = list(dict.fromkeys(result.panel.values.tolist()))
+    rates = result.learning_rate.values
+    with plt.style.context(STYLE):
+        figure = plt.figure(figsize=(PAGE, 7.0))
+        top, bottom = figure.add_gridspec(2, 1, height_ratios=[1.28, 1])
+        grid = top.subgridspec(2, 4).subplots()
+        for axes, panel in zip(grid.flat, panels, strict=False):
+            _draw_crossings(axes, result.isel(case=result.panel.values == panel), rates)
+            axes.set_title(panel)
+        _draw_quoted(grid.flat[panels.index("outside push")], result, rates)
+        zoomed = grid.flat[panels.index("momentum at threshold")]
+        zoomed.set(xlim=(10, result.step.values[-1]), ylim=(-1.2e-4, 1.2e-4))
+        zoomed.ticklabel_format(axis="y", scilimits=(0, 0))
+        _draw_noise_passage(grid.flat[len(panels)], result, rates)
+        for axes in grid[:, 0]:
+            axes.set_ylabel("largest z on [0, 1]")
+        for axes in grid[1]:
+            axes.set_xlabel("training step")
+        _draw_verdicts(figure.add_subplot(bottom), json.loads(result.attrs["claims"]))
+        _label_rates(figure, rates)
+        figure.supxlabel(
+            "Lines end where the unit is back: from there on the loss moves it too. Closed forms "
+            "hold within float32 rounding.",
+            fontsize=7,
+            color="0.25",
+        )
+    return figure
+
+
+def _draw_quoted(axes: Axes, result: xr.Dataset, rates: np.ndarray):
+    """The biases that the article quotes, as largest z: weight + bias."""
+    weight = float(result.attrs["weight"])
+    for rate, biases in json.loads(result.attrs["quoted"]):
+        for known in np.flatnonzero(rates == rate):
+            axes.plot(
+                np.arange(1, len(biases)),
+                np.array(biases[1:]) + weight,
+                linestyle="none",
+                marker="s",
+                markersize=3,
+                color=_RATE_COLOURS[known % len(_RATE_COLOURS)],
+                label="as quoted",
+            )
+
+
+def _draw_crossings(axes: Axes, cases: xr.Dataset, rates: np.ndarray):
+    """Largest z over steps: colour by rate, dashes by variant; circles where the simulation comes
+    alive, crosses where the closed form says so."""
+    variants = list(dict.fromkeys(cases.variant.values.tolist()))
+    steps = cases.step.values
+    shown = np.unique(np.geomspace(1, steps[-1], 300).astype(int))
+    for i in range(cases.sizes["case"]):
+        case = cases.isel(case=i)
+        line = _VARIANT_LINES[variants.index(str(case.variant.values))]
+        known = np.flatnonzero(rates == float(case.case_rate))
+        colour = _RATE_COLOURS[known[0] % len(_RATE_COLOURS)] if known.size else "0.6"
+        at = float(case.simulated_step)
+        marks = shown if not np.isfinite(at) else np.unique([*shown[shown < at], max(int(at), 1)])
+        z = case.largest_z.values[marks]
+        axes.plot(marks, z, color=colour, linestyle=line, zorder=2 + known.size)
+        style = {"color": colour, "clip_on": False, "zorder": 5, "linestyle": "none"}
+        if at > 0 and np.isfinite(at):
+            axes.plot(at, 0, marker="o", markersize=4.5, markerfacecolor="none", **style)
+        if np.isfinite(case.closed_step) and float(case.closed_step) > 0:
+            axes.plot(float(case.closed_step), 0, marker="x", markersize=3.5, **style)
+    axes.axhline(0, color="0.5", linewidth=0.6, zorder=1)
+    axes.set(xscale="log", xlim=(1, steps[-1]), ylim=(-0.55, 0.5))
+    if len(variants) > 1:
+        handles = [
+            plt.Line2D([], [], color="0.25", linestyle=line, label=variant)
+            for line, variant in zip(_VARIANT_LINES, variants, strict=False)
+        ]
+        axes.legend(handles=handles, **_VARIANT_LEGEND)
+
+
+def _draw_noise_passage(axes: Axes, result: xr.Dataset, rates: np.ndarray):
+    """Share of noisy runs that have come back by each step, with its closed form in black."""
+    horizon = result.step.values[-1]
+    for kind, line in zip(result.noise_kind.values, _VARIANT_LINES, strict=False):
+        for rate, colour in zip(rates, _RATE_COLOURS, strict=False):
+            at = result.sel(noise_kind=kind, learning_rate=rate)
+            first = np.sort(at.noise_recovery_step.values)
+            share = np.searchsorted(first, result.noise_step.values, side="right") / len(first)
+            axes.plot(result.noise_step, share, color=colour, linestyle=line, linewidth=1.6)
+            axes.plot(
+                result.noise_step, at.noise_closed, color="black", linestyle=line, linewidth=0.6
+            )
+    axes.set(xscale="log", xlim=(1, horizon), ylim=(-0.02, 1.6), title="additive noise")
+    axes.set(ylabel="P(back by step)", yticks=(0, 0.5, 1))
+    handles = [
+        plt.Line2D([], [], color="0.25", linestyle=line, label=str(kind))
+        for kind, line in zip(result.noise_kind.values, _VARIANT_LINES, strict=False)
+    ]
+    handles.append(plt.Line2D([], [], color="black", linewidth=0.6, label="closed form"))
+    axes.legend(handles=handles, **_VARIANT_LEGEND)
+
+
+def _label_rates(figure: Figure, rates: np.ndarray):
+    handles = [
+        plt.Line2D([], [], color=colour, label=f"learning rate {rate:g}")
+        for rate, colour in zip(rates, _RATE_COLOURS, strict=False)
+    ]
+    none = {"color": "0.25", "linestyle": "none"}
+    handles += [
+        plt.Line2D(
+            [], [], marker="o", markersize=4.5, markerfacecolor="none", label="simulated", **none
+        ),
+        plt.Line2D([], [], marker="x", markersize=3.5, label="closed form", **none),
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+
+
+def _draw_verdicts(axes: Axes, claims: list[dict]):
+    """Rows of sentence, verdict and condition, as text."""
+    axes.set_axis_off()
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    rows = [
+        (
+            textwrap.wrap(f"({claim['sentence']}) {claim['says']}", 34),
+            textwrap.wrap(claim["verdict"], 12),
+            textwrap.wrap(claim["condition"], 76),
+        )
+        for claim in claims
+    ]
+    heights = [max(map(len, row)) + 0.5 for row in rows]
+    line = 1 / sum(heights)
+    y = 1.0
+    for claim, row, height in zip(claims, rows, heights, strict=True):
+        colour = _VERDICT_COLOURS.get(claim["verdict"], "#8A6100")
+        for x, lines, tint in zip((0, 0.3, 0.41), row, ("0", colour, "0"), strict=True):
+            axes.text(x, y, "\n".join(lines), va="top", color=tint, fontsize=7, linespacing=1.15)
+        y -= height * line
+        axes.axhline(y + 0.3 * line, color="0.8", linewidth=0.4)

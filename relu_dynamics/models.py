@@ -86,8 +86,9 @@ class MLP(nn.Module):
             # that a forward pass stays a pure function of parameters and inputs.
             scale = self.param("scale_" + name, nn.initializers.ones, (z.shape[-1],))
             shift = self.param("shift_" + name, nn.initializers.zeros, (z.shape[-1],))
-            mean, variance = z.mean(0), z.var(0)
-            return (z - mean) * jax.lax.rsqrt(variance + NORM_EPSILON) * scale + shift
+            mean, variance = z.mean(0, keepdims=True), z.var(0, keepdims=True)
+            normal = (z - mean) * jax.lax.rsqrt(variance + NORM_EPSILON)
+            return normal * scale[None, :] + shift[None, :]
         if self.normalization == "layer":
             return nn.LayerNorm(epsilon=NORM_EPSILON, use_fast_variance=False, name=name)(z)
         if self.normalization == "group":
@@ -101,7 +102,7 @@ class MLP(nn.Module):
             return groups(z)
         if self.normalization == "rms":
             shift = self.param("shift_" + name, nn.initializers.zeros, (z.shape[-1],))
-            return nn.RMSNorm(epsilon=NORM_EPSILON, name=name)(z) + shift
+            return nn.RMSNorm(epsilon=NORM_EPSILON, name=name)(z) + shift[None, :]
         return z
 
 

@@ -140,7 +140,8 @@ def observe_probe(
     dies = running & ~alive & history.alive
     spell_start = jnp.where(recovers | dies, step, history.spell_start)
     # A spell counts only when it began with a recovery: units alive from step 0 never recovered.
-    lasted = running & alive & (history.recoveries + recovers > 0) & (step - spell_start >= sustain)
+    recovered = recovers | (history.recoveries > 0)
+    lasted = running & alive & recovered & (step - spell_start >= sustain)
     first_recovery = _first(history.first_recovery, recovers, step)
     brushes = running & (first_recovery == NEVER) & ~alive & (margin > -bound)
     keep = lambda new, old: jnp.where(running, new, old)  # noqa: E731
@@ -154,8 +155,8 @@ def observe_probe(
             (history.first_sustained == NEVER) & lasted, spell_start, history.first_sustained
         ),
         first_death=_first(history.first_death, dies, step),
-        recoveries=history.recoveries + recovers,
-        deaths=history.deaths + dies,
+        recoveries=history.recoveries + recovers.astype(jnp.int32),
+        deaths=history.deaths + dies.astype(jnp.int32),
         steps_dead=history.steps_dead + jnp.where(running & ~history.alive, since, 0),
         diverged_at=diverged_at,
     )

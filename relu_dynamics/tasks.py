@@ -91,8 +91,8 @@ def input_dimension(config: Config) -> int:
 
 def _scale(name: str, inputs: jax.Array, held: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Scales both parts by the training part's own statistics, as one would in practice."""
-    mean, deviation = inputs.mean(0), inputs.std(0)
-    low, high = inputs.min(0), inputs.max(0)
+    mean, deviation = inputs.mean(0, keepdims=True), inputs.std(0, keepdims=True)
+    low, high = inputs.min(0, keepdims=True), inputs.max(0, keepdims=True)
     # A constant feature has nothing to scale: it becomes 0.
     standard = lambda x: (x - mean) / jnp.where(deviation > 0, deviation, 1)  # noqa: E731
     scale = {

@@ -10,6 +10,7 @@ and a step, so that a longer run or a larger grid never changes a run's noise.
 
 import functools
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -151,28 +152,9 @@ def train_step(config: Config, task: Task, key: jax.Array, state: State) -> tupl
     return _step(config, task, key, draw_batch(config, key, state.step), state)
 
 
-def _step(config, task, key, indices, state):
-    if config.batch_size is None:
-        inputs, targets = task.inputs, task.targets
-    else:
-        inputs, targets = task.inputs[indices], task.targets[indices]
-
-    def batch_loss(params):
-        forward = models.apply(config, params, inputs)
-        return tasks.loss(config, forward.output, targets), forward.preactivations
-
-    with jax.default_matmul_precision(PRECISION):
-        (loss, preactivations), gradients = jax.value_and_grad(batch_loss, has_aux=True)(
-            state.params
-        )
-    if config.outside_gradient is not None:
-        gradients = _push_from_outside(config, gradients)
-    updates, optimizer = make_optimizer(config).update(gradients, state.optimizer, state.params)
-    if config.noise_scale is not None:
-        noise_key = jax.random.fold_in(purpose_key(key, "noise"), state.step)
-        updates = _add_noise(config, noise_key, updates)
-    if config.upstream_rate is not None:
-        updates = _scale_upstream(config, updates)
+def _step(config, task, key, indices, state, apply=models.apply):
+    loss, preactivations, gradients = loss_gradients(config, task, indices, state.params, apply)
+    updates, optimizer = parameter_updates(config, key, state, gradients)
     snapshot = Snapshot(
         loss=loss,
         batch=probes.unit_statistics(preactivations),
@@ -182,9 +164,51 @@ def _step(config, task, key, indices, state):
     return State(state.step + 1, params, optimizer), snapshot
 
 
+def loss_gradients(
+    config: Config,
+    task: Task,
+    indices: jax.Array,
+    params: models.Params,
+    apply: Callable[[Config, models.Params, jax.Array], models.Forward] = models.apply,
+) -> tuple[jax.Array, tuple[jax.Array, ...], models.Params]:
+    """(loss, preactivations, gradients) on the training examples `indices`, [batch]; `apply` is
+    the forward pass."""
+    if config.batch_size is None:
+        inputs, targets = task.inputs, task.targets
+    else:
+        inputs, targets = task.inputs[indices], task.targets[indices]
+
+    def batch_loss(params):
+        forward = apply(config, params, inputs)
+        return tasks.loss(config, forward.output, targets), forward.preactivations
+
+    with jax.default_matmul_precision(PRECISION):
+        (loss, preactivations), gradients = jax.value_and_grad(batch_loss, has_aux=True)(params)
+    if config.outside_gradient is not None:
+        gradients = _push_from_outside(config, gradients)
+    return loss, preactivations, gradients
+
+
 def _push_from_outside(config: Config, gradients: models.Params) -> models.Params:
     push = lambda shift: shift.at[: config.biased_units].add(config.outside_gradient)  # noqa: E731
     return models.with_shift(config, gradients, push)
+
+
+def parameter_updates(
+    config: Config, key: jax.Array, state: State, gradients: models.Params
+) -> tuple[models.Params, optax.OptState]:
+    """What is added to the parameters at `state.step`, and the optimizer's next state."""
+    updates, optimizer = make_optimizer(config).update(gradients, state.optimizer, state.params)
+    if config.noise_scale is not None:
+        updates = _add_noise(config, noise_key(key, state.step), updates)
+    if config.upstream_rate is not None:
+        updates = _scale_upstream(config, updates)
+    return updates, optimizer
+
+
+def noise_key(key: jax.Array, step: jax.Array) -> jax.Array:
+    """The key of one step's additive noise."""
+    return jax.random.fold_in(purpose_key(key, "noise"), step)
 
 
 def _add_noise(config: Config, key: jax.Array, updates: models.Params) -> models.Params:
@@ -216,10 +240,12 @@ def gradient_norms(config: Config, gradients: models.Params) -> jax.Array:
     return jnp.concatenate(norms)
 
 
-def look(config: Config, params: models.Params, inputs: jax.Array) -> tuple:
+def look(
+    config: Config, params: models.Params, inputs: jax.Array, apply: Callable = models.apply
+) -> tuple:
     """(UnitStatistics, rounding bounds), [units] each, of the pre-activations on `inputs`."""
     with jax.default_matmul_precision(PRECISION):
-        forward = models.apply(config, params, inputs)
+        forward = apply(config, params, inputs)
     statistics = probes.unit_statistics(forward.preactivations)
     bounds = []
     for layer, (z, seen) in enumerate(

@@ -1,0 +1,206 @@
+"""PyTorch as its users write it: eager with hooks, `torch.func`, and a matrix form by hand."""
+
+import os
+import shutil
+
+import numpy as np
+import torch
+from torch import nn
+from workloads import MOMENTUM, STATISTICS, Workload, pack
+
+
+def _threads() -> None:
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def _compiled(step):
+    if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
+        raise RuntimeError("torch.compile needs a C++ compiler and there is none")
+    return torch.compile(step, dynamic=False, fullgraph=True)
+
+
+class Eager:
+    """One run at a time: `nn.Module`, `torch.optim.SGD`, and a forward hook on each layer."""
+
+    def prepare(self, work: Workload) -> None:
+        _threads()
+        self.work = work
+        self.inputs, self.targets = torch.tensor(work.inputs), torch.tensor(work.targets)
+        self.run(steps=5)
+
+    def run(self, steps: int | None = None) -> dict[str, np.ndarray]:
+        work = self.work
+        steps = work.steps if steps is None else steps
+        runs = [self._train(s, c, steps) for s in range(work.seeds) for c in range(work.cells)]
+        grid = (work.seeds, work.cells, -1)
+        return {k: np.stack([r[k] for r in runs]).reshape(grid) for k in runs[0]}
+
+    def _train(self, seed: int, cell: int, steps: int) -> dict[str, np.ndarray]:
+        model, hidden = _module([p[seed, cell] for p in self.work.initial])
+        streams = [_Stream(layer, steps) for layer in hidden]
+        rate = float(self.work.learning_rate[cell])
+        optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=MOMENTUM)
+        for t in range(steps):
+            optimizer.zero_grad()
+            output = model(self.inputs[seed, t])[:, 0]
+            loss = 0.5 * ((output - self.targets[seed, t]) ** 2).mean()
+            loss.backward()
+            optimizer.step()
+        parameters = [p.detach().numpy().T.ravel() for p in model.parameters()]
+        fields = {k: np.concatenate([getattr(s, k) for s in streams]) for k in STATISTICS}
+        return dict(parameters=np.concatenate(parameters), **fields)
+
+
+class _Stream:
+    """The streaming statistics of one layer, fed by a forward hook."""
+
+    def __init__(self, layer: nn.Linear, steps: int):
+        units = layer.out_features
+        self.t = 0
+        self.first_active = torch.full((units,), steps, dtype=torch.int32)
+        self.sum_mean, self.sum_fraction = torch.zeros(units), torch.zeros(units)
+        self.running_max = torch.full((units,), -torch.inf)
+        layer.register_forward_hook(self)
+
+    @torch.no_grad()
+    def __call__(self, layer, arguments, z) -> None:
+        peak = z.amax(0)
+        self.first_active[(peak > 0) & (self.running_max <= 0)] = self.t
+        self.sum_mean += z.mean(0)
+        self.running_max = torch.maximum(self.running_max, peak)
+        self.sum_fraction += (z > 0).float().mean(0)
+        self.t += 1
+
+
+def _module(parameters: list[np.ndarray]) -> tuple[nn.Sequential, list[nn.Linear]]:
+    """The network of one run and its hidden layers; W1 is a linear unit, ReLU and a factor v."""
+    if len(parameters) == 3:
+        sizes, tensors = [(4, 1, True), (1, 1, False)], parameters
+    else:
+        sizes, tensors = [(16, 32, True), (32, 32, True), (32, 1, True)], parameters
+    linear = [nn.Linear(i, o, bias=bias) for i, o, bias in sizes]
+    model = nn.Sequential(*[m for layer in linear for m in (layer, nn.ReLU())][:-1])
+    with torch.no_grad():
+        for p, value in zip(model.parameters(), tensors, strict=True):
+            p.copy_(torch.tensor(value.T).reshape(p.shape))
+    return model, linear[:-1]
+
+
+def _loss_w1(p, x, y):
+    z = (x @ p[0] + p[1])[:, None]
+    return 0.5 * ((p[2] * torch.relu(z[:, 0]) - y) ** 2).mean(), z
+
+
+def _loss_w2(p, x, y):
+    z1 = x @ p[0] + p[1]
+    z2 = torch.relu(z1) @ p[2] + p[3]
+    output = torch.relu(z2) @ p[4] + p[5]
+    return 0.5 * ((output - y) ** 2).mean(), torch.cat([z1, z2], -1)
+
+
+def _run_step(loss):
+    """One step of one run, everything explicit; `vmap` makes it a step of the grid."""
+
+    def step(p, m, first, total, peak, active, t, never, rate, x, y):
+        gradients, (_, z) = torch.func.grad_and_value(loss, has_aux=True)(p, x, y)
+        m = tuple(g + MOMENTUM * a for g, a in zip(gradients, m, strict=True))
+        p = tuple(a - rate * b for a, b in zip(p, m, strict=True))
+        step_peak = z.detach().amax(0)
+        first = torch.where((first == never) & (step_peak > 0), t, first)
+        total = total + z.detach().mean(0)
+        active = active + (z.detach() > 0).float().mean(0)
+        return p, m, first, total, torch.maximum(peak, step_peak), active
+
+    return step
+
+
+class Func:
+    """`torch.func`: the gradient inside `vmap` over cells inside `vmap` over seeds."""
+
+    compiled = False
+
+    def _group(self) -> int:
+        """The number of seeds trained together, the fastest of those tried."""
+        # Compiled, one seed of 64 MLPs fits in cache; one launched operation at a time, more
+        # runs a launch is always better, and so it is for the single unit.
+        return 1 if self.compiled and self.work.name == "w2" else self.work.seeds
+
+    def prepare(self, work: Workload) -> None:
+        _threads()
+        self.work = work
+        step = _run_step(_loss_w1 if work.name == "w1" else _loss_w2)
+        cells = torch.func.vmap(step, in_dims=(0,) * 6 + (None, None, 0, None, None))
+        step = torch.func.vmap(cells, in_dims=(0,) * 6 + (None, None, None, 0, 0))
+        self.step = _compiled(step) if self.compiled else step
+        self.x = torch.tensor(work.inputs).swapaxes(0, 1).contiguous()
+        self.y = torch.tensor(work.targets).swapaxes(0, 1).contiguous()
+        self.run(steps=5)
+
+    @torch.no_grad()
+    def run(self, steps: int | None = None) -> dict[str, np.ndarray]:
+        work, group = self.work, self._group()
+        steps = work.steps if steps is None else steps
+        parts = [self._train(slice(s, s + group), steps) for s in range(0, work.seeds, group)]
+        parameters = [torch.cat(p).numpy() for p in zip(*[part[0] for part in parts], strict=True)]
+        streams = [torch.cat(s).numpy() for s in zip(*[part[2:] for part in parts], strict=True)]
+        return dict(parameters=pack(parameters), **dict(zip(STATISTICS, streams, strict=True)))
+
+    def _train(self, seeds: slice, steps: int):
+        empty = self.work.empty()
+        empty["first_active"][:] = steps
+        p = tuple(torch.tensor(a[seeds]) for a in self.work.initial)
+        state = (p, tuple(torch.zeros_like(a) for a in p),
+                 *(torch.tensor(empty[k][seeds]) for k in STATISTICS))
+        time = torch.arange(steps + 1, dtype=torch.int32)
+        rate = torch.tensor(self.work.learning_rate)
+        for t in range(steps):
+            state = self.step(*state, time[t], time[steps], rate, self.x[t, seeds],
+                              self.y[t, seeds])
+        return state
+
+
+class FuncCompiled(Func):
+    """The same, its step compiled by `torch.compile`."""
+
+    compiled = True
+
+
+class Matrix:
+    """W1 by hand: two matrix products for the cells of each seed, all seeds at once, compiled."""
+
+    def prepare(self, work: Workload) -> None:
+        _threads()
+        self.work = work
+        ones = np.ones_like(work.inputs[..., :1])
+        inputs = torch.tensor(np.concatenate([work.inputs, ones], axis=-1))
+        self.x = inputs.swapaxes(0, 1).contiguous()
+        self.y = torch.tensor(work.targets)[..., None].swapaxes(0, 1).contiguous()
+        self.step = _compiled(_matrix_step)
+        self.run(steps=5)
+
+    @torch.no_grad()
+    def run(self, steps: int | None = None) -> dict[str, np.ndarray]:
+        steps = self.work.steps if steps is None else steps
+        w, b, v = map(torch.tensor, self.work.initial)
+        w = torch.cat([w, b[..., None]], -1).mT.contiguous()
+        empty = {k: torch.tensor(a[..., 0]) for k, a in self.work.empty().items()}
+        empty["first_active"][:] = steps
+        state = w, v, torch.zeros_like(w), torch.zeros_like(v), *(empty[k] for k in STATISTICS)
+        time = torch.arange(steps + 1, dtype=torch.int32)
+        rate = torch.tensor(self.work.learning_rate)
+        for t in range(steps):
+            state = self.step(*state, time[t], time[steps], rate, self.x[t], self.y[t])
+        streams = {k: a[..., None].numpy() for k, a in zip(STATISTICS, state[4:], strict=True)}
+        return dict(parameters=pack([state[0].mT.numpy(), state[1].numpy()]), **streams)
+
+
+def _matrix_step(w, v, mw, mv, first, total, peak, active, t, never, rate, x, y):
+    """One step; w is [seeds, 5, cells], bias last; x is [seeds, batch, 5], ones last."""
+    z = x @ w
+    on = z > 0
+    g = x.mT @ torch.where(on, v[:, None] * z - y, 0.0) / x.shape[1]
+    mw, mv = g * v[:, None] + MOMENTUM * mw, (w * g).sum(1) + MOMENTUM * mv
+    step_peak = z.amax(1)
+    return (w - rate * mw, v - rate * mv, mw, mv,
+            torch.where((first == never) & (step_peak > 0), t, first), total + z.mean(1),
+            torch.maximum(peak, step_peak), active + on.float().mean(1))

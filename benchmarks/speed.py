@@ -1,0 +1,314 @@
+"""Speed of this project side by side with what its users would pick instead.
+
+One command trains the same grids of tiny networks with every contender in turn, checks that all
+compute the same thing, and prints a table of run-steps per second (one run-step is one step of one
+run). Rounds are interleaved: each contender gives one sample a round, so that a machine that slows
+down slows all of them. The default sizes take some ten minutes with nine rounds on two cores.
+
+    python benchmarks/speed.py --rounds 9 --write docs/speed.md --json speed.json
+    python benchmarks/speed.py --quick
+"""
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import sys
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+from agreement import FEW_STEPS, compare
+from workers import Contender, NotRun, Team
+from workloads import FLOP, QUICK_SIZES, SIZES, make_workload
+
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+SAMPLE_S = 0.3  # Fast contenders repeat the work until a sample takes about so long.
+BASES = ("engine", "torch-func-compile", "jax-vmap-scan", "numpy")  # Ratios are to the first run.
+ONE_DEVICE = {"JAX_PLATFORMS": "cpu"}
+
+CONTENDERS = (
+    # Environment of the engine's process (XLA_FLAGS for its devices) goes into `environment`.
+    Contender("engine", "**relu_dynamics**, all statistics", "contender_engine:Engine",
+              threads=CORES, arguments=dict(statistics=True)),
+    Contender("engine-plain", "relu_dynamics, no statistics", "contender_engine:Engine",
+              threads=CORES, arguments=dict(statistics=False), statistics=False),
+    Contender("torch-eager", "PyTorch eager with hooks, one run at a time",
+              "contenders_torch:Eager", processes=CORES,
+              limits=dict(w1=dict(seeds=2, cells=4, steps=250),
+                          w2=dict(seeds=2, cells=4, steps=100))),
+    Contender("torch-func", "`torch.func` vmap", "contenders_torch:Func", threads=CORES,
+              limits=dict(w1=dict(steps=250), w2=dict(steps=75))),
+    # Torch's threads wait for each other in every operation: with other work on a core the row
+    # above falls to a tenth, this one does not.
+    Contender("torch-func-processes", "`torch.func` vmap, a process a core",
+              "contenders_torch:Func", processes=CORES,
+              limits=dict(w1=dict(steps=250), w2=dict(steps=75))),
+    Contender("torch-func-compile", "`torch.func` vmap + `torch.compile`",
+              "contenders_torch:FuncCompiled", processes=CORES,
+              limits=dict(w2=dict(steps=150))),
+    Contender("torch-matrix", "torch matrix form by hand + `torch.compile`",
+              "contenders_torch:Matrix", processes=CORES, workloads=("w1",)),
+    Contender("numpy", "NumPy over the grid", "contenders_numpy:Grid", processes=CORES,
+              limits=dict(w2=dict(steps=150))),
+    Contender("jax-vmap-scan", "JAX textbook `vmap(scan)`, linen + optax",
+              "contenders_jax:VmapScan", threads=CORES, environment=ONE_DEVICE,
+              limits=dict(w2=dict(steps=150))),
+    Contender("jax-loop", "JAX jitted step, one run at a time", "contenders_jax:Loop",
+              threads=CORES, environment=ONE_DEVICE,
+              limits=dict(w1=dict(seeds=1, cells=4, steps=250),
+                          w2=dict(seeds=1, cells=4, steps=100))),
+    Contender("c", "plain C (OpenMP), near the limit", "contenders_c:Reference", threads=CORES),
+)
+
+
+def main() -> None:
+    arguments = _parse()
+    sizes = dict(QUICK_SIZES if arguments.quick else SIZES)
+    if arguments.size:
+        fields = dict(zip(("cells", "seeds", "steps"), arguments.size, strict=True))
+        sizes = dict.fromkeys(sizes, fields)
+    chosen = [c for c in CONTENDERS if not arguments.contenders or c.name in arguments.contenders]
+    with tempfile.TemporaryDirectory() as cache:
+        # A fresh cache: compile times are those of a first run, whoever ran here before.
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+        os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+        machine = describe_machine()
+        tables = {}
+        for name in arguments.workloads:
+            work = make_workload(name, **sizes[name])
+            tables[name] = measure(work, chosen, arguments.rounds, machine)
+        for name, table in tables.items():
+            summarize(table["rows"], name, machine["peak_gflops"])
+    report = dict(command=shlex.join(["python", *sys.argv]), rounds=arguments.rounds,
+                  sizes={name: sizes[name] for name in arguments.workloads}, machine=machine,
+                  workloads=tables)
+    text = render(report)
+    print(text)
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(report, indent=1) + "\n")
+    if arguments.write:
+        write_between_marks(Path(arguments.write), text)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [c.name for c in CONTENDERS]
+    parser.add_argument("--rounds", type=int, help="samples of each contender (9; quick: 3)")
+    parser.add_argument("--workloads", nargs="+", default=list(SIZES), choices=list(SIZES))
+    parser.add_argument("--contenders", nargs="+", choices=names, metavar="NAME",
+                        help="of " + ", ".join(names) + " (all)")
+    parser.add_argument("--quick", action="store_true", help="small grids: a check, not a result")
+    parser.add_argument("--size", nargs=3, type=int, metavar=("CELLS", "SEEDS", "STEPS"),
+                        help="another size of the work, for each workload; CELLS is a square")
+    parser.add_argument("--write", metavar="FILE", help="write the tables to this markdown file")
+    parser.add_argument("--json", metavar="FILE", help="write all samples to this file")
+    arguments = parser.parse_args()
+    arguments.rounds = arguments.rounds or (3 if arguments.quick else 9)
+    return arguments
+
+
+def measure(work, contenders, rounds: int, machine: dict) -> dict:
+    """Prepares, checks and times the contenders on one workload; returns rows and circumstances.
+
+    The peak of the machine is measured once a round too, and the best kept in `machine`.
+    """
+    teams, rows, not_run = {}, {}, {}
+    try:
+        for contender in (c for c in contenders if work.name in c.workloads):
+            _say(f"{work.name}: preparing {contender.name}")
+            try:
+                team = Team(contender, work)
+                teams[contender.name] = team
+                rows[contender.name] = _check(team)
+            except NotRun as error:
+                not_run[contender.name] = str(error)
+                if contender.name in teams:
+                    teams.pop(contender.name).close()
+        start, busy, own = time.perf_counter(), _busy_s(), _cpu_s(teams)
+        for index in range(rounds):
+            _say(f"{work.name}: round {index + 1} of {rounds}")
+            machine["peak_gflops"] = max(machine["peak_gflops"], _peak()[0])
+            for name, team in teams.items():
+                row = rows[name]
+                row["samples_s"].append(team.sample(row["repeats"]))
+        wall = time.perf_counter() - start
+        others = (_busy_s() - busy - _cpu_s(teams) + own) / wall if busy else None
+        for name, team in teams.items():
+            rows[name]["memory_mb"] = team.memory_mb()
+    finally:
+        for team in teams.values():
+            team.close()
+    return dict(rows=rows, not_run=not_run, other_cores=others)
+
+
+def _check(team: Team) -> dict:
+    """A row without samples: who ran on what, compile time, agreement, repeats a sample."""
+    contender, work = team.contender, team.work
+    team.sample(steps=min(FEW_STEPS, work.steps))
+    few = team.result()
+    team.sample()  # Warm for all steps.
+    seconds = team.sample()
+    agreement = compare(work, few, team.result())
+    return dict(title=contender.title, processes=contender.processes, threads=contender.threads,
+                statistics=contender.statistics, seeds=work.seeds, cells=work.cells,
+                steps=work.steps, run_steps=work.run_steps, compile_s=team.compile_s,
+                agreement=dict(few=agreement.few._asdict(), all=agreement.all._asdict(),
+                               agrees=agreement.agrees), samples_s=[],
+                repeats=min(100, max(1, round(SAMPLE_S / seconds))))
+
+
+def summarize(rows: dict, workload: str, peak_gflops: float) -> None:
+    """Adds rates, GFLOP/s, share of peak and the ratio to the base row, in place."""
+    base = next((n for n in BASES if n in rows and rows[n]["agreement"]["agrees"]), None)
+    rates = {n: row["run_steps"] / np.array(row["samples_s"]) for n, row in rows.items()}
+    for name, row in rows.items():
+        rate = np.quantile(rates[name], [0.25, 0.5, 0.75])
+        row["rate_quartiles"] = rate.tolist()
+        row["gflops"] = float(rate[1] * FLOP[workload][row["statistics"]] / 1e9)
+        row["share_of_peak"] = row["gflops"] / peak_gflops
+        if base:
+            # Samples of one round are neighbours in time: the median of ratios cancels drift.
+            ratio = np.quantile(rates[base] / rates[name], [0.25, 0.5, 0.75])
+            row["base"], row["base_over_row_quartiles"] = base, ratio.tolist()
+
+
+def describe_machine() -> dict:
+    """The machine, its measured peak and the versions that took part."""
+    _say("measuring the peak of the machine")
+    versions = {}
+    for package in ("relu_dynamics", "jax", "flax", "optax", "torch", "numpy"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    peak, how = _peak()
+    return dict(processor=_processor(), cores=CORES, system=platform.platform(),
+                python=platform.python_version(), versions=versions, peak_gflops=peak,
+                peak_method=how)
+
+
+def _peak() -> tuple[float, str]:
+    """The largest float32 rate of all cores in GFLOP/s, and how it was measured."""
+    try:
+        from contenders_c import peak_gflops
+
+        return peak_gflops(), "fused multiply-add loop in C"
+    except RuntimeError:
+        a = np.ones((2048, 2048), np.float32)
+        seconds = []
+        for _ in range(6):
+            start = time.perf_counter()
+            a @ a
+            seconds.append(time.perf_counter() - start)
+        return 2 * 2048**3 / min(seconds) / 1e9, "sgemm 2048 in NumPy"
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _busy_s() -> float | None:
+    """Processor seconds used by everything on the machine since it started, where Linux tells."""
+    path = Path("/proc/stat")
+    if not path.exists():
+        return None
+    user, nice, system, _, _, irq, softirq, steal = map(int, path.read_text().split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def _cpu_s(teams: dict) -> float:
+    return time.process_time() + sum(team.cpu_s() for team in teams.values())
+
+
+def render(report: dict) -> str:
+    """The report as markdown."""
+    machine = report["machine"]
+    versions = ", ".join(f"{k} {v}" for k, v in machine["versions"].items())
+    parts = [
+        f"Measured on {machine['cores']} cores of {machine['processor']}; {machine['system']}; "
+        f"Python {machine['python']}; {versions}. Peak {machine['peak_gflops']:.0f} GFLOP/s "
+        f"({machine['peak_method']}). Medians of {report['rounds']} interleaved rounds, quartiles "
+        "in brackets. Slow contenders do the part of the work named beside them. Preparing is "
+        "compiling and warming up. Differences are from NumPy in float64 on the same numbers: the "
+        f"median over runs after {FEW_STEPS} steps / after all steps (99th percentile after all); "
+        "then the units whose first active step is the same. A row that differs too much is void. "
+        f"Command:\n\n    {report['command']}\n"
+    ]
+    for name, table in report["workloads"].items():
+        parts.append(_render_table(name, report["sizes"][name], table))
+    return "\n".join(parts)
+
+
+def _render_table(name: str, size: dict, table: dict) -> str:
+    network = {"w1": "one ReLU unit, 4 inputs, batch 32", "w2": "MLP 16-32-32-1, batch 64"}[name]
+    rows = sorted(table["rows"].values(), key=lambda row: -row["rate_quartiles"][1])
+    base = rows[0].get("base") if rows else None
+    title = table["rows"][base]["title"].replace("**", "") if base else "base"
+    lines = [
+        f"### {name.upper()}: {network}; {size['cells']} cells x {size['seeds']} seeds "
+        f"x {size['steps']} steps\n",
+        f"| contender | processes x threads | run-steps/s | GFLOP/s | of peak | {title} is so many "
+        "times as fast | prepare s | peak MB | difference; first active |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [_render_row(row, size) for row in rows]
+    lines += [f"\n{_title(n)} was not run: {why}." for n, why in table["not_run"].items()]
+    if table["other_cores"] is not None:
+        lines.append(f"\nOther work took {max(0.0, table['other_cores']):.2f} cores meanwhile.")
+    return "\n".join(lines) + "\n"
+
+
+def _render_row(row: dict, size: dict) -> str:
+    low, middle, high = (_number(r) for r in row["rate_quartiles"])
+    few, late = row["agreement"]["few"], row["agreement"]["all"]
+    verdict = f"{few['median']:.0e} / {late['median']:.0e} ({late['high']:.0e})"
+    if row["statistics"]:
+        verdict += f"; {late['units'] - late['first_active']} of {late['units']}"
+    if not row["agreement"]["agrees"]:
+        verdict = "**void**: " + verdict
+    work = [row[k] for k in size]
+    limited = f" (on {' x '.join(map(str, work))})" if work != list(size.values()) else ""
+    title = row["title"] + limited
+    ratios = row.get("base_over_row_quartiles")
+    ratio = "{1:.3g} [{0:.3g}, {2:.3g}]".format(*ratios) if ratios else ""
+    return (f"| {title} | {row['processes']} x {row['threads']} | {middle} [{low}, {high}] "
+            f"| {row['gflops']:.3g} | {100 * row['share_of_peak']:.2g} % | {ratio} "
+            f"| {row['compile_s']:.1f} | {row['memory_mb']:.0f} | {verdict} |")
+
+
+def _number(rate: float) -> str:
+    """A rate with three digits and k or M."""
+    scale, suffix = (1e6, " M") if rate >= 1e6 else (1e3, " k") if rate >= 1e3 else (1, "")
+    value = rate / scale
+    return f"{value:.{max(0, 2 - int(np.log10(max(value, 1))))}f}{suffix}"
+
+
+def _title(name: str) -> str:
+    return next(c.title for c in CONTENDERS if c.name == name).replace("**", "")
+
+
+def write_between_marks(path: Path, text: str) -> None:
+    """Replaces what stands between the two marks in the file, so that prose around it stays."""
+    begin, end = "<!-- benchmarks/speed.py writes from here -->", "<!-- to here -->"
+    old = path.read_text() if path.exists() else ""
+    if begin not in old or end not in old:
+        old = f"# Speed, side by side\n\n{begin}\n{end}\n"
+    head, rest = old.split(begin, 1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{head}{begin}\n\n{text}\n{end}{rest.split(end, 1)[1]}")
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Statistics of z against NumPy and against mathematics."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from relu_dynamics import probes, theory
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 32, 97])
+def test_unit_statistics_agree_with_numpy(size):
+    rng = np.random.default_rng(size)
+    layers = [rng.normal(-1, 2, (size, width)).astype(np.float32) for width in (3, 5)]
+    found = probes.unit_statistics(tuple(jnp.asarray(z) for z in layers))
+    z = np.concatenate(layers, axis=1).astype(np.float64)
+    wanted = [(z > 0).mean(0), z.max(0), z.mean(0), z.std(0), z.min(0)]
+    for name, value, want in zip(found._fields, found, wanted, strict=True):
+        np.testing.assert_allclose(value, want, rtol=2e-6, atol=2e-6, err_msg=name)
+
+
+def test_deviation_survives_a_large_mean():
+    # E z^2 - (E z)^2 in float32 would give 0 or NaN here.
+    z = jnp.asarray(np.linspace(-1e-2, 1e-2, 64)[:, None] - 4096.0, jnp.float32)
+    found = probes.unit_statistics((z,)).deviation[0]
+    np.testing.assert_allclose(found, np.asarray(z, np.float64).std(), rtol=1e-3)
+
+
+def test_layer_summary_counts_dead_units_by_layer():
+    margin = jnp.asarray([-1.0, 0.0, 1.0, jnp.nan, 2.0])
+    zeros = jnp.zeros(5)
+    statistics = probes.UnitStatistics(zeros, margin, zeros, zeros, zeros)
+    summary = probes.layer_summary(statistics, (2, 3))
+    np.testing.assert_allclose(summary.dead_fraction, [1.0, 0.0])  # NaN is not dead
+
+
+def test_rounding_bound_holds_for_random_units():
+    rng = np.random.default_rng(0)
+    for fan_in in (1, 4, 64, 784):
+        w = rng.normal(size=(fan_in, 50)).astype(np.float32)
+        x = rng.normal(size=(200, fan_in)).astype(np.float32)
+        b = rng.normal(-3, 3, 50).astype(np.float32)
+        exact = x.astype(np.float64) @ w.astype(np.float64) + b.astype(np.float64)
+        found = np.asarray(jnp.asarray(x) @ jnp.asarray(w) + jnp.asarray(b)[None, :], np.float64)
+        bound = np.asarray(probes.rounding_bound(jnp.asarray(w), jnp.asarray(b), jnp.asarray(x)))
+        assert np.all(np.abs(found - exact) <= bound[None, :])
+        assert bound.max() < 1e-4 * fan_in  # and it is no excuse to call everything ambiguous
+
+
+@pytest.mark.parametrize("bias", [0.0, -1.0, -2.0])
+def test_active_fraction_at_init_is_the_normal_cdf(bias):
+    # 2e5 Gaussian examples: a standard error is at most 0.0011; the false-alarm rate of
+    # 5.5 standard errors is below 1e-7, and a difference of 0.013 would be seen.
+    key = jax.random.key(3)
+    x = jax.random.normal(key, (200_000, 8))
+    w = jax.random.normal(jax.random.fold_in(key, 1), (8, 3))
+    z = x @ w + bias
+    found = probes.unit_statistics((z,)).active_fraction
+    wanted = theory.active_probability(bias, np.linalg.norm(w, axis=0))
+    np.testing.assert_allclose(found, wanted, atol=5.5 * 0.5 / 200_000**0.5)

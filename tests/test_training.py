@@ -1,0 +1,307 @@
+"""One run: gradients, optimizers, noise, traces, and the verb itself."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from relu_dynamics import models, tasks, training
+from relu_dynamics.config import Config
+from relu_dynamics.outcomes import NEVER
+
+SMALL = Config(
+    task="teacher_student",
+    examples=64,
+    dimension=5,
+    hidden=(8, 8),
+    biased_units=4,
+    initial_bias=-2.0,
+    batch_size=16,
+    steps=20,
+    probe_every=5,
+    sustain=5,
+)
+
+
+def setup(config, seed=0):
+    key = training.run_key(0, seed)
+    task_key = training.purpose_key(key, "task")
+    task = tasks.make_task(config, task_key, tasks.load_data(config))
+    return training.as_arrays(config), task, key
+
+
+_start = jax.jit(training.start)
+_look = jax.jit(training.look)
+
+
+@jax.jit
+def _gradient_norms(config, params, task):
+    def loss(params):
+        return tasks.loss(config, models.apply(config, params, task.inputs).output, task.targets)
+
+    return training.gradient_norms(config, jax.grad(loss)(params))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("bias", [-0.5, -1.5, -4.0])
+@pytest.mark.parametrize("hidden", [(16,), (8, 8)])
+def test_dead_on_the_training_set_is_the_same_as_zero_gradient(seed, bias, hidden):
+    """Dead on all training examples <=> gradient of incoming weights and bias exactly 0.
+
+    In the last hidden layer, where the error reaches every living unit. Below it, only "dead =>
+    0" is a theorem: a living unit that feeds only dead ones gets nothing either.
+    """
+    config = dataclasses.replace(
+        SMALL, initial_bias=bias, hidden=hidden, biased_layer=len(hidden), batch_size=None
+    )
+    config, task, key = setup(config, seed)
+    params = _start(config, key).params
+    zero = np.asarray(_gradient_norms(config, params, task)) == 0
+    dead = np.asarray(_look(config, params, task.inputs)[0].margin <= 0)
+    last = slice(sum(hidden[:-1]), None)
+    np.testing.assert_array_equal(zero[last], dead[last])
+    assert np.all(zero[dead])
+    assert dead[last].any() or bias > -4.0
+    assert not dead[last].all()
+
+
+def test_relu_has_derivative_zero_at_zero():
+    assert jax.grad(models.ACTIVATIONS["relu"])(0.0) == 0.0
+    assert jax.grad(lambda x: jnp.maximum(x, 0.0))(0.0) == 0.5  # why relu is not written so
+    assert jax.grad(models.ACTIVATIONS["leaky_relu"])(0.0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "reference"),
+    [
+        ("sgd", {}, lambda r: optax.sgd(r)),
+        ("momentum", {}, lambda r: optax.sgd(r, momentum=0.9)),
+        ("nesterov", {}, lambda r: optax.sgd(r, momentum=0.9, nesterov=True)),
+        ("adam", {}, lambda r: optax.adam(r)),
+        ("rmsprop", {}, lambda r: optax.rmsprop(r)),
+        ("adamw", {"weight_decay": 0.01}, lambda r: optax.adamw(r, weight_decay=0.01)),
+        (
+            "sgd",
+            {"weight_decay": 0.01},
+            lambda r: optax.chain(optax.add_decayed_weights(0.01), optax.sgd(r)),
+        ),
+    ],
+)
+def test_optimizers_are_optax_with_and_without_vmap(name, fields, reference):
+    """Three steps under vmap over rates == three steps of plain optax with a Python rate."""
+    config = dataclasses.replace(SMALL, optimizer=name, **fields)
+    _, task, key = setup(config)
+    rates = [1e-3, 1e-2, 0.1]
+    lanes = jax.tree.map(lambda v: jnp.full(3, v, jnp.float32), config)
+    lanes = dataclasses.replace(lanes, learning_rate=jnp.asarray(rates, jnp.float32))
+
+    @jax.jit
+    def ours(config):
+        state = training.start(config, key)
+        for _ in range(3):
+            state, _ = training.train_step(config, task, key, state)
+        return state.params
+
+    found = jax.vmap(ours)(lanes)
+    for lane, rate in enumerate(rates):
+        params = _start(config, key).params
+        optimizer = reference(rate)
+        state = optimizer.init(params)
+        for step in range(3):
+            chosen = training.draw_batch(config, key, jnp.int32(step))
+            x, y = task.inputs[chosen], task.targets[chosen]
+            gradient = jax.grad(
+                lambda p, x=x, y=y: tasks.loss(config, models.apply(config, p, x).output, y)
+            )(params)
+            updates, state = optimizer.update(gradient, state, params)
+            params = optax.apply_updates(params, updates)
+        lane_params = jax.tree.map(lambda leaf, lane=lane: leaf[lane], found)
+        # Batched and single matrix products round differently: a few units in the last place of
+        # the largest entries; Adam divides by sqrt(v) and loosens small entries.
+        chex.assert_trees_all_close(lane_params, params, rtol=2e-4, atol=2e-5)
+
+
+def test_the_momentum_default_is_bit_equal_to_optax_adam():
+    config = dataclasses.replace(SMALL, optimizer="adam")
+    gradient = {"w": jnp.asarray([0.3, -2.0, 1e-4])}
+    ours, reference = training.make_optimizer(config), optax.adam(config.learning_rate)
+    states = [optimizer.init(gradient) for optimizer in (ours, reference)]
+    for _ in range(5):
+        results = [
+            optimizer.update(gradient, state, gradient)
+            for optimizer, state in zip((ours, reference), states, strict=True)
+        ]
+        updates, states = zip(*results, strict=True)
+        chex.assert_trees_all_equal(*updates)
+
+
+def test_a_run_is_its_steps():
+    """`train` gives what a Python loop of train_step gives."""
+    config, task, key = setup(SMALL)
+    step = jax.jit(training.train_step)
+    state, losses = training.start(config, key), []
+    for _ in range(SMALL.steps):
+        state, snapshot = step(config, task, key, state)
+        losses.append(snapshot.loss)
+    run = training.train(SMALL, trace_units=True)
+    chex.assert_trees_all_close(run.state.params, state.params, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(run.trace.loss, losses, rtol=1e-5)
+
+
+def test_trace_has_named_arrays_for_every_step_and_unit():
+    run = training.train(SMALL, trace_units=True)
+    units, steps, looks = SMALL.units, SMALL.steps, SMALL.probes + 1
+    assert run.trace.batch_units.margin.shape == (steps, units)
+    assert run.trace.gradient_norm.shape == (steps, units)
+    assert run.trace.probe_units.minimum.shape == (looks, units)
+    assert run.trace.probe_layers.dead_fraction.shape == (looks, 2)
+    # A unit silent on the whole minibatch gets no gradient from it.
+    silent = np.asarray(run.trace.batch_units.margin) <= 0
+    assert silent.any()
+    assert np.all(np.asarray(run.trace.gradient_norm)[silent] == 0)
+
+
+def test_the_history_is_the_same_with_and_without_the_trace():
+    with_trace = training.train(SMALL, trace_units=True)
+    without = training.train(SMALL)
+    chex.assert_trees_all_equal(with_trace.history, without.history)
+
+
+def test_a_longer_run_has_the_same_prefix():
+    short = training.train(SMALL)
+    long = training.train(dataclasses.replace(SMALL, steps=40))
+    looks = SMALL.probes + 1
+    chex.assert_trees_all_equal(
+        jax.tree.map(lambda x: x[:looks], long.trace.probe_layers), short.trace.probe_layers
+    )
+    np.testing.assert_array_equal(long.trace.loss[: SMALL.probes], short.trace.loss)
+
+
+def test_continuing_from_a_state_is_the_longer_run():
+    first = training.train(SMALL, 3)
+    second = training.train(SMALL, 3, state=first.state)
+    long = training.train(dataclasses.replace(SMALL, steps=40), 3)
+    chex.assert_trees_all_equal(second.state, long.state)
+
+
+def test_noise_moves_even_a_dead_unit_and_its_size_is_right():
+    config = dataclasses.replace(
+        SMALL,
+        hidden=(64,),
+        biased_layer=1,
+        biased_units=64,
+        initial_bias=-50.0,
+        noise_scale=2.0,
+        learning_rate=0.01,
+    )
+    before = _start(*_config_key(config)).params["hidden_1"]
+    after = training.train(config).state.params["hidden_1"]
+    moves = np.concatenate([np.ravel(after[k] - before[k]) for k in ("kernel", "bias")])
+    # 384 moves of standard deviation 0.01 * 2 * sqrt(20): 5.5 standard errors of a deviation.
+    expected = 0.01 * 2.0 * SMALL.steps**0.5
+    assert abs(moves.std() / expected - 1) < 5.5 / (2 * moves.size) ** 0.5
+    assert training.train(config).history.first_recovery.max() == NEVER
+
+
+def _config_key(config):
+    return training.as_arrays(config), training.run_key(0, 0)
+
+
+def test_frozen_upstream_does_not_move_and_the_rest_does():
+    config = dataclasses.replace(SMALL, upstream_rate=0.0)
+    before = _start(*_config_key(config)).params
+    after = training.train(config).state.params
+    chex.assert_trees_all_equal(before["hidden_1"], after["hidden_1"])
+    assert not np.array_equal(before["output"]["kernel"], after["output"]["kernel"])
+
+
+@pytest.mark.parametrize("targets", ["all", "weights", "biases"])
+@pytest.mark.parametrize("kind", ["coupled", "decoupled"])
+def test_decay_shrinks_what_it_should(targets, kind):
+    config = dataclasses.replace(
+        SMALL, hidden=(8,), biased_layer=1, biased_units=8, initial_bias=-50.0, weight_decay=0.5,
+        decay_kind=kind, decay_targets=targets,
+    )  # fmt: skip
+    before = _start(*_config_key(config)).params["hidden_1"]
+    after = training.train(config).state.params["hidden_1"]
+    factor = (1 - 0.1 * 0.5) ** SMALL.steps
+    for name, decays in (("kernel", targets != "biases"), ("bias", targets != "weights")):
+        expected = np.asarray(before[name]) * (factor if decays else 1.0)
+        np.testing.assert_allclose(after[name], expected, rtol=1e-5)
+
+
+def test_the_outside_gradient_pushes_only_the_biased_units():
+    config = dataclasses.replace(
+        SMALL,
+        hidden=(8,),
+        biased_layer=1,
+        biased_units=2,
+        initial_bias=-50.0,
+        outside_gradient=-3.0,
+    )
+    after = training.train(config).state.params["hidden_1"]["bias"]
+    np.testing.assert_allclose(after[:2], -50 + 0.1 * 3 * SMALL.steps, rtol=1e-5)
+
+
+def test_sequential_batches_go_through_the_examples_in_order():
+    config = dataclasses.replace(SMALL, batch_order="sequential")
+    drawn = [training.draw_batch(config, training.run_key(0, 0), jnp.int32(t)) for t in range(5)]
+    np.testing.assert_array_equal(np.concatenate(drawn), np.arange(80) % 64)
+
+
+def test_keys_do_not_alias():
+    """Seeds beyond 2^32 do not wrap, and purposes and steps of seeds do not meet."""
+    keys = [training.run_key(0, seed) for seed in (0, 1, 2**32, 2**32 + 1)]
+    keys += [training.run_key(1, 0)]
+    keys += [training.purpose_key(keys[0], purpose) for purpose in training.PURPOSES]
+    data = {tuple(np.asarray(jax.random.key_data(key)).tolist()) for key in keys}
+    assert len(data) == len(keys)
+
+
+@pytest.mark.parametrize("normalization", ["batch", "layer", "rms", "group"])
+def test_normalized_layers_start_with_the_shift_and_unit_spread(normalization):
+    config = dataclasses.replace(SMALL, normalization=normalization, initial_bias=-1.5)
+    config, task, key = setup(config)
+    params = _start(config, key).params
+    z = models.apply(config, params, task.inputs).preactivations[1]
+    spread = np.asarray(z[:, :4] + 1.5)
+    if normalization == "batch":
+        np.testing.assert_allclose(spread.mean(0), 0, atol=1e-5)
+        np.testing.assert_allclose(spread.std(0), 1, rtol=1e-3)
+    assert np.all(np.abs(spread) <= SMALL.hidden[1] ** 0.5 * 4)  # Samuelson's inequality
+    assert training.train(config).history.diverged_at == NEVER
+
+
+@pytest.mark.parametrize("activation", list(models.ACTIVATIONS))
+def test_every_activation_trains(activation):
+    run = training.train(dataclasses.replace(SMALL, activation=activation, learning_rate=0.01))
+    assert np.isfinite(run.held_loss)
+
+
+@pytest.mark.parametrize("initializer", list(models.INITIALIZERS))
+def test_initializers_have_their_variance(initializer):
+    config = dataclasses.replace(SMALL, hidden=(200, 300), initializer=initializer)
+    kernel = training.start(*_config_key(config)).params["hidden_2"]["kernel"]
+    variance = {
+        "he_normal": 2 / 200, "he_uniform": 2 / 200, "xavier_normal": 2 / 500,
+        "xavier_uniform": 2 / 500, "lecun_normal": 1 / 200, "orthogonal": 2 / 300,
+        "too_small": 0.02 / 200, "too_large": 200 / 200,
+    }[initializer]  # fmt: skip
+    # 60,000 entries: the relative standard error of a variance is 0.006.
+    assert abs(np.var(kernel) / variance - 1) < 0.035
+
+
+def test_a_trace_that_does_not_fit_is_refused_with_the_remedy(monkeypatch):
+    monkeypatch.setattr(training, "available_bytes", lambda: 1000)
+    with pytest.raises(ValueError, match="GiB are free; use trace_units=False"):
+        training.train(SMALL, trace_units=True)
+
+
+def test_memory_estimate_of_a_trace_covers_what_it_holds():
+    run = training.train(SMALL, trace_units=True)
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(run.trace))
+    assert held <= training.trace_bytes(SMALL, True) <= 2.5 * held
