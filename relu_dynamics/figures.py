@@ -39,8 +39,9 @@ def save(figure: Figure, path: pathlib.Path, attributes: dict[str, str]) -> list
     facts = ", ".join(f"{name}={attributes.get(name)}" for name in ("grid_hash", "git_commit"))
     note = f"{facts}, command={attributes.get('command')}"
     paths = [path.with_suffix(".png"), path.with_suffix(".pdf")]
-    figure.savefig(paths[0], metadata={"Description": note, "Software": "relu_dynamics"})
-    figure.savefig(paths[1], metadata={"Subject": note, "Creator": "relu_dynamics"})
+    with plt.style.context(STYLE):  # resolution and embedded fonts are decided when saving
+        figure.savefig(paths[0], metadata={"Description": note, "Software": "relu_dynamics"})
+        figure.savefig(paths[1], metadata={"Subject": note, "Creator": "relu_dynamics"})
     plt.close(figure)
     return paths
 
@@ -167,22 +168,22 @@ def draw_recovery_map(result: xr.Dataset) -> Figure:
         below[0].legend(loc="upper left")
         bias = informative_bias(result)
         rates = result.learning_rate.values
-        chosen = rates[np.unique(np.linspace(0, len(rates) - 1, 6).astype(int))]
-        cells = [{"learning_rate": rate, "initial_bias": bias} for rate in chosen]
+        best = estimates.pooled(result, "recovered", "learning_rate").estimate.fillna(0)
+        chosen = {*np.linspace(0, len(rates) - 1, 5).astype(int), int(np.argmax(best.values))}
+        cells = [{"learning_rate": rates[i], "initial_bias": bias} for i in sorted(chosen)]
         draw_incidence(below[1], result, cells, "learning_rate")
         below[1].set_title(f"Cumulative incidence at initial bias {bias:g}")
-        below[1].legend(title="learning rate", ncols=2, loc="upper left")
-        figure.suptitle(caption(result), fontsize=6.5, y=-0.005, va="top", color="0.25")
+        below[1].legend(title="learning rate", loc="center left", bbox_to_anchor=(1, 0.5))
+        figure.supxlabel(caption(result), fontsize=6.5, color="0.25")
     return figure
 
 
 def informative_bias(result: xr.Dataset) -> float:
-    """The initial bias with the most recoveries among those where most biased units are at risk;
-    where there is none, the one with the most units at risk."""
+    """The largest initial bias at which most of the biased units are at risk: deep enough
+    for a full denominator, shallow enough for recoveries."""
     pooled = estimates.pooled(result, "recovered", "initial_bias")
-    most = pooled.trials.max()
-    score = pooled.successes.where(pooled.trials >= 0.8 * most, -1)
-    return float(result.initial_bias.values[np.argmax(score.values)])
+    enough = pooled.trials >= 0.6 * pooled.trials.max()
+    return float(result.initial_bias.values[enough.values].max())
 
 
 def caption(result: xr.Dataset) -> str:
@@ -229,7 +230,7 @@ def draw_numerical_example(result: xr.Dataset) -> Figure:
         _draw_quoted(grid.flat[panels.index("outside push")], result, rates)
         zoomed = grid.flat[panels.index("momentum at threshold")]
         zoomed.set(xlim=(10, result.step.values[-1]), ylim=(-1.2e-4, 1.2e-4))
-        zoomed.ticklabel_format(axis="y", scilimits=(0, 0))
+        zoomed.set_yticks((-1e-4, 0, 1e-4), ("-1e-4", "0", "1e-4"))
         _draw_noise_passage(grid.flat[len(panels)], result, rates)
         for axes in grid[:, 0]:
             axes.set_ylabel("largest z on [0, 1]")
@@ -258,8 +259,13 @@ def _draw_quoted(axes: Axes, result: xr.Dataset, rates: np.ndarray):
                 marker="s",
                 markersize=3,
                 color=_RATE_COLOURS[known % len(_RATE_COLOURS)],
-                label="as quoted",
+                clip_on=False,
             )
+
+
+def _powers_of_ten(most: int) -> list[int]:
+    """1, 100, 10,000, ... up to `most`."""
+    return [10**power for power in range(0, len(str(most)), 2)]
 
 
 def _draw_crossings(axes: Axes, cases: xr.Dataset, rates: np.ndarray):
@@ -274,22 +280,25 @@ def _draw_crossings(axes: Axes, cases: xr.Dataset, rates: np.ndarray):
         known = np.flatnonzero(rates == float(case.case_rate))
         colour = _RATE_COLOURS[known[0] % len(_RATE_COLOURS)] if known.size else "0.6"
         at = float(case.simulated_step)
-        marks = shown if not np.isfinite(at) else np.unique([*shown[shown < at], max(int(at), 1)])
+        back = 0 < at < np.inf
+        marks = np.unique([*shown[shown < at], int(at)]) if back else shown
         z = case.largest_z.values[marks]
         axes.plot(marks, z, color=colour, linestyle=line, zorder=2 + known.size)
         style = {"color": colour, "clip_on": False, "zorder": 5, "linestyle": "none"}
-        if at > 0 and np.isfinite(at):
+        if back:
             axes.plot(at, 0, marker="o", markersize=4.5, markerfacecolor="none", **style)
         if np.isfinite(case.closed_step) and float(case.closed_step) > 0:
             axes.plot(float(case.closed_step), 0, marker="x", markersize=3.5, **style)
     axes.axhline(0, color="0.5", linewidth=0.6, zorder=1)
-    axes.set(xscale="log", xlim=(1, steps[-1]), ylim=(-0.55, 0.5))
+    axes.set(xscale="log", xlim=(1, steps[-1]), ylim=(-0.55, 0.5), yticks=(-0.5, 0, 0.5))
+    axes.set_xticks(_powers_of_ten(steps[-1]))
     if len(variants) > 1:
         handles = [
             plt.Line2D([], [], color="0.25", linestyle=line, label=variant)
             for line, variant in zip(_VARIANT_LINES, variants, strict=False)
         ]
-        axes.legend(handles=handles, **_VARIANT_LEGEND)
+        above = bool((cases.simulated_step == 0).any())  # lines that start above 0 need the top
+        axes.legend(handles=handles, **(_VARIANT_LEGEND | ({"loc": (0.01, 0.28)} if above else {})))
 
 
 def _draw_noise_passage(axes: Axes, result: xr.Dataset, rates: np.ndarray):
@@ -304,10 +313,10 @@ def _draw_noise_passage(axes: Axes, result: xr.Dataset, rates: np.ndarray):
             axes.plot(
                 result.noise_step, at.noise_closed, color="black", linestyle=line, linewidth=0.6
             )
-    axes.set(xscale="log", xlim=(1, horizon), ylim=(-0.02, 1.6), title="additive noise")
-    axes.set(ylabel="P(back by step)", yticks=(0, 0.5, 1))
+    axes.set(xscale="log", xlim=(1, horizon), ylim=(-0.02, 1.65), title="additive noise")
+    axes.set(ylabel="P(back by step)", yticks=(0, 0.5, 1), xticks=_powers_of_ten(horizon))
     handles = [
-        plt.Line2D([], [], color="0.25", linestyle=line, label=str(kind))
+        plt.Line2D([], [], color="0.6", linewidth=1.6, linestyle=line, label=str(kind))
         for kind, line in zip(result.noise_kind.values, _VARIANT_LINES, strict=False)
     ]
     handles.append(plt.Line2D([], [], color="black", linewidth=0.6, label="closed form"))
@@ -316,16 +325,13 @@ def _draw_noise_passage(axes: Axes, result: xr.Dataset, rates: np.ndarray):
 
 def _label_rates(figure: Figure, rates: np.ndarray):
     handles = [
-        plt.Line2D([], [], color=colour, label=f"learning rate {rate:g}")
+        plt.Line2D([], [], color=colour, label=f"rate {rate:g}")
         for rate, colour in zip(rates, _RATE_COLOURS, strict=False)
     ]
-    none = {"color": "0.25", "linestyle": "none"}
-    handles += [
-        plt.Line2D(
-            [], [], marker="o", markersize=4.5, markerfacecolor="none", label="simulated", **none
-        ),
-        plt.Line2D([], [], marker="x", markersize=3.5, label="closed form", **none),
-    ]
+    for label, marker in {"simulated": "o", "closed form": "x", "as quoted": "s"}.items():
+        face = "none" if marker == "o" else "0.25"
+        style = {"color": "0.25", "markerfacecolor": face, "markersize": 4, "linestyle": "none"}
+        handles.append(plt.Line2D([], [], marker=marker, label=label, **style))
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
 
 
