@@ -31,8 +31,12 @@ class Difference(NamedTuple):
     units: int  # Of so many.
 
     def within(self, bounds: tuple[float, float]) -> bool:
-        return (self.median <= bounds[0] and self.high <= bounds[1] and self.fraction <= SHARE
-                and self.first_active <= SHARE * self.units)
+        return (
+            self.median <= bounds[0]
+            and self.high <= bounds[1]
+            and self.fraction <= SHARE
+            and self.first_active <= SHARE * self.units
+        )
 
 
 class Agreement(NamedTuple):
@@ -81,5 +85,11 @@ def _difference(result: dict, expected: dict, steps: int) -> Difference:
     if "first_active" in result:
         fraction = np.abs(result["sum_fraction"] - expected["sum_fraction"]).mean() / steps
         first = (result["first_active"] != expected["first_active"]).sum()
-    return Difference(float(np.median(worst)), float(np.quantile(worst, 0.99)),
-                      float(worst.max()), float(fraction), int(first), units)
+    return Difference(
+        float(np.median(worst)),
+        float(np.quantile(worst, 0.99)),
+        float(worst.max()),
+        float(fraction),
+        int(first),
+        units,
+    )

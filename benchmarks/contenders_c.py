@@ -12,8 +12,16 @@ from pathlib import Path
 import numpy as np
 from workloads import STATISTICS, Workload
 
-FLAGS = ("-O3", "-march=native", "-mprefer-vector-width=512", "-fno-math-errno",
-         "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
+FLAGS = (
+    "-O3",
+    "-march=native",
+    "-mprefer-vector-width=512",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fopenmp",
+    "-shared",
+    "-fPIC",
+)
 
 
 @functools.cache
@@ -59,8 +67,15 @@ class Reference:
         count = sum(p[0, 0].size for p in work.initial)
         parameters = np.empty((work.seeds, work.cells, count), np.float32)
         stats = work.empty()
-        arrays = (work.inputs, work.targets, *work.weights, work.learning_rate,
-                  work.initial_bias, parameters, *(stats[k] for k in STATISTICS))
+        arrays = (
+            work.inputs,
+            work.targets,
+            *work.weights,
+            work.learning_rate,
+            work.initial_bias,
+            parameters,
+            *(stats[k] for k in STATISTICS),
+        )
         pointers = [a.ctypes.data_as(ctypes.c_void_p) for a in arrays]
         sizes = [ctypes.c_int(n) for n in (work.seeds, work.cells, work.steps, steps)]
         self.kernel(*sizes, *pointers)

@@ -33,16 +33,25 @@ def _variables(p):
     """The flat parameters of `Workload.initial` as linen variables; leading axes pass through."""
     if len(p) == 3:
         return {"unit": {"kernel": p[0][..., None], "bias": p[1][..., None]}, "v": p[2]}
-    return {"layer1": {"kernel": p[0], "bias": p[1]}, "layer2": {"kernel": p[2], "bias": p[3]},
-            "layer3": {"kernel": p[4][..., None], "bias": p[5][..., None]}}
+    return {
+        "layer1": {"kernel": p[0], "bias": p[1]},
+        "layer2": {"kernel": p[2], "bias": p[3]},
+        "layer3": {"kernel": p[4][..., None], "bias": p[5][..., None]},
+    }
 
 
 def _flat(p):
     """The inverse of `_variables`."""
     if "v" in p:
         return [p["unit"]["kernel"][..., 0], p["unit"]["bias"][..., 0], p["v"]]
-    return [p["layer1"]["kernel"], p["layer1"]["bias"], p["layer2"]["kernel"],
-            p["layer2"]["bias"], p["layer3"]["kernel"][..., 0], p["layer3"]["bias"][..., 0]]
+    return [
+        p["layer1"]["kernel"],
+        p["layer1"]["bias"],
+        p["layer2"]["kernel"],
+        p["layer2"]["bias"],
+        p["layer3"]["kernel"][..., 0],
+        p["layer3"]["bias"][..., 0],
+    ]
 
 
 def _optimizer(rate):
@@ -61,8 +70,12 @@ def _step(model, rate, never, carry, batch):
     gradients, z = jax.grad(loss, has_aux=True)(parameters)
     updates, state = _optimizer(rate).update(gradients, state, parameters)
     step_peak = z.max(axis=0)
-    streams = (jnp.where((first == never) & (step_peak > 0), t, first), total + z.mean(axis=0),
-               jnp.maximum(peak, step_peak), active + (z > 0).mean(axis=0))
+    streams = (
+        jnp.where((first == never) & (step_peak > 0), t, first),
+        total + z.mean(axis=0),
+        jnp.maximum(peak, step_peak),
+        active + (z > 0).mean(axis=0),
+    )
     return (optax.apply_updates(parameters, updates), state, streams), None
 
 

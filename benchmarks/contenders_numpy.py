@@ -23,8 +23,9 @@ class Grid:
     def run(self, steps: int | None = None) -> dict[str, np.ndarray]:
         work = self.work
         steps = work.steps if steps is None else steps
-        stats = {k: a if k == "first_active" else a.astype(self.dtype)
-                 for k, a in work.empty().items()}
+        stats = {
+            k: a if k == "first_active" else a.astype(self.dtype) for k, a in work.empty().items()
+        }
         stats["first_active"][:] = steps
         rates = work.learning_rate.astype(self.dtype)
         parameters = [p.astype(self.dtype) for p in work.initial]
@@ -85,8 +86,14 @@ def _step_w2(parameters, moments, rate, x, y):
     error = ((h2 @ w3[..., None])[..., 0] + b3[:, None] - y) / len(x)  # [cells, batch]
     d2 = error[..., None] * w3[:, None] * (z2 > 0)
     d1 = d2 @ w2.swapaxes(1, 2) * (z1 > 0)
-    gradients = [x.T @ d1, d1.sum(1), h1.swapaxes(1, 2) @ d2, d2.sum(1),
-                 (error[:, None] @ h2)[:, 0], error.sum(1)]
+    gradients = [
+        x.T @ d1,
+        d1.sum(1),
+        h1.swapaxes(1, 2) @ d2,
+        d2.sum(1),
+        (error[:, None] @ h2)[:, 0],
+        error.sum(1),
+    ]
     _descend(parameters, moments, gradients, rate)
     z = np.concatenate([z1, z2], axis=-1)
     return z.mean(1), z.max(1), (z > 0).mean(1, dtype=z.dtype)

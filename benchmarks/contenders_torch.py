@@ -149,13 +149,17 @@ class Func:
         empty = self.work.empty()
         empty["first_active"][:] = steps
         p = tuple(torch.tensor(a[seeds]) for a in self.work.initial)
-        state = (p, tuple(torch.zeros_like(a) for a in p),
-                 *(torch.tensor(empty[k][seeds]) for k in STATISTICS))
+        state = (
+            p,
+            tuple(torch.zeros_like(a) for a in p),
+            *(torch.tensor(empty[k][seeds]) for k in STATISTICS),
+        )
         time = torch.arange(steps + 1, dtype=torch.int32)
         rate = torch.tensor(self.work.learning_rate)
         for t in range(steps):
-            state = self.step(*state, time[t], time[steps], rate, self.x[t, seeds],
-                              self.y[t, seeds])
+            state = self.step(
+                *state, time[t], time[steps], rate, self.x[t, seeds], self.y[t, seeds]
+            )
         return state
 
 
@@ -201,6 +205,13 @@ def _matrix_step(w, v, mw, mv, first, total, peak, active, t, never, rate, x, y)
     g = x.mT @ torch.where(on, v[:, None] * z - y, 0.0) / x.shape[1]
     mw, mv = g * v[:, None] + MOMENTUM * mw, (w * g).sum(1) + MOMENTUM * mv
     step_peak = z.amax(1)
-    return (w - rate * mw, v - rate * mv, mw, mv,
-            torch.where((first == never) & (step_peak > 0), t, first), total + z.mean(1),
-            torch.maximum(peak, step_peak), active + on.float().mean(1))
+    return (
+        w - rate * mw,
+        v - rate * mv,
+        mw,
+        mv,
+        torch.where((first == never) & (step_peak > 0), t, first),
+        total + z.mean(1),
+        torch.maximum(peak, step_peak),
+        active + on.float().mean(1),
+    )

@@ -32,35 +32,81 @@ ONE_DEVICE = {"JAX_PLATFORMS": "cpu"}
 
 CONTENDERS = (
     # Environment of the engine's process (XLA_FLAGS for its devices) goes into `environment`.
-    Contender("engine", "**relu_dynamics**, all statistics", "contender_engine:Engine",
-              threads=CORES, arguments=dict(statistics=True)),
-    Contender("engine-plain", "relu_dynamics, no statistics", "contender_engine:Engine",
-              threads=CORES, arguments=dict(statistics=False), statistics=False),
-    Contender("torch-eager", "PyTorch eager with hooks, one run at a time",
-              "contenders_torch:Eager", processes=CORES,
-              limits=dict(w1=dict(seeds=2, cells=4, steps=250),
-                          w2=dict(seeds=2, cells=4, steps=100))),
-    Contender("torch-func", "`torch.func` vmap", "contenders_torch:Func", threads=CORES,
-              limits=dict(w1=dict(steps=250), w2=dict(steps=75))),
+    Contender(
+        "engine",
+        "**relu_dynamics**, all statistics",
+        "contender_engine:Engine",
+        threads=CORES,
+        arguments=dict(statistics=True),
+    ),
+    Contender(
+        "engine-plain",
+        "relu_dynamics, no statistics",
+        "contender_engine:Engine",
+        threads=CORES,
+        arguments=dict(statistics=False),
+        statistics=False,
+    ),
+    Contender(
+        "torch-eager",
+        "PyTorch eager with hooks, one run at a time",
+        "contenders_torch:Eager",
+        processes=CORES,
+        limits=dict(w1=dict(seeds=2, cells=4, steps=250), w2=dict(seeds=2, cells=4, steps=100)),
+    ),
+    Contender(
+        "torch-func",
+        "`torch.func` vmap",
+        "contenders_torch:Func",
+        threads=CORES,
+        limits=dict(w1=dict(steps=250), w2=dict(steps=75)),
+    ),
     # Torch's threads wait for each other in every operation: with other work on a core the row
     # above falls to a tenth, this one does not.
-    Contender("torch-func-processes", "`torch.func` vmap, a process a core",
-              "contenders_torch:Func", processes=CORES,
-              limits=dict(w1=dict(steps=250), w2=dict(steps=75))),
-    Contender("torch-func-compile", "`torch.func` vmap + `torch.compile`",
-              "contenders_torch:FuncCompiled", processes=CORES,
-              limits=dict(w2=dict(steps=150))),
-    Contender("torch-matrix", "torch matrix form by hand + `torch.compile`",
-              "contenders_torch:Matrix", processes=CORES, workloads=("w1",)),
-    Contender("numpy", "NumPy over the grid", "contenders_numpy:Grid", processes=CORES,
-              limits=dict(w2=dict(steps=150))),
-    Contender("jax-vmap-scan", "JAX textbook `vmap(scan)`, linen + optax",
-              "contenders_jax:VmapScan", threads=CORES, environment=ONE_DEVICE,
-              limits=dict(w2=dict(steps=150))),
-    Contender("jax-loop", "JAX jitted step, one run at a time", "contenders_jax:Loop",
-              threads=CORES, environment=ONE_DEVICE,
-              limits=dict(w1=dict(seeds=1, cells=4, steps=250),
-                          w2=dict(seeds=1, cells=4, steps=100))),
+    Contender(
+        "torch-func-processes",
+        "`torch.func` vmap, a process a core",
+        "contenders_torch:Func",
+        processes=CORES,
+        limits=dict(w1=dict(steps=250), w2=dict(steps=75)),
+    ),
+    Contender(
+        "torch-func-compile",
+        "`torch.func` vmap + `torch.compile`",
+        "contenders_torch:FuncCompiled",
+        processes=CORES,
+        limits=dict(w2=dict(steps=150)),
+    ),
+    Contender(
+        "torch-matrix",
+        "torch matrix form by hand + `torch.compile`",
+        "contenders_torch:Matrix",
+        processes=CORES,
+        workloads=("w1",),
+    ),
+    Contender(
+        "numpy",
+        "NumPy over the grid",
+        "contenders_numpy:Grid",
+        processes=CORES,
+        limits=dict(w2=dict(steps=150)),
+    ),
+    Contender(
+        "jax-vmap-scan",
+        "JAX textbook `vmap(scan)`, linen + optax",
+        "contenders_jax:VmapScan",
+        threads=CORES,
+        environment=ONE_DEVICE,
+        limits=dict(w2=dict(steps=150)),
+    ),
+    Contender(
+        "jax-loop",
+        "JAX jitted step, one run at a time",
+        "contenders_jax:Loop",
+        threads=CORES,
+        environment=ONE_DEVICE,
+        limits=dict(w1=dict(seeds=1, cells=4, steps=250), w2=dict(seeds=1, cells=4, steps=100)),
+    ),
     Contender("c", "plain C (OpenMP), near the limit", "contenders_c:Reference", threads=CORES),
 )
 
@@ -83,9 +129,13 @@ def main() -> None:
             tables[name] = measure(work, chosen, arguments.rounds, machine)
         for name, table in tables.items():
             summarize(table["rows"], name, machine["peak_gflops"])
-    report = dict(command=shlex.join(["python", *sys.argv]), rounds=arguments.rounds,
-                  sizes={name: sizes[name] for name in arguments.workloads}, machine=machine,
-                  workloads=tables)
+    report = dict(
+        command=shlex.join(["python", *sys.argv]),
+        rounds=arguments.rounds,
+        sizes={name: sizes[name] for name in arguments.workloads},
+        machine=machine,
+        workloads=tables,
+    )
     text = render(report)
     print(text)
     if arguments.json:
@@ -96,15 +146,26 @@ def main() -> None:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     names = [c.name for c in CONTENDERS]
     parser.add_argument("--rounds", type=int, help="samples of each contender (9; quick: 3)")
     parser.add_argument("--workloads", nargs="+", default=list(SIZES), choices=list(SIZES))
-    parser.add_argument("--contenders", nargs="+", choices=names, metavar="NAME",
-                        help="of " + ", ".join(names) + " (all)")
+    parser.add_argument(
+        "--contenders",
+        nargs="+",
+        choices=names,
+        metavar="NAME",
+        help="of " + ", ".join(names) + " (all)",
+    )
     parser.add_argument("--quick", action="store_true", help="small grids: a check, not a result")
-    parser.add_argument("--size", nargs=3, type=int, metavar=("CELLS", "SEEDS", "STEPS"),
-                        help="another size of the work, for each workload; CELLS is a square")
+    parser.add_argument(
+        "--size",
+        nargs=3,
+        type=int,
+        metavar=("CELLS", "SEEDS", "STEPS"),
+        help="another size of the work, for each workload; CELLS is a square",
+    )
     parser.add_argument("--write", metavar="FILE", help="write the tables to this markdown file")
     parser.add_argument("--json", metavar="FILE", help="write all samples to this file")
     arguments = parser.parse_args()
@@ -154,12 +215,22 @@ def _check(team: Team) -> dict:
     team.sample()  # Warm for all steps.
     seconds = team.sample()
     agreement = compare(work, few, team.result())
-    return dict(title=contender.title, processes=contender.processes, threads=contender.threads,
-                statistics=contender.statistics, seeds=work.seeds, cells=work.cells,
-                steps=work.steps, run_steps=work.run_steps, compile_s=team.compile_s,
-                agreement=dict(few=agreement.few._asdict(), all=agreement.all._asdict(),
-                               agrees=agreement.agrees), samples_s=[],
-                repeats=min(100, max(1, round(SAMPLE_S / seconds))))
+    return dict(
+        title=contender.title,
+        processes=contender.processes,
+        threads=contender.threads,
+        statistics=contender.statistics,
+        seeds=work.seeds,
+        cells=work.cells,
+        steps=work.steps,
+        run_steps=work.run_steps,
+        compile_s=team.compile_s,
+        agreement=dict(
+            few=agreement.few._asdict(), all=agreement.all._asdict(), agrees=agreement.agrees
+        ),
+        samples_s=[],
+        repeats=min(100, max(1, round(SAMPLE_S / seconds))),
+    )
 
 
 def summarize(rows: dict, workload: str, peak_gflops: float) -> None:
@@ -187,9 +258,15 @@ def describe_machine() -> dict:
         except metadata.PackageNotFoundError:
             continue
     peak, how = _peak()
-    return dict(processor=_processor(), cores=CORES, system=platform.platform(),
-                python=platform.python_version(), versions=versions, peak_gflops=peak,
-                peak_method=how)
+    return dict(
+        processor=_processor(),
+        cores=CORES,
+        system=platform.platform(),
+        python=platform.python_version(),
+        versions=versions,
+        peak_gflops=peak,
+        peak_method=how,
+    )
 
 
 def _peak() -> tuple[float, str]:
@@ -279,9 +356,11 @@ def _render_row(row: dict, size: dict) -> str:
     title = row["title"] + limited
     ratios = row.get("base_over_row_quartiles")
     ratio = "{1:.3g} [{0:.3g}, {2:.3g}]".format(*ratios) if ratios else ""
-    return (f"| {title} | {row['processes']} x {row['threads']} | {middle} [{low}, {high}] "
-            f"| {row['gflops']:.3g} | {100 * row['share_of_peak']:.2g} % | {ratio} "
-            f"| {row['compile_s']:.1f} | {row['memory_mb']:.0f} | {verdict} |")
+    return (
+        f"| {title} | {row['processes']} x {row['threads']} | {middle} [{low}, {high}] "
+        f"| {row['gflops']:.3g} | {100 * row['share_of_peak']:.2g} % | {ratio} "
+        f"| {row['compile_s']:.1f} | {row['memory_mb']:.0f} | {verdict} |"
+    )
 
 
 def _number(rate: float) -> str:

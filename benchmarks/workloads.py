@@ -11,6 +11,8 @@ the fields named in STATISTICS; `first_active` is the first step with max z > 0,
 and equals the number of steps when there was none.
 """
 
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -99,8 +101,9 @@ class Workload:
         stride = max(1, self.cells // cells)
         # A stride that shares a factor with the grid's side would visit one learning rate only.
         stride += stride > 1 and stride % 2 == 0
-        return self.take(slice(seeds), slice(0, min(self.cells, cells) * stride, stride),
-                         slice(steps))
+        return self.take(
+            slice(seeds), slice(0, min(self.cells, cells) * stride, stride), slice(steps)
+        )
 
     def split(self, parts: int) -> tuple[list["Workload"], int]:
         """Equal parts for the processes, and the axis (0 seeds, 1 cells) along which they join."""
@@ -120,33 +123,26 @@ def pack(parameters: list[np.ndarray]) -> np.ndarray:
 
 
 def make_workload(name: str, cells: int, seeds: int, steps: int) -> Workload:
-    """The workload of that name; its numbers depend on nothing but the sizes.
+    """The workload of that name: the data and initial weights that this project's engine draws
+    for the same config, as arrays for everybody.
 
     The grid is square, its learning rates logarithmic in a range where heavy-ball descent is
     stable, its biases linear; the learning rate varies fastest.
     """
-    rng = np.random.default_rng(20240607)
     side = int(round(cells**0.5))
     if side * side != cells:
         raise ValueError(f"cells must be a square number, got {cells}")
-
-    def normal(*shape, scale=1.0):
-        return (scale * rng.standard_normal((seeds, *shape))).astype(np.float32)
-
-    batch, features = (32, 4) if name == "w1" else (64, 16)
-    inputs = normal(steps, batch, features)
-    if name == "w1":
-        rates, biases = np.geomspace(1e-4, 1e-1, side), np.linspace(-4.0, 0.5, side)
-        teacher_w, teacher_b = normal(4, scale=0.5**0.5), normal(1, scale=0.5)
-        z = np.einsum("stbd,sd->stb", inputs, teacher_w) + teacher_b[:, None]
-        targets = np.maximum(z, 0)
-        weights = normal(4, scale=0.5**0.5), np.abs(normal()) + np.float32(0.5)
-    else:
-        rates, biases = np.geomspace(1e-4, 3e-2, side), np.linspace(-4.0, 0.5, side)
-        hidden = np.einsum("stbd,sdh->stbh", inputs, normal(16, 8, scale=(2 / 16) ** 0.5))
-        targets = np.einsum("stbh,sh->stb", np.maximum(hidden, 0), normal(8, scale=(2 / 8) ** 0.5))
-        weights = (normal(16, 32, scale=(2 / 16) ** 0.5), normal(32, 32, scale=(2 / 32) ** 0.5),
-                   normal(32, scale=(2 / 32) ** 0.5))
+    highest_rate = 1e-1 if name == "w1" else 3e-2
+    rates, biases = np.geomspace(1e-4, highest_rate, side), np.linspace(-4.0, 0.5, side)
+    # In a process of its own: this one must not start JAX before the contenders set it up.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        made = pool.submit(_streams, name, seeds, steps).result()
     bias, rate = np.meshgrid(biases, rates, indexing="ij")
     flat = [a.ravel().astype(np.float32) for a in (rate, bias)]
-    return Workload(name, inputs, targets.astype(np.float32), *flat, weights)
+    return Workload(name, made["inputs"], made["targets"], *flat, tuple(made["weights"]))
+
+
+def _streams(name: str, seeds: int, steps: int) -> dict:
+    from contender_engine import streams
+
+    return streams(name, seeds, steps)

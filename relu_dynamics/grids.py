@@ -10,7 +10,7 @@ import dataclasses
 import os
 import queue
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -67,17 +67,27 @@ def block_configs(grid: Grid, cells: np.ndarray) -> Config:
     return dataclasses.replace(base, **grid.values(cells))
 
 
-def run_block(grid: Grid, block: int, device: jax.Device | None = None) -> BlockResult:
-    """The result of one block as host arrays, padding removed."""
+def run_block(
+    grid: Grid,
+    block: int,
+    device: jax.Device | None = None,
+    program: Callable[..., BlockResult] | None = None,
+) -> BlockResult:
+    """The result of one block as host arrays, padding removed. `program` stands in for
+    `block_program`, with its arguments."""
     configs = block_configs(grid, grid.block_cells(block))
     key = training.run_key(grid.root_seed, grid.block_seed(block))
     arguments = jax.device_put((configs, key, tasks.load_data(grid.config)), device)
     size = grid.block_size(block)
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[:size], block_program(*arguments))
+    result = (program or block_program)(*arguments)
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[:size], result)
 
 
 def run_blocks(
-    grid: Grid, blocks: Iterable[int], devices: list[jax.Device] | None = None
+    grid: Grid,
+    blocks: Iterable[int],
+    devices: list[jax.Device] | None = None,
+    program: Callable[..., BlockResult] | None = None,
 ) -> Iterator[tuple[int, BlockResult]]:
     """Yields (block, result) as blocks finish, on all local devices at once.
 
@@ -92,7 +102,7 @@ def run_blocks(
     def work(block):
         device = free.get()
         try:
-            return run_block(grid, block, device)
+            return run_block(grid, block, device, program)
         finally:
             free.put(device)
 
