@@ -167,3 +167,57 @@ def shift(config: Config, params: Params, layer: int) -> jax.Array:
 def apply(config: Config, params: Params, inputs: jax.Array) -> Forward:
     """Outputs and every pre-activation for inputs [batch, dimension]."""
     return build(config).apply({"params": params}, inputs)
+
+
+# --- Networks of one unit, many at once -----------------------------------------------------------
+
+
+class Columns(NamedTuple):
+    """The parameters of many one-unit networks, a network a column."""
+
+    weights: jax.Array  # [fan_in, lanes]
+    bias: jax.Array  # [lanes]
+    output_weight: jax.Array  # [lanes]
+    output_bias: jax.Array | None  # [lanes]
+
+
+def is_one_unit(config: Config) -> bool:
+    """Whether the config's network is z = w.x + b, output v f(z) + c, trained by regression."""
+    kind = TASKS[config.task]
+    return (
+        config.hidden == (1,)
+        and config.normalization == "none"
+        and kind.outputs == 1
+        and not kind.classes
+    )
+
+
+def to_columns(params: Params) -> Columns:
+    """Parameters of one-unit networks with a leading [lanes] axis, as columns."""
+    unit, output = params[layer_name(1)], params["output"]
+    return Columns(
+        weights=unit["kernel"][:, :, 0].T,
+        bias=unit["bias"][:, 0],
+        output_weight=output["kernel"][:, 0, 0],
+        output_bias=output["bias"][:, 0] if "bias" in output else None,
+    )
+
+
+def from_columns(columns: Columns) -> Params:
+    """The inverse of `to_columns`."""
+    output = {"kernel": columns.output_weight[:, None, None]}
+    if columns.output_bias is not None:
+        output["bias"] = columns.output_bias[:, None]
+    unit = {"kernel": columns.weights.T[:, :, None], "bias": columns.bias[:, None]}
+    return {layer_name(1): unit, "output": output}
+
+
+def apply_one_unit(
+    config: Config, columns: Columns, inputs: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """(outputs, pre-activations), [batch, lanes] each, of one-unit networks on shared inputs."""
+    z = inputs @ columns.weights + columns.bias[None, :]
+    output = ACTIVATIONS[config.activation](z) * columns.output_weight[None, :]
+    if columns.output_bias is not None:
+        output = output + columns.output_bias[None, :]
+    return output, z
