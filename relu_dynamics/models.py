@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from relu_dynamics.config import Config
+from relu_dynamics.probes import halve
 from relu_dynamics.tasks import TASKS, input_dimension
 
 Params = dict[str, Any]
@@ -212,12 +213,31 @@ def from_columns(columns: Columns) -> Params:
     return {layer_name(1): unit, "output": output}
 
 
-def apply_one_unit(
-    config: Config, columns: Columns, inputs: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """(outputs, pre-activations), [batch, lanes] each, of one-unit networks on shared inputs."""
-    z = inputs @ columns.weights + columns.bias[None, :]
-    output = ACTIVATIONS[config.activation](z) * columns.output_weight[None, :]
+def one_unit_gradients(
+    config: Config, columns: Columns, inputs: jax.Array, targets: jax.Array
+) -> tuple[jax.Array, jax.Array, Columns]:
+    """(losses [lanes], pre-activations [batch, lanes], gradients) of one-unit networks on shared
+    inputs [batch, fan_in] and targets [batch, 1], for half the mean squared error.
+
+    By hand rather than by `jax.grad`, so that weights and bias are one matrix product forward and
+    one backward, and the other sums go by halves; the tests compare it with `jax.grad` of `apply`.
+    """
+    batch = inputs.shape[0]
+    with_one = jnp.concatenate([inputs, jnp.ones((batch, 1), inputs.dtype)], axis=1)
+    z = with_one @ jnp.concatenate([columns.weights, columns.bias[None, :]])
+    active, pull_back = jax.vjp(ACTIVATIONS[config.activation], z)
+    output = active * columns.output_weight[None, :]
     if columns.output_bias is not None:
         output = output + columns.output_bias[None, :]
-    return output, z
+    error = output - targets
+    losses = 0.5 * halve(jnp.add, error * error) / batch
+    error = error / batch
+    (z_gradient,) = pull_back(error * columns.output_weight[None, :])
+    both = with_one.T @ z_gradient
+    gradients = Columns(
+        weights=both[:-1],
+        bias=both[-1],
+        output_weight=halve(jnp.add, error * active),
+        output_bias=None if columns.output_bias is None else halve(jnp.add, error),
+    )
+    return losses, z, gradients

@@ -201,16 +201,6 @@ def _all_units_at_once(config: Config, plain: Callable) -> Callable:
     reduction over the batch is a full-width vector instruction. Both agree to rounding (tested).
     """
 
-    def columns(inputs, targets, parts):
-        def total(parts):
-            output, z = models.apply_one_unit(config, parts, inputs)
-            losses = 0.5 * jnp.mean((output - targets) ** 2, axis=0)
-            return losses.sum(), (losses, z)  # the lanes' gradients do not meet in the sum
-
-        with jax.default_matmul_precision(PRECISION):
-            (_, (losses, z)), gradients = jax.value_and_grad(total, has_aux=True)(parts)
-        return losses, z, gradients
-
     form = jax.custom_batching.custom_vmap(plain)
 
     @form.def_vmap
@@ -222,7 +212,10 @@ def _all_units_at_once(config: Config, plain: Callable) -> Callable:
             full = jax.tree.map(
                 lambda p, b: p if b else jnp.broadcast_to(p, (lanes, *p.shape)), params, batched[0]
             )
-            losses, z, gradients = columns(inputs, targets, models.to_columns(full))
+            with jax.default_matmul_precision(PRECISION):
+                losses, z, gradients = models.one_unit_gradients(
+                    config, models.to_columns(full), inputs, targets
+                )
             statistics = jax.tree.map(lambda s: s[:, None], probes.unit_statistics((z,)))
             result = losses, statistics, models.from_columns(gradients)
         return result, jax.tree.map(lambda _: True, result)

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from relu_dynamics import models, tasks, training
+from relu_dynamics import models, probes, tasks, training
 from relu_dynamics.config import Config
 from relu_dynamics.outcomes import NEVER
 
@@ -305,3 +305,37 @@ def test_memory_estimate_of_a_trace_covers_what_it_holds():
     run = training.train(SMALL, trace_units=True)
     held = sum(leaf.nbytes for leaf in jax.tree.leaves(run.trace))
     assert held <= training.trace_bytes(SMALL, True) <= 2.5 * held
+
+
+@pytest.mark.parametrize("output_bias", [True, False])
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "gelu"])
+def test_one_unit_networks_as_columns_are_the_networks(activation, output_bias):
+    """The fast form under vmap == the obvious form, gradients and statistics, to rounding."""
+    config = dataclasses.replace(
+        SMALL, hidden=(1,), biased_layer=1, biased_units=1, initial_bias=-0.3,
+        activation=activation, output_bias=output_bias,
+    )  # fmt: skip
+    config, task, key = setup(config)
+    indices = jnp.arange(13)
+    params = [_start(config, training.run_key(0, seed)).params for seed in range(5)]
+    lanes = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+    fast = jax.vmap(training.observe, in_axes=(None, None, None, 0))(config, task, indices, lanes)
+    for lane, each in enumerate(params):
+        loss, z, gradients = training.loss_gradients(config, task, indices, each)
+        obvious = (loss, probes.unit_statistics(z), gradients)
+        chex.assert_trees_all_close(
+            jax.tree.map(lambda leaf, lane=lane: leaf[lane], fast), obvious, rtol=1e-5, atol=1e-6
+        )
+
+
+def test_one_unit_networks_with_their_own_examples_are_not_mixed_up():
+    config = dataclasses.replace(SMALL, hidden=(1,), biased_layer=1, biased_units=1)
+    config, task, key = setup(config)
+    params = _start(config, key).params
+    draws = jnp.arange(12).reshape(3, 4)
+    found = jax.vmap(training.observe, in_axes=(None, None, 0, None))(config, task, draws, params)
+    for lane in range(3):
+        wanted = training.observe(config, task, draws[lane], params)
+        chex.assert_trees_all_close(
+            jax.tree.map(lambda leaf, lane=lane: leaf[lane], found), wanted, rtol=1e-6
+        )
