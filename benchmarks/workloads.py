@@ -22,7 +22,7 @@ MOMENTUM = 0.9
 STATISTICS = ("first_active", "sum_mean", "running_max", "sum_fraction")
 # Floating-point operations per run-step with and without statistics, counted by hand.
 FLOP = {"w1": {True: 931, False: 803}, "w2": {True: 570e3, False: 554e3}}
-SIZES = {"w1": dict(cells=1024, seeds=4, steps=1000), "w2": dict(cells=64, seeds=8, steps=300)}
+SIZES = {"w1": dict(cells=1024, seeds=16, steps=1000), "w2": dict(cells=64, seeds=8, steps=300)}
 QUICK_SIZES = {"w1": dict(cells=64, seeds=2, steps=100), "w2": dict(cells=16, seeds=2, steps=40)}
 
 

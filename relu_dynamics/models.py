@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 
 from relu_dynamics.config import Config
-from relu_dynamics.probes import halve
 from relu_dynamics.tasks import TASKS, input_dimension
 
 Params = dict[str, Any]
@@ -31,6 +30,8 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "tanh": jnp.tanh,
     "identity": lambda x: x,
 }
+
+HOMOGENEOUS = ("relu", "leaky_relu", "identity")  # f(z) = f'(z) z
 
 INITIALIZERS: dict[str, Callable] = {
     "he_normal": nn.initializers.variance_scaling(2.0, "fan_in", "normal"),
@@ -220,24 +221,30 @@ def one_unit_gradients(
     inputs [batch, fan_in] and targets [batch, 1], for half the mean squared error.
 
     By hand rather than by `jax.grad`, so that weights and bias are one matrix product forward and
-    one backward, and the other sums go by halves; the tests compare it with `jax.grad` of `apply`.
+    one backward; the tests compare it with `jax.grad` of `apply`. For an activation with
+    f(z) = f'(z) z, as ReLU, the output weight's gradient needs no pass over the batch of its own:
+    sum_i e_i f(z_i) = sum_i e_i f'(z_i) (x_i.w + b), which is the inner product of the weights
+    with their own gradient (Euler's theorem on homogeneous functions).
     """
     batch = inputs.shape[0]
     with_one = jnp.concatenate([inputs, jnp.ones((batch, 1), inputs.dtype)], axis=1)
-    z = with_one @ jnp.concatenate([columns.weights, columns.bias[None, :]])
+    weights = jnp.concatenate([columns.weights, columns.bias[None, :]])
+    z = with_one @ weights
     active, pull_back = jax.vjp(ACTIVATIONS[config.activation], z)
     output = active * columns.output_weight[None, :]
     if columns.output_bias is not None:
         output = output + columns.output_bias[None, :]
     error = output - targets
-    losses = 0.5 * halve(jnp.add, error * error) / batch
+    losses = 0.5 * jnp.mean(error * error, axis=0)
     error = error / batch
-    (z_gradient,) = pull_back(error * columns.output_weight[None, :])
-    both = with_one.T @ z_gradient
+    (through,) = pull_back(error)
+    towards = with_one.T @ through  # the weights' gradient but for the output weight
+    homogeneous = config.activation in HOMOGENEOUS
+    both = columns.output_weight[None, :] * towards
     gradients = Columns(
         weights=both[:-1],
         bias=both[-1],
-        output_weight=halve(jnp.add, error * active),
-        output_bias=None if columns.output_bias is None else halve(jnp.add, error),
+        output_weight=jnp.sum(weights * towards if homogeneous else error * active, axis=0),
+        output_bias=None if columns.output_bias is None else jnp.sum(error, axis=0),
     )
     return losses, z, gradients

@@ -61,7 +61,7 @@ class Run(NamedTuple):
     state: State
     history: History
     trace: Trace
-    held_loss: jax.Array  # [] after the last step, on held-out examples (else on training ones)
+    held_loss: jax.Array  # [] after the last step, on held-out examples (else on the probe set)
     held_error: jax.Array  # [] fraction wrong or mean squared error, likewise
 
 
@@ -382,7 +382,7 @@ def run(
     batch_units, norms = record if trace_units else (None, None)
     held_inputs, held_targets = task.held_inputs, task.held_targets
     if held_inputs.shape[0] == 0:
-        held_inputs, held_targets = task.inputs, task.targets
+        held_inputs, held_targets = task.probe, task.targets[: task.probe.shape[0]]
     output = models.apply(config, state.params, held_inputs).output
     return Run(
         state=state,
