@@ -64,6 +64,13 @@ MEASURES: dict[str, Measure] = {
         lambda r: ~r.alive & _finite(r),
         "alive on the probe set at step 0, dead at the horizon; not in a diverged run",
     ),
+    "came_back": Measure(
+        lambda r: _began_alive(r) & (r.first_death != NEVER),
+        lambda r: r.first_recovery != NEVER,
+        "alive on the probe set at step 0, dead at some later look, alive again at a look after "
+        "that. The denominator depends on the treatment (other rates kill other units): compare "
+        "arms by a fork of one cohort instead",
+    ),
     "diverged": Measure(
         None,
         lambda r: ~_finite(r),
