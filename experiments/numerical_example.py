@@ -30,7 +30,17 @@ import optax
 import xarray as xr
 from scipy.special import ive
 
-from relu_dynamics import cli, figures, outcomes, statistics, store, tasks, theory, training
+from relu_dynamics import (
+    certificates,
+    cli,
+    figures,
+    outcomes,
+    statistics,
+    store,
+    tasks,
+    theory,
+    training,
+)
 from relu_dynamics.axes import Grid, make_grid
 from relu_dynamics.config import Config
 
@@ -347,8 +357,47 @@ def record(case: Case, lane: tuple[Kept, training.State]) -> dict:
         "outcome": int(outcomes.classify(run.history)[0]),
         "diverged": int(run.history.diverged_at) != outcomes.NEVER,
         "simulated_step": np.inf if at_risk and recovery == outcomes.NEVER else max(recovery, 0),
+        **certificate(case, state),
         **closed_form(case),
     }
+
+
+def certificate(case: Case, state: training.State) -> dict:
+    """What is proved of the unit at the start of the run: the verdict, its theorem and its step."""
+    config = case.config
+    task = tasks.make_task(config, training.purpose_key(training.run_key(0, 0), "task"), None)
+    found = certificates.certify(config, task, state, horizon=config.steps)
+    verdict = certificates.Verdict(int(found.verdict[0]))
+    step = float(found.step[0]) if verdict == certificates.Verdict.CERTIFIED_AT else np.inf
+    return {
+        "certificate": verdict.name,
+        "theorem": str(found.names[0]),
+        "certified_step": step,
+    }
+
+
+def certified(result: xr.Dataset, cases: np.ndarray) -> str:
+    """How many of the given dead cases are proved to stay so, or to come back at their step."""
+    chosen = result.isel(case=cases)
+    counts = {
+        name: int((chosen.certificate == name).sum())
+        for name in ("CERTIFIED_NEVER", "CERTIFIED_AT", "POSSIBLE")
+    }
+    total = sum(counts.values())
+    proved = [name for name, count in counts.items() if count and name != "POSSIBLE"]
+    named = {
+        name: sorted(set(chosen.theorem.values[chosen.certificate.values == name].tolist()))
+        for name in proved
+    }
+    said = [f"{n} for {counts[n]} of {total} ({', '.join(named[n])})" for n in proved]
+    return "; ".join(said) if said else f"none of {total} certified"
+
+
+def contradictions(result: xr.Dataset) -> int:
+    """Cases whose run contradicts their certificate; a theorem allows none."""
+    never = (result.certificate == "CERTIFIED_NEVER") & np.isfinite(result.simulated_step)
+    at = result.certificate == "CERTIFIED_AT"
+    return int((never | (at & (result.simulated_step != result.certified_step))).sum())
 
 
 def closed_form(case: Case) -> dict:
@@ -488,6 +537,8 @@ def label(options: Options, cases: list[Case], records: list[dict], noise: np.nd
         name: (("case", "step") if name in paths else "case", np.array([r[name] for r in records]))
         for name in records[0]
     }
+    for name in ("certificate", "theorem"):
+        data[name] = ("case", data[name][1].astype(object))  # zarr: text of any length
     inside = lambda r: r["closed_low"] <= r["simulated_step"] <= r["closed_high"]  # noqa: E731
     data["agrees"] = ("case", np.array([inside(r) for r in records]))
     grid = np.unique(np.geomspace(1, config.steps, 80).astype(int))
@@ -589,8 +640,9 @@ def _zero_gradient(result, config):
         verdict,
         f"Not under plain SGD: moved at {moved} of {rates} rates, "
         f"{plain.case_rate.values.min():g} to {plain.case_rate.values.max():g}, gradient exactly "
-        f"{float(plain.gradient_while_dead.max()):g}. It moves by optimizer memory, decay, noise "
-        "or a push from outside the loss.",
+        f"{float(plain.gradient_while_dead.max()):g}; certificate: "
+        f"{certified(result, _of(result, 'plain SGD: dead unit'))}. It moves by optimizer memory, "
+        "decay, noise or a push from outside the loss.",
         "derived: z <= 0 on every input makes dL/dz, hence dL/dw and dL/db, exactly 0",
         simulated_rates_that_moved=moved,
         expected_rates_that_move=0,
@@ -727,7 +779,8 @@ def _rates(result, config):
         f"within {config.steps:,} steps: P = {told[0]} at {small:g}, {told[1]} at {large:g}. "
         "False of plain SGD (no rate does) and of a lasting push or bias decay, where the small "
         "rate is only slower (decay: "
-        f"step {step_text(float(slow.uncensored_step))}).",
+        f"step {step_text(float(slow.uncensored_step))}). Certificates: decay, "
+        f"{certified(result, np.flatnonzero(result.panel.values == 'weight decay'))}.",
         "closed forms of theory.py by source; noise: first exit from a wedge",
         rates=[small, large],
         revived_by=pairs,
@@ -761,6 +814,7 @@ def _memory(result, config):
     ball, adam = total["momentum left: heavy ball"], total["Adam left: 1000 steps of -1"]
     most = theory.adam_residue_bound(1.0)
     needed = -(WEIGHT + config.initial_bias) / (2 * most)  # z at x = 1 is weight + bias
+    remembered = np.flatnonzero(np.isin(result.panel.values, ("momentum left", "Adam left")))
     return _claim(
         6,
         "gradients from before death go on moving the bias",
@@ -770,7 +824,7 @@ def _memory(result, config):
         f"{config.momentum:g} (closed form {ball['expected_in_rates']:.2f}; 99 % within "
         f"{ball['steps_to_99_percent']} steps), {adam['moved_in_rates']:.2f} under Adam after "
         f"1,000. Adam's most is {most:.2f} for each parameter, so below rate {needed:.2g} it "
-        "never revives this unit. SGD: 0.",
+        f"never revives this unit. SGD: 0. Certificates: {certified(result, remembered)}.",
         "theory.heavy_ball_residue, nesterov_residue, adam_residue, adam_residue_bound",
         moved=rows,
         adam_bound_in_rates=most,
@@ -857,6 +911,8 @@ def summarize(result: xr.Dataset) -> dict:
                 for name in ("simulated_step", "closed_step", "closed_low", "closed_high")
             },
             "agrees": bool(case.agrees),
+            "certificate": str(case.certificate.values),
+            "theorem": str(case.theorem.values),
             "outcome": outcomes.Outcome(int(case.outcome)).name,
             "final_bias": plain(case.final_bias.item()),
             "gradient_while_dead": plain(case.gradient_while_dead.item()),
@@ -886,22 +942,30 @@ def summarize(result: xr.Dataset) -> dict:
         "claims": json.loads(result.attrs["claims"]),
         "cases": cases,
         "noise": noise,
+        "certificates_contradicted": contradictions(result),
         "comparisons": len(cases) + len(noise),
         "comparisons_that_agree": sum(row["agrees"] for row in (*cases, *noise)),
         "provenance": {k: v for k, v in result.attrs.items() if k != "claims"},
     }
 
 
+def _proved(row: dict) -> str:
+    verdict = {"CERTIFIED_NEVER": "never", "CERTIFIED_AT": "at this step"}.get(row["certificate"])
+    return f"{verdict}: {row['theorem']}" if verdict else "-"
+
+
 def print_summary(summary: dict) -> None:
     """Every comparison and the verdicts as text."""
-    print(f"{'source':46}{'rate':>8}{'simulated':>11}{'closed form':>13}{'range':>16}  agrees")
+    print(
+        f"{'source':46}{'rate':>8}{'simulated':>11}{'closed form':>13}{'range':>16}  agrees  proved"
+    )
     told = lambda step: step_text(np.inf if step is None else step)  # noqa: E731
     for row in summary["cases"]:
         low, high = told(row["closed_low"]), told(row["closed_high"])
         print(
             f"{row['source']:46}{row['learning_rate']:8g}{told(row['simulated_step']):>11}"
             f"{told(row['closed_step']):>13}{low if low == high else f'{low} - {high}':>16}"
-            f"  {'yes' if row['agrees'] else 'NO'}"
+            f"  {'yes' if row['agrees'] else 'NO':6}  {_proved(row)}"
         )
     for row in summary["noise"]:
         print(
@@ -910,7 +974,10 @@ def print_summary(summary: dict) -> None:
             f"[{row['interval'][0]:.3f}, {row['interval'][1]:.3f}], "
             f"closed form {row['expected']:.4f}  {'yes' if row['agrees'] else 'NO'}"
         )
-    print(f"{summary['comparisons_that_agree']} of {summary['comparisons']} comparisons agree")
+    print(
+        f"{summary['comparisons_that_agree']} of {summary['comparisons']} comparisons agree; "
+        f"{summary['certificates_contradicted']} certificates contradicted"
+    )
     for claim in summary["claims"]:
         print(
             f"({claim['sentence']}) {claim['says']}\n    {claim['verdict'].upper()}. "

@@ -187,18 +187,19 @@ def informative_bias(result: xr.Dataset) -> float:
 
 
 def caption(result: xr.Dataset) -> str:
-    """One line of what was run: network, task, optimizer, counts, intervals, definition."""
+    """What was run, in a few lines: network, task, optimizer, counts, intervals, definition."""
     config = estimates.config_of(result)
     data = "-".join(str(width) for width in config["hidden"])
     cells = int(np.prod([result.sizes[name] for name in estimates.axis_names(result)]))
-    return (
+    text = (
         f"{config['task']}, hidden {data}, {config['optimizer']}, batch {config['batch_size']}, "
         f"{config['steps']} steps; {cells} cells x {result.sizes['seed']} seeds; dead: max z <= 0 "
-        f"over {config['probe_size'] or config['examples']} examples.\n"
-        f"95 % intervals (Clopper-Pearson with effective trials, clustered by run, by seed where "
-        f"pooled). Hatched: under {FEW_TRIALS} units or interval wider than {WIDE_INTERVAL}; "
-        f"grey: no unit at risk."
+        f"over {config['probe_size'] or config['examples']} examples. 95 % intervals: "
+        f"Clopper-Pearson with effective trials, clustered by run, by seed where pooled; a "
+        f"diverged run counts as neither recovered nor dead. Hatched: under {FEW_TRIALS} units or "
+        f"interval wider than {WIDE_INTERVAL}; grey: no unit at risk."
     )
+    return textwrap.fill(text, 140)
 
 
 # The article's numerical example ------------------------------------------------------------------
@@ -221,8 +222,10 @@ def draw_numerical_example(result: xr.Dataset) -> Figure:
     panels = list(dict.fromkeys(result.panel.values.tolist()))
     rates = result.learning_rate.values
     with plt.style.context(STYLE):
-        figure = plt.figure(figsize=(PAGE, 7.0))
-        top, bottom = figure.add_gridspec(2, 1, height_ratios=[1.28, 1])
+        claims = json.loads(result.attrs["claims"])
+        table = _LINE_INCHES * sum(_row_height(row) for row in _verdict_rows(claims))
+        figure = plt.figure(figsize=(PAGE, 4.1 + table))
+        top, bottom = figure.add_gridspec(2, 1, height_ratios=[3.6, table])
         grid = top.subgridspec(2, 4).subplots()
         for axes, panel in zip(grid.flat, panels, strict=False):
             _draw_crossings(axes, result.isel(case=result.panel.values == panel), rates)
@@ -236,7 +239,7 @@ def draw_numerical_example(result: xr.Dataset) -> Figure:
             axes.set_ylabel("largest z on [0, 1]")
         for axes in grid[1]:
             axes.set_xlabel("training step")
-        _draw_verdicts(figure.add_subplot(bottom), json.loads(result.attrs["claims"]))
+        _draw_verdicts(figure.add_subplot(bottom), claims)
         _label_rates(figure, rates)
         figure.supxlabel(
             "Lines end where the unit is back: from there on the loss moves it too. Closed forms "
@@ -335,11 +338,11 @@ def _label_rates(figure: Figure, rates: np.ndarray):
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
 
 
-def _draw_verdicts(axes: Axes, claims: list[dict]):
-    """Rows of sentence, verdict and condition, as text."""
-    axes.set_axis_off()
-    axes.set(xlim=(0, 1), ylim=(0, 1))
-    rows = [
+_LINE_INCHES = 0.125  # of 7 pt type with its leading
+
+
+def _verdict_rows(claims: list[dict]) -> list[tuple[list[str], list[str], list[str]]]:
+    return [
         (
             textwrap.wrap(f"({claim['sentence']}) {claim['says']}", 34),
             textwrap.wrap(claim["verdict"], 12),
@@ -347,14 +350,24 @@ def _draw_verdicts(axes: Axes, claims: list[dict]):
         )
         for claim in claims
     ]
-    heights = [max(map(len, row)) + 0.5 for row in rows]
-    line = 1 / sum(heights)
+
+
+def _row_height(row: tuple[list[str], ...]) -> float:
+    return max(map(len, row)) + 0.6  # in lines
+
+
+def _draw_verdicts(axes: Axes, claims: list[dict]):
+    """Rows of sentence, verdict and condition, as text."""
+    axes.set_axis_off()
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    rows = _verdict_rows(claims)
+    line = 1 / sum(map(_row_height, rows))
     y = 1.0
-    for claim, row, height in zip(claims, rows, heights, strict=True):
+    for claim, row in zip(claims, rows, strict=True):
         colour = _VERDICT_COLOURS.get(claim["verdict"], "#8A6100")
         for x, lines, tint in zip((0, 0.3, 0.41), row, ("0", colour, "0"), strict=True):
             axes.text(x, y, "\n".join(lines), va="top", color=tint, fontsize=7, linespacing=1.15)
-        y -= height * line
+        y -= _row_height(row) * line
         axes.axhline(y + 0.3 * line, color="0.8", linewidth=0.4)
 
 

@@ -49,6 +49,16 @@ def moved(result, source, rate):
     return (float(example.pick(result, source, rate).final_bias) + 0.5) / rate
 
 
+def test_no_run_contradicts_its_certificate_and_certificates_say_something(result):
+    assert example.contradictions(result) == 0
+    plain = result.isel(case=result.source.values == "plain SGD: dead unit")
+    assert set(plain.certificate.values.tolist()) == {"CERTIFIED_NEVER"}
+    decay = example.pick(result, "weight decay: bias, decoupled", FAST)
+    assert decay.certificate == "CERTIFIED_AT" and int(decay.certified_step) == 1609
+    decided = result.certificate.isin(["CERTIFIED_NEVER", "CERTIFIED_AT"])
+    assert int(decided.sum()) >= 40
+
+
 def test_plain_sgd_leaves_the_unit_bit_for_bit_at_every_rate(result):
     plain = result.isel(case=result.source.values == "plain SGD: dead unit")
     assert set(example.PLAIN_RATES) <= set(plain.case_rate.values)
