@@ -3,11 +3,14 @@
 A `Config` is one run. `train` trains it: a scan of `train_step`, which returns the next state and
 a snapshot of every unit's pre-activation statistics. `sweep` trains a grid of configs, vmapped in
 fixed blocks, and returns a labelled result. `estimates` turns it into probabilities with
-intervals, `figures` into pictures, `theory` holds the closed forms to compare with.
+intervals, `figures` into pictures, `theory` holds the closed forms to compare with. `channels` and
+`certificates` say why a unit recovered and whether it can.
 """
 
 from importlib import metadata as _metadata
 
+from relu_dynamics import certificates as certificates
+from relu_dynamics import channels as channels
 from relu_dynamics import estimates as estimates
 from relu_dynamics import figures as figures
 from relu_dynamics import statistics as statistics
