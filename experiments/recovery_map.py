@@ -37,6 +37,9 @@ class Options:
     """Decides all noise together with the seeds."""
     lanes: int | None = None
     """Runs that one compiled call trains; part of the result's identity. None: by the config."""
+    shard: str = "auto"
+    """i/n: train only the blocks b with b % n == i into a shared --out. auto: by a SLURM array's
+    variables or jax.distributed, else everything."""
     out: pathlib.Path | None = None
     """Output folder; by default runs/recovery_map-<hash of the question>."""
     draw: bool = False
@@ -63,12 +66,14 @@ def run(options: Options) -> None:
         result = store.open_result(out)
     else:
         started = time.monotonic()
+        grids.check_shard(options.shard)
+        store.check_folder(out, grid)
         print(
             f"{grid.runs:,} runs of {grid.config.steps:,} steps in {grid.blocks:,} blocks; "
             f"results {grid.blocks * grids.block_bytes(grid) / 2**20:.0f} MiB in {out}",
             flush=True,
         )
-        result = grids.sweep_grid(grid, out=out, progress=True).load()
+        result = grids.sweep_grid(grid, out=out, progress=True, shard=options.shard).load()
         summary = summarize(result)
         summary["wall_seconds"] = round(time.monotonic() - started, 2)
         summary["run_steps_per_second"] = round(

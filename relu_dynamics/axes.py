@@ -7,22 +7,40 @@ with copies of its last cell. The number of lanes is part of a result's identity
 shape of a batch changes float bits; it follows from the config alone unless it is given.
 """
 
+import collections
 import dataclasses
 import functools
 import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
-from relu_dynamics.config import TRACED, Config, check_choice, check_number, to_json, validate
+from relu_dynamics.config import (
+    TRACED,
+    Config,
+    check_choice,
+    check_number,
+    from_mapping,
+    to_json,
+    told,
+    validate,
+)
 from relu_dynamics.outcomes import DEFINITION_VERSION
 
 SCHEMA_VERSION = 1  # of stored blocks and labelled results
 LANE_BYTES = 2**17  # activations of a layer of a whole block: stays in a core's L2 cache
 MOST_LANES = 1024
+MOST_VALUES = 2**22  # of an axis, and seeds: the identity lists them all
+MOST_RUNS = 2**53
+VERSION_FIELDS = ("schema_version", "definition_version", "jax_version", "platform")
+
+
+class VersionError(ValueError):
+    """A result that another version or platform made, so that its numbers cannot be continued."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,14 +131,17 @@ def default_lanes(config: Config) -> int:
 def check_axis(name: str, values: Sequence[float]) -> tuple[float, ...]:
     """The values of one axis as Python floats; raises a ValueError that names what is wrong."""
     check_choice("axis", name, TRACED)
-    if isinstance(values, str | bytes) or not isinstance(values, Sequence | np.ndarray):
-        raise ValueError(f"axis {name}={values!r} must be a sequence of numbers.")
+    flat = isinstance(values, np.ndarray) and values.ndim == 1
+    if isinstance(values, str | bytes) or not (flat or isinstance(values, Sequence)):
+        raise ValueError(f"axis {name}={told(values)} must be a sequence of numbers.")
+    if len(values) > MOST_VALUES:
+        raise ValueError(f"axis {name} has {len(values)} values; use at most {MOST_VALUES}.")
     numbers = tuple(check_number(name, value) for value in values)
     if not numbers:
         raise ValueError(f"axis {name} is empty; give at least one value.")
     if len(set(numbers)) < len(numbers):
-        twice = sorted({value for value in numbers if numbers.count(value) > 1})
-        raise ValueError(f"axis {name} repeats {twice}; every value may stand once.")
+        twice = sorted(v for v, count in collections.Counter(numbers).items() if count > 1)
+        raise ValueError(f"axis {name} repeats {told(twice)}; every value may stand once.")
     distinct = len(set(np.asarray(numbers, np.float32).tolist()))
     if distinct < len(numbers):
         raise ValueError(
@@ -141,22 +162,80 @@ def make_grid(
 
     Raises a ValueError that names the field, the value and the remedy; nothing is traced.
     """
+    if not isinstance(axes, Mapping):
+        raise ValueError(f"axes={told(axes)} must map fields to values.")
     if not axes:
         raise ValueError("axes is empty; give at least one, such as learning_rate=[0.1].")
     checked = tuple((name, check_axis(name, values)) for name, values in axes.items())
     # Swept fields are part of the program whatever the base config says of them.
+    if not isinstance(config, Config):
+        raise ValueError(f"config={told(config)} must be a Config.")
     config = validate(dataclasses.replace(config, **{n: values[0] for n, values in checked}))
+    numbers = _check_seeds(seeds)
+    if isinstance(root_seed, bool) or not isinstance(root_seed, int) or not 0 <= root_seed < 2**32:
+        raise ValueError(f"root_seed={told(root_seed)} must be a whole number, >= 0 and < 2^32.")
+    lanes = default_lanes(config) if lanes is None else lanes
+    if isinstance(lanes, bool) or not isinstance(lanes, int) or not 1 <= lanes <= 2**20:
+        raise ValueError(f"lanes={told(lanes)} must be a whole number >= 1 and <= 2^20.")
+    grid = Grid(config, checked, numbers, root_seed, lanes)
+    if grid.runs > MOST_RUNS:
+        raise ValueError(
+            f"the axes {' x '.join(map(str, grid.shape))} and {len(numbers)} seeds make "
+            f"{grid.runs} runs; use at most {MOST_RUNS}: fewer values or fewer seeds."
+        )
+    return grid
+
+
+def _check_seeds(seeds: Any) -> tuple[int, ...]:
+    """The seeds as a tuple; raises a ValueError that names what is wrong."""
     if isinstance(seeds, bool) or (isinstance(seeds, int) and seeds < 1):
-        raise ValueError(f"seeds={seeds!r} must be at least 1.")
+        raise ValueError(f"seeds={told(seeds)} must be at least 1.")
+    if not isinstance(seeds, int) and (
+        isinstance(seeds, str | bytes) or not isinstance(seeds, Sequence)
+    ):
+        raise ValueError(f"seeds={told(seeds)} must be a whole number or a list of them.")
+    if (seeds if isinstance(seeds, int) else len(seeds)) > MOST_VALUES:
+        raise ValueError(f"seeds={told(seeds)}: use at most {MOST_VALUES}.")
     numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
-    if not numbers or len(set(numbers)) < len(numbers):
-        raise ValueError(f"seeds={numbers!r} must be a non-empty list without repeats.")
     for seed in numbers:
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
-            raise ValueError(f"seeds: {seed!r} must be a whole number, >= 0 and < 2^64.")
-    if isinstance(root_seed, bool) or not isinstance(root_seed, int) or not 0 <= root_seed < 2**32:
-        raise ValueError(f"root_seed={root_seed!r} must be a whole number, >= 0 and < 2^32.")
-    lanes = default_lanes(config) if lanes is None else lanes
-    if isinstance(lanes, bool) or not isinstance(lanes, int) or lanes < 1:
-        raise ValueError(f"lanes={lanes!r} must be a whole number >= 1.")
-    return Grid(config, checked, numbers, root_seed, lanes)
+            raise ValueError(f"seeds: {told(seed)} must be a whole number, >= 0 and < 2^64.")
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise ValueError(f"seeds={told(numbers)} must be a non-empty list without repeats.")
+    return numbers
+
+
+def grid_from_identity(identity: Any) -> Grid:
+    """The grid whose `identity` this is, as read from a stored result.
+
+    Raises a ValueError when it is not one, and a `VersionError` when another schema, definition,
+    JAX or platform made it, so that this process cannot give the same numbers.
+    """
+    if not isinstance(identity, Mapping) or not isinstance(identity.get("axes"), list):
+        raise ValueError(f"identity={told(identity)} is not a grid's.")
+    pairs = [pair for pair in identity["axes"] if isinstance(pair, list) and len(pair) == 2]
+    if len(pairs) < len(identity["axes"]):
+        raise ValueError(f"axes={told(identity['axes'])} must be pairs of a field and values.")
+    if not isinstance(identity.get("config"), Mapping):
+        raise ValueError(f"config={told(identity.get('config'))} must be a table of fields.")
+    grid = make_grid(
+        from_mapping(identity["config"], Config(), "config field"),
+        {check_name(name): values for name, values in pairs},
+        identity.get("seeds", 0),
+        root_seed=identity.get("root_seed", -1),
+        lanes=identity.get("lanes", 0),
+    )
+    other = [name for name in VERSION_FIELDS if grid.identity[name] != identity.get(name)]
+    if other:
+        raise VersionError(
+            "the result was made with "
+            + ", ".join(f"{n} {told(identity.get(n))} (here {grid.identity[n]!r})" for n in other)
+            + "; install what made it to get the same numbers."
+        )
+    return grid
+
+
+def check_name(name: Any) -> str:
+    """The name of an axis; raises a ValueError when there is no such axis."""
+    check_choice("axis", name, TRACED)
+    return name

@@ -154,7 +154,7 @@ def update_terms(
     parts = {"gradient": gradients}
     if config.outside_gradient is not None:
         zeros = jax.tree.map(jnp.zeros_like, params)
-        parts["outside"] = training._push_from_outside(config, zeros)
+        parts["outside"] = training.with_outside_gradient(config, zeros)
         parts["gradient"] = jax.tree.map(jnp.subtract, gradients, parts["outside"])
     total, decay = gradients, None
     if config.weight_decay is not None:

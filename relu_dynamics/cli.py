@@ -1,43 +1,147 @@
 """The command line that every experiment script shares: options by tyro, errors in one line.
 
 A script defines a dataclass of options with defaults and calls `main`. `--quick` swaps the
-defaults for those of `quick`; every option can still be overridden.
+defaults for those of `quick`; `--config-file FILE` (JSON or TOML) replaces those that it names;
+every option can still be overridden. `EXIT_CODES` says what a script ends with.
 """
 
+import contextlib
+import io
+import os
+import pathlib
+import signal
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import tyro
 
-from relu_dynamics import grids
+from relu_dynamics import config, grids, store
+from relu_dynamics.axes import VersionError
 
 Options = TypeVar("Options")
 
 EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
+EXIT_OTHER_GRID = 3
+EXIT_DISK = 4
+EXIT_VERSION = 5
+EXIT_MEMORY = 6
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+EXIT_TERMINATED = 128 + signal.SIGTERM
+EXIT_CODES = (  # the first that fits; every other ValueError is bad input
+    (store.OtherGridError, EXIT_OTHER_GRID),
+    (store.NotWritableError, EXIT_DISK),
+    (VersionError, EXIT_VERSION),
+    (grids.OutOfMemoryError, EXIT_MEMORY),
+    (MemoryError, EXIT_MEMORY),
+    (ValueError, EXIT_BAD_INPUT),
+)
+
+
+class Stopped(KeyboardInterrupt):
+    """SIGINT or SIGTERM; `code` is the exit code."""
+
+    def __init__(self, code: int):
+        super().__init__(code)
+        self.code = code
 
 
 def main(run: Callable[[Any], None], defaults: Any, quick: Any, description: str) -> None:
     """Parses the command line, lets JAX use all cores and calls `run(options)`.
 
-    Bad input (a ValueError) ends with one line on standard error and exit code 2; Ctrl-C says
-    how to go on and ends with 130.
+    Ends as `guard` says.
     """
-    arguments = sys.argv[1:]
-    chosen = quick if "--quick" in arguments else defaults
-    options = tyro.cli(
-        type(chosen),
-        default=chosen,
-        args=[argument for argument in arguments if argument != "--quick"],
-        description=f"{description}\n\n--quick: smaller defaults, under half a minute.",
-    )
-    grids.use_all_cores()
-    try:
+
+    def parse_and_run():
+        options = parse(sys.argv[1:], defaults, quick, description)
+        grids.use_all_cores()
         run(options)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_BAD_INPUT)
-    except KeyboardInterrupt:
+
+    guard(parse_and_run)
+
+
+def guard(call: Callable[[], None]) -> None:
+    """Runs `call` and ends the process as a script should.
+
+    Bad input, a folder that cannot be used and a lack of memory end with one line on standard
+    error and their own exit code (`EXIT_CODES`); Ctrl-C and SIGTERM say how to go on and end at
+    once with 130 and 143; a finished shard that has to wait for others ends with 0.
+    """
+    try:
+        _catch_signals()
+        call()
+    except store.UnfinishedError as unfinished:
+        print(unfinished)
+    except KeyboardInterrupt as stop:
         print("stopped; finished blocks are kept, the same command continues.", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+        _leave(getattr(stop, "code", EXIT_INTERRUPTED))
+    except (ValueError, MemoryError) as error:
+        line = " ".join(str(error).split()) or "out of memory; use fewer lanes or fewer seeds."
+        print(f"error: {line}", file=sys.stderr)
+        _leave(next(code for kind, code in EXIT_CODES if isinstance(error, kind)))
+
+
+def _catch_signals() -> None:
+    """The first SIGINT or SIGTERM raises `Stopped`, the second ends the process."""
+
+    def stop(number, frame):
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_DFL)
+        raise Stopped(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process without waiting for blocks under way: nothing of them is on disk."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def parse(arguments: list[str], defaults: Options, quick: Options, description: str) -> Options:
+    """The options of a command line; raises a one-line ValueError when it is not understood."""
+    chosen = quick if "--quick" in arguments else defaults
+    left, files = _take_files([argument for argument in arguments if argument != "--quick"])
+    for file in files:
+        chosen = config.from_mapping(config.read_file(pathlib.Path(file)), chosen)
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            return tyro.cli(
+                type(chosen),
+                default=chosen,
+                args=left,
+                description=f"{description}\n\n--quick: smaller defaults, under half a minute."
+                "\n\n--config-file FILE: options from a JSON or TOML file; those given here win.",
+            )
+    except SystemExit as ended:
+        if not ended.code:
+            raise
+        raise ValueError(_first_sentence(told.getvalue())) from None
+
+
+def _take_files(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """(what is left, the file given with --config-file)."""
+    left: list[str] = []
+    files: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if name not in ("--config-file", "--config_file"):
+            left.append(argument)
+            continue
+        value = value if equals else next(rest, "")
+        if not value or files:
+            raise ValueError(f"--config-file {value or 'without a value'}: give one file, once.")
+        files.append(value)
+    return left, files
+
+
+def _first_sentence(box: str) -> str:
+    """What tyro's box says before its help, as one line."""
+    lines = [line.strip(" │") for line in box.splitlines() if line.strip().startswith("│")]
+    parts = " ".join(lines).split("─" * 8)
+    hints = [part.strip(" ─") for part in parts[1:] if "Perhaps you meant" in part]
+    return " ".join([parts[0].strip(" ─"), *hints, "(--help lists all options)"])

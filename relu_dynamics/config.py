@@ -10,7 +10,15 @@ import dataclasses
 import difflib
 import json
 import math
-from typing import Any
+import numbers
+import os
+import pathlib
+import stat
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -24,6 +32,9 @@ TRACED = (
     "upstream_rate",
     "outside_gradient",
 )
+MOST_UNITS = 2**20  # of a layer
+MOST_LAYERS = 1000
+MOST_FILE_BYTES = 2**20  # of a config file
 
 
 def _static(default: Any) -> Any:
@@ -141,46 +152,68 @@ _RANGES = {  # field: (test, rule in words)
 
 def check_choice(field: str, value: Any, known: tuple[str, ...] | list[str]) -> None:
     """Raises a ValueError that names the nearest known value unless `value` is in `known`."""
+    if not isinstance(value, str):
+        raise ValueError(f"{field}={told(value)} must be a name. Known: {', '.join(known)}.")
     if value in known:
         return
-    near = [name for name in known if name.startswith(str(value)) and value]
-    near = near or difflib.get_close_matches(str(value), list(known), n=1, cutoff=0.4)
-    hint = f'; did you mean "{near[0]}"?' if near else ""
-    raise ValueError(f"{field}={value!r} is not known{hint} Known: {', '.join(known)}.")
+    near = [name for name in known if name.startswith(value) and value]
+    near = near or difflib.get_close_matches(value[:100], list(known), n=1, cutoff=0.4)
+    hint = f'; did you mean "{near[0]}"?' if near else "."
+    raise ValueError(f"{field}={told(value)} is not known{hint} Known: {', '.join(known)}.")
+
+
+def told(value: Any) -> str:
+    """A value as one line of at most 100 characters."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # a broken __repr__, or an integer of more digits than Python prints
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def check_number(field: str, value: Any) -> float:
     """Returns `value` as a Python float; raises a ValueError when the field does not allow it."""
     holds, rule = _RANGES[field]
-    if isinstance(value, bool | str | complex) or np.ndim(value) != 0:
-        raise ValueError(f"{field}={value!r} {rule}: give one real number.")
+    if not _is_real_number(value):
+        raise ValueError(f"{field}={told(value)} {rule}: give one real number.")
     try:
         number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{field}={value!r} {rule}: give one real number.") from None
+    except OverflowError:
+        number = math.inf
     if not math.isfinite(number) or not holds(number):
-        raise ValueError(f"{field}={value!r} {rule}.")
+        raise ValueError(f"{field}={told(value)} {rule}.")
     if number != 0 and not (1e-37 < abs(number) < 1e38):
         raise ValueError(
-            f"{field}={value!r} cannot be held in float32; use 1e-37 < |value| < 1e38."
+            f"{field}={told(value)} cannot be held in float32; use 1e-37 < |value| < 1e38."
         )
     return number
+
+
+def _is_real_number(value: Any) -> bool:
+    """Whether a value is one int or float: of Python, of numpy, or a 0-d array of them."""
+    if isinstance(value, np.ndarray | jax.Array):
+        return value.ndim == 0 and value.dtype.kind in "iuf"
+    if isinstance(value, bool | np.bool_):
+        return False
+    return isinstance(value, numbers.Real)
 
 
 def _check_count(config: Config, field: str, least: int = 1, most: int = 2**31 - 1) -> int:
     value = getattr(config, field)
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise ValueError(f"{field}={value!r} must be a whole number.")
+        raise ValueError(f"{field}={told(value)} must be a whole number.")
     if not least <= value <= most:
-        raise ValueError(f"{field}={value!r} must be between {least} and {most}.")
+        raise ValueError(f"{field}={told(value)} must be between {least} and {most}.")
     return int(value)
 
 
 def validate(config: Config) -> Config:
-    """Returns the config, traced fields as Python floats; raises a ValueError on the first field
+    """Returns the config, its numbers as Python's own; raises a ValueError on the first field
     that cannot run, naming the field, its value and the remedy. Nothing is traced or compiled."""
     from relu_dynamics import models, tasks  # the tables of names live where they are used
 
+    if not isinstance(config, Config):
+        raise ValueError(f"config={told(config)} must be a Config.")
     for field, known in _CHOICES.items():
         check_choice(field, getattr(config, field), known)
     check_choice("task", config.task, tuple(tasks.TASKS))
@@ -194,21 +227,31 @@ def validate(config: Config) -> Config:
     for name in ("learning_rate", "initial_bias"):
         if name not in traced:
             raise ValueError(f"{name}=None: give a number.")
-    check_number("tolerance", config.tolerance)
+    static: dict[str, Any] = {"tolerance": check_number("tolerance", config.tolerance)}
     for field in ("examples", "dimension", "steps", "probe_every", "sustain"):
-        _check_count(config, field)
+        static[field] = _check_count(config, field)
+    if not isinstance(config.output_bias, bool):
+        raise ValueError(f"output_bias={told(config.output_bias)} must be True or False.")
     if not isinstance(config.hidden, tuple) or not config.hidden:
         raise ValueError(
-            f"hidden={config.hidden!r} must name at least one layer, such as (32, 32)."
+            f"hidden={told(config.hidden)} must name at least one layer, such as (32, 32)."
         )
     for width in config.hidden:
         if isinstance(width, bool) or not isinstance(width, int | np.integer) or width < 1:
-            raise ValueError(f"hidden={config.hidden!r}: every width must be a whole number >= 1.")
+            raise ValueError(
+                f"hidden={told(config.hidden)}: every width must be a whole number >= 1."
+            )
+        if width > MOST_UNITS or len(config.hidden) > MOST_LAYERS:
+            raise ValueError(
+                f"hidden={told(config.hidden)}: use at most {MOST_LAYERS} layers of at most "
+                f"{MOST_UNITS} units."
+            )
         if config.normalization == "group" and width % models.GROUP_SIZE:
             raise ValueError(
-                f"hidden={config.hidden!r}: normalization='group' needs widths that are multiples "
-                f"of {models.GROUP_SIZE}."
+                f"hidden={told(config.hidden)}: normalization='group' needs widths that are "
+                f"multiples of {models.GROUP_SIZE}."
             )
+    static["hidden"] = tuple(int(width) for width in config.hidden)
     available = tasks.available_examples(config)
     if config.examples > available:
         raise ValueError(
@@ -216,14 +259,14 @@ def validate(config: Config) -> Config:
             f"{config.task!r}; use examples <= {available}."
         )
     if config.batch_size is not None:
-        _check_count(config, "batch_size")
+        static["batch_size"] = _check_count(config, "batch_size")
         if config.batch_size > config.examples:
             raise ValueError(
                 f"batch_size={config.batch_size} is larger than examples={config.examples}; "
                 f"use a smaller batch or None for all examples."
             )
     if config.probe_size is not None:
-        _check_count(config, "probe_size")
+        static["probe_size"] = _check_count(config, "probe_size")
         if config.probe_size > config.examples:
             raise ValueError(
                 f"probe_size={config.probe_size} is larger than examples={config.examples}; "
@@ -235,8 +278,9 @@ def validate(config: Config) -> Config:
             f"probe_every={config.probe_every} must divide steps={config.steps}; "
             f"use steps={below or config.probe_every} or steps={below + config.probe_every}."
         )
-    _check_count(config, "biased_layer", 1, len(config.hidden))
-    _check_count(config, "biased_units", 1, config.hidden[config.biased_layer - 1])
+    static["biased_layer"] = _check_count(config, "biased_layer", 1, len(config.hidden))
+    width = config.hidden[config.biased_layer - 1]
+    static["biased_units"] = _check_count(config, "biased_units", 1, int(width))
     if config.upstream_rate is not None and config.biased_layer == 1:
         raise ValueError(
             f"upstream_rate={config.upstream_rate!r} needs a layer below biased_layer=1; "
@@ -251,7 +295,7 @@ def validate(config: Config) -> Config:
             f"momentum={config.momentum!r} is not used by optimizer={config.optimizer!r}; "
             "use optimizer='momentum', 'nesterov' or 'adam', or momentum=None."
         )
-    return dataclasses.replace(config, **traced)
+    return dataclasses.replace(config, **static, **traced)
 
 
 def to_json(config: Config) -> str:
@@ -261,10 +305,140 @@ def to_json(config: Config) -> str:
 
 def from_json(text: str) -> Config:
     """The validated config that `to_json` wrote; raises a ValueError on unknown or bad fields."""
-    values = json.loads(text)
-    known = {field.name for field in dataclasses.fields(Config)}
-    for name in values:
-        check_choice("config field", name, tuple(known))
-    if isinstance(values.get("hidden"), list):
-        values["hidden"] = tuple(values["hidden"])
-    return validate(Config(**values))
+    return validate(from_mapping(parse_json(text), Config(), "config field"))
+
+
+def load_config(path: str | os.PathLike) -> Config:
+    """The validated config in a JSON or TOML file; fields that it does not name keep their
+    defaults. Raises a ValueError as `read_file` and `from_mapping` do."""
+    return validate(from_mapping(read_file(path), Config(), "config field"))
+
+
+# --- Files: data from others, read strictly ------------------------------------------------------
+
+
+def read_file(path: str | os.PathLike) -> dict[str, Any]:
+    """The table in a JSON (.json) or TOML (.toml) file.
+
+    Raises a one-line ValueError for anything else: another ending, not a regular file, larger
+    than MOST_FILE_BYTES, not UTF-8, a byte order mark, a syntax error, a duplicate key, NaN or
+    Infinity, nesting too deep, or no table at the top.
+    """
+    path = pathlib.Path(path)
+    name = f"config file {told(str(path))}"
+    if path.suffix not in (".json", ".toml"):
+        raise ValueError(f"{name}: its name must end in .json or .toml.")
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a folder, or a pipe that would block
+            raise ValueError(f"{name} is not a regular file; give a JSON or TOML file.")
+        with open(path, "rb") as file:
+            content = file.read(MOST_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else _told_error(error)
+        text = reason if name in str(reason) else f"{name} cannot be read: {reason}."
+        raise ValueError(text) from None
+    if len(content) > MOST_FILE_BYTES:
+        raise ValueError(f"{name} is larger than {MOST_FILE_BYTES} bytes; is it a config?")
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} is not UTF-8 (byte {error.start}); save it as UTF-8.") from None
+    if text.startswith("\ufeff"):
+        raise ValueError(f"{name} begins with a byte order mark; save it as UTF-8 without one.")
+    try:
+        return parse_json(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name}: {_told_error(error)}") from None
+
+
+def parse_json(text: str) -> dict[str, Any]:
+    """A JSON object, strictly: a one-line ValueError on duplicate keys, NaN, Infinity, nesting too
+    deep, or anything but an object."""
+    try:
+        values = json.loads(text, object_pairs_hook=_distinct, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(_told_error(error)) from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{told(values)} must be a JSON object, such as {{}}.")
+    return values
+
+
+def _told_error(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply."
+    return " ".join(str(error).split())
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+        raise ValueError(f"key {told(twice)} stands twice; keep one.")
+    return values
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number that JSON allows; give a finite one.")
+
+
+Record = TypeVar("Record")
+
+
+def from_mapping(values: Mapping[str, Any], base: Record, kind: str = "option") -> Record:
+    """The dataclass `base` with the fields that `values` names, strictly by their types.
+
+    A field that is a dataclass takes a table, a tuple a list; a float takes a whole number too;
+    nothing else is converted. Raises a one-line ValueError on an unknown name (with the nearest)
+    or a wrong type. Ranges are `validate`'s.
+    """
+    hints = typing.get_type_hints(type(base))
+    changes = {}
+    for name, value in values.items():
+        check_choice(kind, name, tuple(hints))
+        present = getattr(base, name)
+        if dataclasses.is_dataclass(present):
+            if not isinstance(value, Mapping):
+                raise ValueError(f"{name}={told(value)} must be a table of fields.")
+            changes[name] = from_mapping(value, present, f"{name} field")
+        else:
+            changes[name] = _typed(name, value, hints[name])
+    return dataclasses.replace(base, **changes)
+
+
+_WORDS = {int: "a whole number", float: "a real number", bool: "true or false", str: "text"}
+
+
+def _typed(name: str, value: Any, hint: Any) -> Any:
+    """`value` as the type that `hint` says; raises a ValueError when it is of another."""
+    choices = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for choice in choices:
+        if choice is type(None) and value is None:
+            return None
+        if typing.get_origin(choice) is tuple and isinstance(value, list | tuple):
+            return tuple(_typed(name, item, typing.get_args(choice)[0]) for item in value)
+        if choice is float and type(value) in (int, float):
+            return check_finite(name, value)
+        if choice is pathlib.Path and type(value) is str:
+            return pathlib.Path(value)
+        if choice in (bool, int, str) and type(value) is choice:
+            return value
+    wanted = " or ".join(_WORDS.get(choice, _in_words(choice)) for choice in choices)
+    raise ValueError(f"{name}={told(value)} must be {wanted}.")
+
+
+def _in_words(choice: Any) -> str:
+    if typing.get_origin(choice) is tuple:
+        return f"a list, each of its values {_WORDS.get(typing.get_args(choice)[0], 'a value')}"
+    return {type(None): "null", pathlib.Path: "a path"}.get(choice, str(choice))
+
+
+def check_finite(name: str, value: float) -> float:
+    """A finite number as a Python float; raises a ValueError otherwise."""
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"{name}={told(value)} must be finite.")
+    return number

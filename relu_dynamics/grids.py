@@ -5,10 +5,18 @@ each running the same single-device program: what a run computes does not depend
 devices there are, on its neighbours in the block, or on the order of the blocks.
 """
 
+import collections
 import concurrent.futures
 import dataclasses
+import functools
+import itertools
+import json
 import os
+import pathlib
 import queue
+import re
+import secrets
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -21,10 +29,14 @@ import rich.progress
 import xarray as xr
 
 from relu_dynamics import outcomes, store, tasks, training
-from relu_dynamics.axes import Grid, make_grid
-from relu_dynamics.config import Config
+from relu_dynamics.axes import Grid, VersionError, grid_from_identity, make_grid
+from relu_dynamics.config import Config, told
 from relu_dynamics.outcomes import History
 from relu_dynamics.probes import LayerSummary
+
+
+class OutOfMemoryError(ValueError):
+    """A request, or a block, that does not fit into memory."""
 
 
 class BlockResult(NamedTuple):
@@ -79,8 +91,68 @@ def run_block(
     key = training.run_key(grid.root_seed, grid.block_seed(block))
     arguments = jax.device_put((configs, key, tasks.load_data(grid.config)), device)
     size = grid.block_size(block)
-    result = (program or block_program)(*arguments)
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[:size], result)
+    try:
+        result = (program or block_program)(*arguments)
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[:size], result)
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
+            raise
+        raise OutOfMemoryError(_memory_remedy(grid, device)) from None
+
+
+def _memory_remedy(grid: Grid, device: jax.Device | None) -> str:
+    """What to do when a block does not fit: the most lanes that do. Never done by itself, since
+    another number of lanes is another result."""
+    room = _room(device)
+    fits = [
+        n for n in (2**i for i in range(20)) if n < grid.lanes and program_bytes(grid, n) < room
+    ]
+    if not fits:
+        return (
+            f"lanes={grid.lanes} do not fit into {room / 2**30:.2f} GiB, nor does one lane; "
+            "use fewer examples, a smaller network or a machine with more memory."
+        )
+    return (
+        f"lanes={grid.lanes} do not fit into {room / 2**30:.2f} GiB; use lanes={fits[-1]} or fewer "
+        "(another number of lanes is another grid: choose another folder for it)."
+    )
+
+
+def _room(device: jax.Device | None) -> int:
+    """Bytes that a block program may use on a device."""
+    limits = (device or jax.local_devices()[0]).memory_stats() or {}
+    return limits.get("bytes_limit") or min(training.available_bytes(), _allowed_bytes())
+
+
+def _allowed_bytes() -> int:
+    """Address space that this process may still take (ulimit -v)."""
+    try:
+        import resource
+
+        most = resource.getrlimit(resource.RLIMIT_AS)[0]
+        pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
+    except (ImportError, OSError):  # another system: no such limit
+        return sys.maxsize
+    if most == resource.RLIM_INFINITY:
+        return sys.maxsize
+    return max(most - pages * os.sysconf("SC_PAGE_SIZE"), 0)
+
+
+@functools.lru_cache(maxsize=64)
+def _program_bytes(config: Config, axes: tuple[str, ...], lanes: int) -> int:
+    grid = Grid(config, tuple((name, (1.0,)) for name in axes), (0,), 0, lanes)
+    arguments = block_configs(grid, grid.block_cells(0)), training.run_key(0, 0)
+    program = block_program.lower(*arguments, tasks.load_data(config)).compile()
+    stats = program.memory_analysis()
+    return stats.temp_size_in_bytes + stats.argument_size_in_bytes + stats.output_size_in_bytes
+
+
+def program_bytes(grid: Grid, lanes: int) -> int:
+    """Bytes that a block program of so many lanes holds while it runs, as its compiler says of
+    one and of two lanes."""
+    names = tuple(name for name, _ in grid.axes)
+    one, two = (_program_bytes(grid.config, names, n) for n in (1, 2))
+    return one + (lanes - 1) * max(two - one, 0)
 
 
 def run_blocks(
@@ -107,25 +179,168 @@ def run_blocks(
             free.put(device)
 
     waiting = iter(blocks)
-    with concurrent.futures.ThreadPoolExecutor(len(devices)) as pool:
-        # A short queue: results stay on the host only until the caller has taken them.
-        running = {}
+    pool = concurrent.futures.ThreadPoolExecutor(len(devices))
+    # A short queue: results stay on the host only until the caller has taken them.
+    running = {}
+    try:
+        while True:
+            while len(running) < 2 * len(devices) and (block := next(waiting, None)) is not None:
+                running[pool.submit(work, block)] = block
+            if not running:
+                return
+            done, _ = concurrent.futures.wait(
+                running, return_when=concurrent.futures.FIRST_COMPLETED
+            )
+            for future in done:
+                yield running.pop(future), future.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+# --- Other processes and machines: executors and shards -----------------------------------------
+
+AnyExecutor = concurrent.futures.Executor | Callable[[], concurrent.futures.Executor]
+IN_FLIGHT = 256  # blocks given to an executor at a time
+RETRIES = 3  # of a block, and of an executor that broke
+
+
+def block_task(grid: Grid, grid_hash: str, block: int) -> BlockResult:
+    """The result of one block as host arrays: what an executor's worker runs.
+
+    A pure function of its arguments, so that it may be run again anywhere. Raises a `VersionError`
+    when the worker's own JAX or platform would give other numbers.
+    """
+    here = dataclasses.replace(grid)  # without what the sender has computed of it
+    if here.hash != grid_hash:
+        raise VersionError(
+            f"a worker runs jax {jax.__version__} on {jax.default_backend()}, which is not what "
+            "the sweep was started with; start workers in the same environment."
+        )
+    return run_block(here, block)
+
+
+def run_blocks_on(
+    executor: AnyExecutor,
+    grid: Grid,
+    blocks: Iterable[int],
+    report: Callable[[str], None] = lambda line: None,
+) -> Iterator[tuple[int, BlockResult]]:
+    """Yields (block, result) as blocks finish on an executor's workers.
+
+    A block that fails (its worker was lost, say) is tried again up to `RETRIES` times. When the
+    executor itself breaks, a new one takes over if a function that makes them was given, else this
+    process; either way the numbers are the same.
+    """
+    make = executor if not isinstance(executor, concurrent.futures.Executor) else None
+    waiting = collections.deque()
+    source = iter(blocks)
+    tries: collections.Counter[int] = collections.Counter()
+    for attempt in range(RETRIES + 1):
+        pool = make() if make else executor
         try:
-            while True:
-                while (
-                    len(running) < 2 * len(devices) and (block := next(waiting, None)) is not None
-                ):
-                    running[pool.submit(work, block)] = block
-                if not running:
-                    return
-                done, _ = concurrent.futures.wait(
-                    running, return_when=concurrent.futures.FIRST_COMPLETED
-                )
-                for future in done:
-                    yield running.pop(future), future.result()
+            yield from _on_pool(pool, grid, source, waiting, tries, report)
+            return
+        except concurrent.futures.BrokenExecutor as error:
+            left = make is not None and attempt < RETRIES
+            report(f"{_one_line(error)} {'starting workers anew' if left else 'going on here'}")
+            if not left:
+                break
         finally:
-            for future in running:
-                future.cancel()
+            if make:
+                pool.shutdown(wait=False, cancel_futures=True)
+    yield from run_blocks(grid, itertools.chain(waiting, source))
+
+
+def _on_pool(pool, grid, source, waiting, tries, report):
+    """Yields from one executor; on a `BrokenExecutor` what was not finished is in `waiting`."""
+    running = {}
+    try:
+        while True:
+            while len(running) < IN_FLIGHT:
+                block = waiting.popleft() if waiting else next(source, None)
+                if block is None:
+                    break
+                waiting.appendleft(block)  # not lost when submit itself fails
+                running[pool.submit(block_task, grid, grid.hash, block)] = block
+                waiting.popleft()
+            if not running:
+                return
+            done, _ = concurrent.futures.wait(
+                running, return_when=concurrent.futures.FIRST_COMPLETED
+            )
+            for future in done:
+                try:
+                    result = future.result()
+                except (ValueError, concurrent.futures.BrokenExecutor):
+                    raise  # bad input, or all workers gone
+                except Exception as error:
+                    block = running.pop(future)
+                    tries[block] += 1
+                    if tries[block] > RETRIES:
+                        raise
+                    report(f"block {block} is tried again: {_one_line(error)}")
+                    waiting.append(block)
+                else:
+                    yield running.pop(future), result
+    finally:
+        for future, block in running.items():
+            future.cancel()
+            waiting.append(block)
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+
+
+Shard = tuple[int, int] | str | None
+
+
+def check_shard(shard: Shard) -> tuple[int, int] | None:
+    """(number, of how many) of a shard given as a pair, as "i/n" or as "auto"; None: no shard.
+
+    "auto" asks, in this order: `jax.distributed` when it is initialized (a process is a shard),
+    then a SLURM array's variables (a task is a shard). Numbers begin at 0. Raises a ValueError
+    that names what is wrong.
+    """
+    if shard is None or shard == "auto":
+        return _process_shard() or (_slurm_shard() if shard == "auto" else None)
+    text = shard
+    if isinstance(shard, str):
+        match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", shard)
+        if not match:
+            raise ValueError(f'shard={told(shard)} must be i/n, such as 0/4, or "auto".')
+        shard = int(match[1]), int(match[2])
+    if not (
+        isinstance(shard, tuple)
+        and len(shard) == 2
+        and all(isinstance(n, int) and not isinstance(n, bool) for n in shard)
+        and 0 <= shard[0] < shard[1]
+    ):
+        raise ValueError(f"shard={told(text)} must be i/n with 0 <= i < n, such as 0/4 or 3/4.")
+    return shard
+
+
+def _process_shard() -> tuple[int, int] | None:
+    if jax.distributed.is_initialized() and jax.process_count() > 1:
+        return jax.process_index(), jax.process_count()
+    return None
+
+
+def _slurm_shard() -> tuple[int, int] | None:
+    names = [f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "MAX", "STEP", "COUNT")]
+    found = {name: os.environ[name] for name in names if os.environ.get(name)}
+    if names[0] not in found:
+        return None
+    if not all(re.fullmatch("[0-9]{1,9}", text) for text in found.values()):
+        raise ValueError(f"{found} must be whole numbers; give --shard i/n.")
+    numbers = [int(found[name]) if name in found else None for name in names]
+    task, first, last, step, count = numbers
+    step, first = step or 1, first or 0
+    total = count if last is None else (last - first) // step + 1
+    place = (task - first) // step
+    if not total or (count or total) != total or (task - first) % step or not 0 <= place < total:
+        raise ValueError(f"{found} is not an array of equal steps; give --shard i/n.")
+    return place, total
 
 
 @jax.jit
@@ -194,6 +409,8 @@ def sweep(
     lanes: int | None = None,
     out: str | os.PathLike | None = None,
     progress: bool = False,
+    shard: Shard = None,
+    executor: AnyExecutor | None = None,
 ) -> xr.Dataset:
     """Trains every run of a grid and returns the labelled result.
 
@@ -206,48 +423,113 @@ def sweep(
       out: a folder that keeps every finished block, so that the same call continues after a
         stop, and the labelled result as `results.zarr`. None keeps everything in memory.
       progress: whether to draw a progress bar on standard error.
+      shard: (i, n) or "i/n" trains only the blocks b with b % n == i; any number of processes, on
+        any hosts, share one `out`. "auto" takes it from `jax.distributed` or a SLURM array. None
+        is all blocks (of a `jax.distributed` process: its own).
+      executor: trains on the workers of a `concurrent.futures.Executor` (or of those that a
+        function returns) instead of this process's devices.
 
-    Raises a ValueError on bad input, before anything is traced or written.
+    None of `out`, `progress`, `shard` and `executor` changes a bit of the result.
+
+    Raises a ValueError on bad input, before anything is traced or written, and an
+    `UnfinishedError` when a shard is done and blocks of others are missing.
     """
     grid = make_grid(config, axes, seeds, root_seed=root_seed, lanes=lanes)
-    return sweep_grid(grid, out=out, progress=progress)
+    return sweep_grid(grid, out=out, progress=progress, shard=shard, executor=executor)
 
 
 def sweep_grid(
-    grid: Grid, *, out: str | os.PathLike | None = None, progress: bool = False
+    grid: Grid,
+    *,
+    out: str | os.PathLike | None = None,
+    progress: bool = False,
+    shard: Shard = None,
+    executor: AnyExecutor | None = None,
 ) -> xr.Dataset:
     """`sweep` for a grid that is already made."""
+    part = check_shard(shard)
     if out is None:
-        needed = 3 * grid.blocks * block_bytes(grid)  # blocks, their join and its labelled copy
-        training.check_memory(needed, "give out=FOLDER to stream blocks to disk, or fewer seeds")
+        if part and part[1] > 1 and shard is not None:
+            raise ValueError(f"shard={part[0]}/{part[1]} needs out=FOLDER, which all shards share.")
+        return _sweep_in_memory(grid, progress, executor)
     # A folder of another grid is refused first, and "nothing is dead" before a folder is made.
-    if out is not None:
-        store.check_folder(out, grid)
+    folder = store.check_folder(out, grid)
+    size = block_bytes(grid)
+    missing = grid.blocks - len(store.stored_blocks(folder, grid))
+    own = -(-missing // (part or (0, 1))[1])
+    store.check_room(folder, (own + grid.blocks * (missing > 0)) * size)  # and a labelled copy
+    check_at_risk(grid)
+    folder = store.open_folder(out, grid)
+    return _sweep_to_folder(grid, folder, progress, part or (0, 1), executor)
+
+
+def _sweep_in_memory(grid, progress, executor):
+    needed = 3 * grid.blocks * block_bytes(grid)  # blocks, their join and its labelled copy
+    try:
+        training.check_memory(needed, "give out=FOLDER to stream blocks to disk, or fewer seeds")
+    except ValueError as error:
+        raise OutOfMemoryError(str(error)) from None
     check_at_risk(grid)
     attributes = store.provenance(grid)
-    if out is None:
-        blocks = {}
-        for block, result in _watched(grid, range(grid.blocks), progress):
-            blocks[block] = store.flatten_result(result)
-        return store.join(grid, blocks.__getitem__, attributes)
-    folder = store.open_folder(out, grid)
-    console = rich.console.Console(stderr=True)
-    done = set(store.finished_blocks(folder, grid, console.print))
+    blocks = {}
+    for block, result in _watched(grid, range(grid.blocks), progress, executor=executor):
+        blocks[block] = store.flatten_result(result)
+    return store.join(grid, blocks.__getitem__, attributes)
+
+
+def _sweep_to_folder(grid, folder, progress, part, executor):
+    """Trains what is missing of a shard; whoever then finds all blocks makes the result."""
+    report = rich.console.Console(stderr=True).print
+    number, shards = part
+    attributes = store.provenance(grid)
     started = time.monotonic()
-    missing = [block for block in range(grid.blocks) if block not in done]
-    for block, result in _watched(grid, missing, progress, len(done)):
-        store.write_block(folder, grid, block, result)
-    if missing or not (folder / store.RESULT_FOLDER).is_dir():
+    trained = 0
+    for attempt in range(RETRIES + 1):
+        with store.writing(folder):
+            done = set(store.finished_blocks(folder, grid, report))
+        missing = [b for b in range(number, grid.blocks, shards) if b not in done]
+        blocks = _still_missing(grid, folder, missing)
+        for block, result in _watched(grid, blocks, progress, len(done), executor):
+            with store.writing(folder):
+                store.write_block(folder, grid, block, result)
+            trained += 1
+        left = grid.blocks - len(store.stored_blocks(folder, grid))
+        if left:
+            raise store.UnfinishedError(
+                f"shard {number}/{shards} is done; {left:,} of {grid.blocks:,} blocks are left to "
+                "others. The last of them, or the same command without a shard, makes the result."
+            )
+        if not trained and store.result_is_whole(folder, grid):
+            break
         attributes |= {
             "seconds_training": f"{time.monotonic() - started:.2f}",
-            "blocks_trained": str(len(missing)),
+            "blocks_trained": str(trained),
         }
-        store.build_result(folder, grid, attributes)
+        try:
+            with store.writing(folder):
+                store.build_result(folder, grid, attributes)
+            break
+        except store.BlockError as error:  # damaged since, or set aside by another driver
+            if attempt == RETRIES:
+                raise
+            report(f"{error}: looking again")
     return store.open_result(folder)
 
 
-def _watched(grid, blocks, progress, done=0):
-    """Yields from `run_blocks` under a progress bar: blocks, rate, time left, recovered so far."""
+def _still_missing(grid: Grid, folder: pathlib.Path, missing: list[int]) -> Iterator[int]:
+    """The missing blocks that nobody else has finished by the time that it is their turn.
+
+    Every driver begins elsewhere, so that several in one folder share the work.
+    """
+    first = secrets.randbelow(max(len(missing), 1))
+    for block in missing[first:] + missing[:first]:
+        if not store.is_done(folder, grid, block):
+            yield block
+
+
+def _watched(grid, blocks, progress, done=0, executor=None):
+    """Yields from the devices or the executor under a progress bar: blocks, rate, time left,
+    recovered so far."""
     columns = [
         rich.progress.TextColumn("{task.description}"),
         rich.progress.BarColumn(),
@@ -261,7 +543,12 @@ def _watched(grid, blocks, progress, done=0):
     with rich.progress.Progress(*columns, console=console, disable=not progress) as bar:
         task = bar.add_task("training", total=grid.blocks, completed=done, facts="compiling")
         started = time.monotonic()
-        for block, result in run_blocks(grid, blocks):
+        source = (
+            run_blocks(grid, blocks)
+            if executor is None
+            else run_blocks_on(executor, grid, blocks, console.print)
+        )
+        for block, result in source:
             yield block, result
             new_at_risk, new_recovered = tally(grid, result)
             runs += grid.block_size(block)
@@ -269,3 +556,87 @@ def _watched(grid, blocks, progress, done=0):
             rate = runs * grid.config.steps / (time.monotonic() - started)
             facts = f"{rate:,.0f} run-steps/s, {recovered:,} of {at_risk:,} dead units recovered"
             bar.update(task, advance=1, facts=facts)
+
+
+# --- Replay: a stored cell again -----------------------------------------------------------------
+
+
+class Replay(NamedTuple):
+    """A stored cell, trained again by the program that trained it."""
+
+    config: Config  # of the cell
+    seed: int
+    block: int
+    lane: int
+    result: BlockResult  # the cell's own leaves, without [lanes]: the stored numbers, bit for bit
+    run: training.Run | None  # the same run alone: agrees to rounding, not bit for bit
+
+
+def replay(
+    source: str | os.PathLike | xr.Dataset,
+    cell: Mapping[str, float],
+    seed: int,
+    *,
+    trace_units: bool = False,
+) -> Replay:
+    """Trains one stored cell again, from what is stored alone, and checks that the numbers are
+    the stored ones, bit for bit.
+
+    Args:
+      source: a sweep's output folder, or the labelled result that it returned.
+      cell: the value of every axis, such as `{"learning_rate": 0.1, "initial_bias": -4.0}`.
+      seed: one of the stored seeds.
+      trace_units: whether to train the run alone too, with every unit's record at every step.
+        A run alone is another program than a block, so that it agrees with the stored numbers to
+        rounding only.
+
+    Raises a ValueError when there is no such cell, when versions or platform differ from those
+    that made the result, and when a number differs.
+    """
+    folder = None if isinstance(source, xr.Dataset) else pathlib.Path(source)
+    grid = grid_from_identity(_stored_identity(source, folder))
+    number = _cell_number(grid, cell)
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed not in grid.seeds:
+        raise ValueError(f"seed={told(seed)} is not stored; use one of {told(grid.seeds)}.")
+    block = grid.seeds.index(int(seed)) * grid.chunks + number // grid.lanes
+    lane = number % grid.lanes
+    result = jax.tree.map(lambda leaf: leaf[lane], run_block(grid, block))
+    if folder is None:
+        stored = store.cell_records(source.sel(dict(cell), method=None).sel(seed=seed))
+    else:
+        stored = {
+            name: value[lane] for name, value in store.read_block(folder, grid, block).items()
+        }
+    found = store.flatten_result(result)
+    differing = [n for n in found if np.asarray(found[n]).tobytes() != stored[n].tobytes()]
+    if differing:
+        raise ValueError(
+            f"cell {dict(cell)}, seed {seed}: {', '.join(differing)} differ from what is stored; "
+            "was it made on another kind of processor, or changed?"
+        )
+    values = {name: float(value[0]) for name, value in grid.values(np.array([number])).items()}
+    config = dataclasses.replace(grid.config, **values)
+    run = None
+    if trace_units:
+        run = training.train(config, int(seed), root_seed=grid.root_seed, trace_units=True)
+    return Replay(config, int(seed), block, lane, result, run)
+
+
+def _stored_identity(source, folder: pathlib.Path | None):
+    if folder is not None:
+        return store.read_identity(folder)
+    if "identity" not in source.attrs:
+        raise ValueError("the result has no attribute `identity`; give one that a sweep returned.")
+    return json.loads(source.attrs["identity"])
+
+
+def _cell_number(grid: Grid, cell: Mapping[str, float]) -> int:
+    """The number of the cell with exactly these values of all axes."""
+    names = [name for name, _ in grid.axes]
+    if not isinstance(cell, Mapping) or sorted(cell) != sorted(names):
+        raise ValueError(f"cell={told(cell)} must give a value of each axis: {', '.join(names)}.")
+    for name, values in grid.axes:
+        if cell[name] not in values:
+            raise ValueError(f"{name}={told(cell[name])} is not stored; use one of {told(values)}.")
+    place = [values.index(cell[name]) for name, values in grid.axes]
+    return int(np.ravel_multi_index(place, grid.shape))

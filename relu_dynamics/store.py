@@ -8,15 +8,24 @@ from validated blocks and can be made again at any time.
 Knows records, never training.
 """
 
+import contextlib
+import errno
 import hashlib
 import io
 import json
+import math
 import os
 import pathlib
 import platform
+import re
+import secrets
+import shutil
+import socket
+import stat
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Any
@@ -24,43 +33,134 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from relu_dynamics.axes import Grid
+from relu_dynamics.axes import VERSION_FIELDS, Grid, VersionError
+from relu_dynamics.config import told
 from relu_dynamics.outcomes import NEVER, History, Outcome, classify
 from relu_dynamics.probes import LayerSummary
 
 IDENTITY_FILE = "identity.json"
 RESULT_FOLDER = "results.zarr"
 SUMMARY_FILE = "summary.json"
+OWN_NAMES = (IDENTITY_FILE, RESULT_FOLDER, SUMMARY_FILE, "blocks", "quarantine")
+SEAL = "files_sha256"
+MOST_IDENTITY_BYTES = 2**28
+MOST_SEAL_BYTES = 2**12
 PACKAGES = ("relu-dynamics", "jax", "jaxlib", "flax", "optax", "numpy", "xarray", "zarr")
 
 
 class FolderError(ValueError):
-    """An output folder that cannot be used: another grid's result, or not writable."""
+    """An output folder that cannot be used, or that holds no result."""
+
+
+class OtherGridError(FolderError):
+    """A folder that holds the result of another grid, or something else."""
+
+
+class FolderVersionError(FolderError, VersionError):
+    """A folder whose result asks the same question, made by another version or platform."""
+
+
+class NotWritableError(FolderError):
+    """A folder that cannot be written: no permission, no room, or it has gone."""
+
+
+class BlockError(ValueError):
+    """A stored block that is missing or does not validate."""
+
+
+class UnfinishedError(Exception):
+    """A shard is done and blocks of others are not there yet: no result to return so far."""
 
 
 def check_folder(path: str | os.PathLike, grid: Grid) -> pathlib.Path:
     """The path of an output folder that this grid may use; writes nothing.
 
-    Raises a `FolderError` when it holds the result of another grid (naming the fields that
-    differ), something else, or cannot be written.
+    Raises a `FolderError` when it holds the result of another grid or version (naming the fields
+    that differ), something else, a symbolic link, or cannot be written.
     """
     folder = pathlib.Path(path)
-    parent = next((p for p in (folder, *folder.absolute().parents) if p.exists()), folder)
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise FolderError(f"out={str(folder)!r} cannot be written; choose another folder.")
+    try:
+        parent = next((p for p in (folder, *folder.absolute().parents) if p.exists()), folder)
+    except (OSError, ValueError) as error:  # a name too long, or with a NUL
+        raise NotWritableError(
+            f"out={told(str(folder))} cannot be written ({error}); choose another folder."
+        ) from None
+    if not _is_writable(parent):
+        raise NotWritableError(f"out={str(folder)!r} cannot be written; choose another folder.")
+    for name in OWN_NAMES:
+        if (folder / name).is_symlink():
+            raise OtherGridError(
+                f"out={str(folder)!r}: {name} is a symbolic link, which is never followed; "
+                "choose another folder."
+            )
     identity_file = folder / IDENTITY_FILE
     if identity_file.exists():
-        differing = _differences(_read_json(identity_file), grid.identity)
-        if differing:
-            raise FolderError(
-                f"out={str(folder)!r} holds the result of another grid, which differs in "
-                f"{', '.join(differing)}; choose another folder (nothing was changed)."
-            )
-    elif folder.exists() and any(folder.iterdir()):
-        raise FolderError(
+        _check_identity(folder, grid)
+    elif folder.exists() and not _is_empty(folder) and not _has_block(folder, grid):
+        raise OtherGridError(
             f"out={str(folder)!r} is not empty and holds no {IDENTITY_FILE}; choose another folder."
         )
     return folder
+
+
+def _is_writable(folder: pathlib.Path) -> bool:
+    """Whether files can be made in a folder: by its rights, and by what its disk says (rights do
+    not stop root)."""
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        return False
+    disk = os.statvfs(folder)
+    return not disk.f_flag & os.ST_RDONLY and disk.f_blocks > 0
+
+
+def _check_identity(folder: pathlib.Path, grid: Grid) -> None:
+    """Raises a `FolderError` unless the folder's identity is the grid's."""
+    try:
+        found = _read_json(folder / IDENTITY_FILE)
+    except FolderError:
+        if _has_block(folder, grid):  # a damaged identity; `open_folder` writes it again
+            return
+        raise
+    differing = differences(found, grid.identity)
+    if not differing:
+        return
+    text = f"{', '.join(differing)}; choose another folder (nothing was changed)."
+    if isinstance(found, dict) and not differences(_question(found), _question(grid.identity)):
+        raise FolderVersionError(
+            f"out={str(folder)!r} holds the same grid made otherwise, which differs in {text}"
+        )
+    raise OtherGridError(
+        f"out={str(folder)!r} holds the result of another grid, which differs in {text}"
+    )
+
+
+def _question(identity: dict) -> dict:
+    return {name: value for name, value in identity.items() if name not in VERSION_FIELDS}
+
+
+def _has_block(folder: pathlib.Path, grid: Grid) -> bool:
+    """Whether the folder holds at least one valid block of the grid: then it is the grid's."""
+    return any(is_done(folder, grid, block) for block in stored_blocks(folder, grid))
+
+
+def stored_blocks(folder: pathlib.Path, grid: Grid) -> list[int]:
+    """Numbers of the grid's blocks of which the folder has a file, valid or not."""
+    try:
+        names = os.listdir(folder / "blocks")
+    except OSError:
+        return []
+    numbers = [int(name[:-4]) for name in names if re.fullmatch(r"[0-9]{8,}\.npz", name)]
+    return sorted(b for b in numbers if b < grid.blocks and block_path(folder, b).name in names)
+
+
+def _is_empty(folder: pathlib.Path) -> bool:
+    """Whether a folder holds nothing but what a driver killed at its start leaves behind."""
+    found = [path for path in folder.iterdir() if not _is_leftover(path)]
+    inside = (folder / "blocks").iterdir() if (folder / "blocks").is_dir() else ()
+    return found in ([], [folder / "blocks"]) and all(_is_leftover(path) for path in inside)
+
+
+def _is_leftover(path: pathlib.Path) -> bool:
+    return re.fullmatch(r".+\.[\w-]+\.[0-9]+\.[0-9a-f]{8}\.tmp", path.name) is not None
 
 
 def open_folder(path: str | os.PathLike, grid: Grid) -> pathlib.Path:
@@ -71,31 +171,87 @@ def open_folder(path: str | os.PathLike, grid: Grid) -> pathlib.Path:
     folder = check_folder(path, grid)
     try:
         (folder / "blocks").mkdir(parents=True, exist_ok=True)
-        if not (folder / IDENTITY_FILE).exists():
+        if not _identity_is(folder, grid):
             write_whole(folder / IDENTITY_FILE, json.dumps(grid.identity, indent=1).encode())
     except OSError as error:
-        raise FolderError(
+        raise NotWritableError(
             f"out={str(folder)!r} cannot be written ({error.strerror}); choose another folder."
         ) from None
     return folder
 
 
+def _identity_is(folder: pathlib.Path, grid: Grid) -> bool:
+    try:
+        return _read_json(folder / IDENTITY_FILE) == grid.identity
+    except FolderError:
+        return False
+
+
+def read_identity(path: str | os.PathLike) -> Any:
+    """The identity in an output folder, as plain JSON values; raises a `FolderError`."""
+    return _read_json(pathlib.Path(path) / IDENTITY_FILE)
+
+
+def check_room(folder: pathlib.Path, needed: int) -> None:
+    """Raises a `NotWritableError` when a disk has less than `needed` bytes left."""
+    place = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise NotWritableError(
+            f"out={str(folder)!r} needs {needed / 2**20:,.1f} MiB and its disk has "
+            f"{free / 2**20:,.1f} MiB left; free some, choose another folder, or use fewer seeds."
+        )
+
+
+@contextlib.contextmanager
+def writing(folder: pathlib.Path) -> Iterator[None]:
+    """Raises a `NotWritableError` for what goes wrong with the disk inside."""
+    try:
+        yield
+    except Exception as error:
+        explained = _explain_write_error(error, folder)
+        if explained is None or isinstance(error, FolderError):
+            raise
+        raise explained from None
+
+
+def _explain_write_error(error: Exception, folder: pathlib.Path) -> NotWritableError | None:
+    """What a failed write means in one line; None when the exception is not about the disk.
+
+    By errno and text, not by class: libraries raise different ones for a full disk.
+    """
+    number = getattr(error, "errno", None)
+    go_on = "the finished blocks are kept and the same command continues."
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in str(error):
+        return NotWritableError(f"out={str(folder)!r}: the disk is full; free some: {go_on}")
+    if not isinstance(error, OSError):
+        return None
+    if not (folder / "blocks").is_dir():
+        return NotWritableError(f"out={str(folder)!r} has gone; the same command starts again.")
+    return NotWritableError(
+        f"out={str(folder)!r} cannot be written ({error.strerror or error}); {go_on}"
+    )
+
+
 def _read_json(path: pathlib.Path) -> Any:
     try:
+        if path.stat().st_size > MOST_IDENTITY_BYTES:
+            raise ValueError(f"larger than {MOST_IDENTITY_BYTES} bytes")
         return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise FolderError(
-            f"{str(path)!r} cannot be read ({error}); choose another folder."
+    except (OSError, ValueError, RecursionError) as error:
+        raise OtherGridError(
+            f"{str(path)!r} cannot be read ({' '.join(str(error).split())}); choose another folder."
         ) from None
 
 
-def _differences(found: Any, wanted: Any, prefix: str = "") -> list[str]:
+def differences(found: Any, wanted: Any, prefix: str = "") -> list[str]:
+    """Where two JSON values differ, one line for each place."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         names = sorted(found.keys() | wanted.keys())
         return [
             line
             for name in names
-            for line in _differences(found.get(name), wanted.get(name), f"{prefix}{name}.")
+            for line in differences(found.get(name), wanted.get(name), f"{prefix}{name}.")
         ]
     if found == wanted:
         return []
@@ -107,7 +263,7 @@ def _differences(found: Any, wanted: Any, prefix: str = "") -> list[str]:
 
 def write_whole(path: pathlib.Path, content: bytes) -> None:
     """Writes a file so that after a kill or a power cut it is there whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{_writer()}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(content)
@@ -121,6 +277,15 @@ def write_whole(path: pathlib.Path, content: bytes) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def _writer() -> str:
+    """host.pid.token: nobody else writes under this name, on whatever machine."""
+    return f"{_host()}.{os.getpid()}.{secrets.token_hex(4)}"
+
+
+def _host() -> str:
+    return "".join(c for c in socket.gethostname() if c.isalnum() or c in "-_")[:40] or "host"
 
 
 def flatten_result(result: Any) -> dict[str, np.ndarray]:
@@ -166,24 +331,82 @@ def write_block(folder: pathlib.Path, grid: Grid, block: int, result: Any) -> No
 
 
 def read_block(folder: pathlib.Path, grid: Grid, block: int) -> dict[str, np.ndarray]:
-    """The flat named arrays of a stored block; raises a ValueError that says what is wrong when
+    """The flat named arrays of a stored block; raises a `BlockError` that says what is wrong when
     the block is damaged, another grid's or another block's."""
     path = block_path(folder, block)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = _read_arrays(path, _expected_shapes(grid, block))
         seal = json.loads(arrays.pop("seal").tobytes())
         digest = seal.pop("digest")
     except FileNotFoundError:
         raise
     except Exception as error:  # zipfile, npy header, CRC and JSON errors: all mean damage
-        raise ValueError(f"{path.name} is damaged ({type(error).__name__}: {error})") from None
+        raise BlockError(f"{path.name} is damaged ({type(error).__name__}: {error})") from None
     header = _header(grid, block)
     if seal != header:
-        raise ValueError(f"{path.name} is not block {block} of this grid (its seal says {seal})")
+        raise BlockError(f"{path.name} is not block {block} of this grid (its seal says {seal})")
     if digest != _digest(arrays, header):
-        raise ValueError(f"{path.name} is damaged (its digest differs)")
+        raise BlockError(f"{path.name} is damaged (its digest differs)")
     return arrays
+
+
+def _expected_shapes(grid: Grid, block: int) -> dict[str, tuple[int, ...]]:
+    """The shape of every array in a block, so that nothing larger is ever allocated."""
+    lanes, config = grid.block_size(block), grid.config
+    shapes = {f"history.{name}": (lanes, config.units) for name in _UNIT_FIELDS}
+    looks = (lanes, config.probes + 1, len(config.hidden))
+    shapes |= {f"layers.{name}": looks for name in LayerSummary._fields}
+    return shapes | {
+        "history.diverged_at": (lanes,),
+        "loss": (lanes, config.probes),
+        "held_loss": (lanes,),
+        "held_error": (lanes,),
+    }
+
+
+def _read_arrays(path: pathlib.Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """The arrays of an npz file and its seal. Sizes and types are checked in the headers, before
+    anything is allocated; nothing is unpickled, and a symbolic link is not followed."""
+    most = MOST_SEAL_BYTES + sum(8 * math.prod(s) + 1024 for s in shapes.values())
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | os.O_NONBLOCK)
+    with open(handle, "rb") as file:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > most:
+            raise ValueError(f"a regular file of at most {most} bytes is expected")
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            if sorted(m.filename for m in members) != sorted(f"{n}.npy" for n in (*shapes, "seal")):
+                raise ValueError("its arrays are not those of a block")
+            return {m.filename[:-4]: _read_member(archive, m, shapes) for m in members}
+
+
+def _read_member(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, shapes: dict[str, tuple[int, ...]]
+) -> np.ndarray:
+    name = member.filename[:-4]
+    if member.compress_type != zipfile.ZIP_STORED:  # small files that unpack to large ones
+        raise ValueError(f"{name} is compressed")
+    with archive.open(member) as file:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError(f"{name} has another npy version")
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        count = math.prod(shape)
+        fits = shape == shapes[name] if name in shapes else count <= MOST_SEAL_BYTES
+        if not fits or fortran or dtype.hasobject or dtype.kind not in "biuf":
+            raise ValueError(f"{name} is {dtype.name} {list(shape)}")
+        content = file.read()  # to the end: zipfile then checks its CRC
+        if len(content) != count * dtype.itemsize:
+            raise ValueError(f"{name} holds {len(content)} bytes")
+        return np.frombuffer(content, dtype).reshape(shape)
+
+
+def is_done(folder: pathlib.Path, grid: Grid, block: int) -> bool:
+    """Whether a block's stored result is there and validates; changes nothing."""
+    try:
+        read_block(folder, grid, block)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def finished_blocks(
@@ -191,24 +414,40 @@ def finished_blocks(
 ) -> list[int]:
     """Block numbers whose stored result validates. What does not is set aside under
     `quarantine/` and reported; leftovers of writes that never finished are removed."""
-    blocks = folder / "blocks"
-    for leftover in blocks.glob("*.tmp"):
-        if not _is_running(leftover.name.split(".")[-2]):
-            leftover.unlink(missing_ok=True)
+    _remove_leftovers(folder)
     done = []
-    for block in range(grid.blocks):
+    for block in stored_blocks(folder, grid):
         try:
             read_block(folder, grid, block)
             done.append(block)
         except FileNotFoundError:
-            continue
+            continue  # another driver has just set it aside
         except ValueError as error:
-            aside = folder / "quarantine"
-            aside.mkdir(exist_ok=True)
-            path = block_path(folder, block)
-            os.replace(path, aside / f"{path.name}.{time.time_ns()}")
+            _set_aside(folder, block_path(folder, block))
             report(f"set aside and will recompute: {error}")
     return done
+
+
+def _set_aside(folder: pathlib.Path, path: pathlib.Path) -> None:
+    aside = folder / "quarantine"
+    aside.mkdir(exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):  # another driver was faster
+        os.replace(path, aside / f"{path.name}.{time.time_ns()}")
+
+
+def _remove_leftovers(folder: pathlib.Path) -> None:
+    """Removes what killed writers left: temporary files and results of dead processes of this
+    machine. (Whether a process of another machine lives is not known here.)"""
+    for leftover in (*(folder / "blocks").glob("*.tmp"), *folder.glob("*.tmp")):
+        if not _is_leftover(leftover):
+            continue
+        host, pid = leftover.name.split(".")[-4:-2]
+        if host != _host() or _is_running(pid):
+            continue
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 def _is_running(pid: str) -> bool:
@@ -322,6 +561,15 @@ def label(grid: Grid, records: dict[str, np.ndarray], seeds: tuple[int, ...]) ->
     return result
 
 
+def cell_records(cell: xr.Dataset) -> dict[str, np.ndarray]:
+    """The flat named arrays (as `flatten_result` names them) of one cell and seed of a labelled
+    result."""
+    names = {f"history.{name}": name for name in History._fields}
+    names |= {f"layers.{name}": f"layer_{name}" for name in LayerSummary._fields}
+    names |= {name: name for name in ("loss", "held_loss", "held_error")}
+    return {flat: cell[name].values for flat, name in names.items()}
+
+
 def join(
     grid: Grid,
     read: Callable[[int], dict[str, np.ndarray]],
@@ -339,12 +587,15 @@ def build_result(folder: pathlib.Path, grid: Grid, attributes: dict[str, str]) -
     Memory does not grow with the number of seeds. The zarr is made under another name and
     renamed, so that a reader sees a whole one or none.
     """
-    import shutil
-
     target = folder / RESULT_FOLDER
-    temporary = folder / f"{RESULT_FOLDER}.{os.getpid()}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    read = lambda block: read_block(folder, grid, block)  # noqa: E731
+    temporary = folder / f"{RESULT_FOLDER}.{_writer()}.tmp"
+
+    def read(block):
+        try:
+            return read_block(folder, grid, block)
+        except FileNotFoundError:
+            raise BlockError(f"block {block} has gone") from None
+
     for number, group in enumerate(_groups(grid)):
         parts = [_seed_records(grid, read, index) for index in group]
         records = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -354,9 +605,59 @@ def build_result(folder: pathlib.Path, grid: Grid, attributes: dict[str, str]) -
             part.to_zarr(temporary, zarr_format=3, consolidated=False)
         else:
             part.to_zarr(temporary, append_dim="seed", zarr_format=3, consolidated=False)
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(temporary, target)
+    _seal_result(temporary)
+    _swap(temporary, target)
     return target
+
+
+def _swap(temporary: pathlib.Path, target: pathlib.Path) -> None:
+    """Puts a folder in the place of another; when a second driver does the same, one wins."""
+    old = target.with_name(f"{target.name}.{_writer()}.tmp")
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(target, old)
+    try:
+        os.replace(temporary, target)
+    except OSError:
+        if not target.is_dir():
+            raise
+        shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _seal_result(target: pathlib.Path) -> None:
+    """Writes a digest of all its files into a labelled result's attributes."""
+    root = target / "zarr.json"
+    group = json.loads(root.read_text())
+    group["attributes"][SEAL] = _files_digest(target)
+    write_whole(root, json.dumps(group, indent=2).encode())
+
+
+def _files_digest(target: pathlib.Path) -> str:
+    """Sha256 over names and contents of a zarr folder, its own seal left out."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in target.rglob("*") if p.is_file() and not p.is_symlink()):
+        content = path.read_bytes()
+        if path == target / "zarr.json":
+            group = json.loads(content)
+            group["attributes"].pop(SEAL, None)
+            content = json.dumps(group, sort_keys=True).encode()
+        digest.update(f"{path.relative_to(target).as_posix()} {len(content)}\n".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def result_is_whole(folder: pathlib.Path, grid: Grid | None = None) -> bool:
+    """Whether the labelled result is there, is the grid's (when one is given), and every file of
+    it is as it was written."""
+    target = folder if folder.name.endswith(".zarr") else folder / RESULT_FOLDER
+    try:
+        attributes = json.loads((target / "zarr.json").read_text())["attributes"]
+        if SEAL not in attributes:
+            return grid is None  # made by a script for itself
+        same = grid is None or attributes.get("grid_hash") == grid.hash
+        return same and attributes[SEAL] == _files_digest(target)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def _groups(grid: Grid, most_cells: int = 2**15) -> Iterator[list[int]]:
@@ -369,12 +670,14 @@ def _groups(grid: Grid, most_cells: int = 2**15) -> Iterator[list[int]]:
 def open_result(path: str | os.PathLike) -> xr.Dataset:
     """The labelled result in a sweep's output folder (or the zarr itself), read lazily.
 
-    Raises a `FolderError` when there is none.
+    Raises a `FolderError` when there is none, or when a file of it is missing or damaged.
     """
     folder = pathlib.Path(path)
     target = folder if folder.name.endswith(".zarr") else folder / RESULT_FOLDER
     if not target.is_dir():
         raise FolderError(f"{str(target)!r} is not there; run the experiment first.")
+    if not result_is_whole(target):
+        raise FolderError(f"{str(target)!r} is damaged; the same command makes it again.")
     return xr.open_zarr(target, consolidated=False, chunks=None)
 
 

@@ -190,7 +190,7 @@ def observe(
     if apply is models.apply and models.is_one_unit(config):
         form = _all_units_at_once(config, plain)
     loss, statistics, gradients = form(params, *_examples(config, task, indices))
-    return loss, statistics, _with_push(config, gradients)
+    return loss, statistics, with_outside_gradient(config, gradients)
 
 
 def _all_units_at_once(config: Config, plain: Callable) -> Callable:
@@ -234,7 +234,7 @@ def loss_gradients(
     the forward pass."""
     inputs, targets = _examples(config, task, indices)
     loss, z, gradients = _loss_gradients(config, inputs, targets, params, apply)
-    return loss, z, _with_push(config, gradients)
+    return loss, z, with_outside_gradient(config, gradients)
 
 
 def _loss_gradients(config, inputs, targets, params, apply):
@@ -247,7 +247,7 @@ def _loss_gradients(config, inputs, targets, params, apply):
     return loss, z, gradients
 
 
-def _with_push(config: Config, gradients: models.Params) -> models.Params:
+def with_outside_gradient(config: Config, gradients: models.Params) -> models.Params:
     """The gradients and what pushes from outside the loss."""
     if config.outside_gradient is None:
         return gradients
@@ -328,9 +328,11 @@ def run(
     state: State | None = None,
     *,
     trace_units: bool = False,
+    history: History | None = None,
 ) -> Run:
     """One whole run as a scan of steps, from `state` (by default step 0's own) for `config.steps`
-    steps. Pure; jit it, or vmap it over configs.
+    steps; `history` is what was seen before (by default nothing). Pure; jit it, or vmap it over
+    configs.
 
     Under `jax.vmap` over the config only, the batches of a seed are drawn once for all lanes and
     the first layer of all lanes is one matrix product.
@@ -338,7 +340,7 @@ def run(
     every = config.probe_every
     state = start(config, key) if state is None else state
     statistics, bound = look(config, state.params, task.probe)
-    history = outcomes.start_history(statistics, bound)
+    history = outcomes.start_history(statistics, bound) if history is None else history
 
     def probe_record(statistics):
         layers = probes.layer_summary(statistics, config.hidden)
@@ -406,14 +408,33 @@ def train(
     root_seed: int = 0,
     state: State | None = None,
     trace_units: bool = False,
+    checkpoint: str | os.PathLike | None = None,
+    checkpoint_every: int | None = None,
 ) -> Run:
     """Trains one network, from step 0 or from a given state, and returns all that came out of it.
 
     With `trace_units=True` the trace holds every unit's statistics: of the minibatch and the
     gradient norm at every step, of the probe set at every look (set `probe_every=1` for every
-    step). Raises a ValueError for a config that cannot run, and before starting when the trace
-    does not fit into memory.
+    step). With `checkpoint=FOLDER, checkpoint_every=N` the same call goes on after a kill, see
+    `relu_dynamics.checkpoints`. Raises a ValueError for a config that cannot run, and before
+    starting when the trace does not fit into memory.
     """
+    if checkpoint is not None:
+        from relu_dynamics import checkpoints  # orbax is slow to import, and few runs need it
+
+        if state is not None or checkpoint_every is None:
+            raise ValueError(
+                f"checkpoint={str(checkpoint)!r} needs checkpoint_every=N steps, and starts from "
+                "step 0: leave state=None."
+            )
+        return checkpoints.train(
+            config,
+            seed,
+            folder=checkpoint,
+            every=checkpoint_every,
+            root_seed=root_seed,
+            trace_units=trace_units,
+        )
     config = validate(config)
     check_memory(trace_bytes(config, trace_units), "use trace_units=False or fewer steps")
     traced = as_arrays(config)

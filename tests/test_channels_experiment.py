@@ -16,6 +16,8 @@ from relu_dynamics.outcomes import NEVER
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "experiments" / "channels.py"
 
+pytestmark = pytest.mark.slow  # nine programs to compile
+
 
 def _load():
     spec = importlib.util.spec_from_file_location("channels_experiment", SCRIPT)
