@@ -31,7 +31,7 @@ from relu_dynamics.config import (
 )
 from relu_dynamics.outcomes import DEFINITION_VERSION
 
-SCHEMA_VERSION = 1  # of stored blocks and labelled results
+SCHEMA_VERSION = 2  # of stored blocks and labelled results
 LANE_BYTES = 2**17  # activations of a layer of a whole block: stays in a core's L2 cache
 MOST_LANES = 1024
 MOST_VALUES = 2**22  # of an axis, and seeds: the identity lists them all

@@ -28,7 +28,7 @@ import optax
 from numpy.typing import ArrayLike
 
 from relu_dynamics import models, theory
-from relu_dynamics.config import Config
+from relu_dynamics.config import Config, check_covered
 from relu_dynamics.outcomes import NEVER, Outcome
 from relu_dynamics.probes import UNIT_ROUNDOFF
 from relu_dynamics.statistics import Interval, clustered_interval
@@ -126,7 +126,8 @@ def certify(config: Config, task: Task, state: State, *, horizon: int) -> Certif
     """The verdict on every hidden unit for the `horizon` steps after `state`, a run's state.
 
     One network: `state` without leading axes, traced fields of the config as single numbers. Raises
-    a ValueError for another activation than relu (its slope below 0 is a channel of its own), a
+    a ValueError for another activation than relu (its slope below 0 is a channel of its own), for
+    schedules, clipping, weight normalization, changing tasks and other networks than an MLP, a
     negative horizon, or parameters that are not those of the config. Units of a state that is not
     finite, or beyond 1e15 and on its way there, are POSSIBLE, as are units pushed from outside the
     loss. Host code, not jit-able; nothing is trained. `CERTIFIED_AT` is the first
@@ -137,6 +138,12 @@ def certify(config: Config, task: Task, state: State, *, horizon: int) -> Certif
         raise ValueError(
             f"activation={config.activation!r}: certificates are about units whose gradient is 0 "
             "below 0; use activation='relu'."
+        )
+    check_covered(config, "certificates", ("model", "schedule", "clip_norm", "change_every"))
+    if config.killed_fraction is not None and config.killed_at > int(state.step):
+        raise ValueError(
+            f"killed_at={config.killed_at} is after the state's step {int(state.step)}: "
+            "certificates are about what training does; certify a later state."
         )
     if isinstance(horizon, bool) or not isinstance(horizon, int | np.integer) or horizon < 0:
         raise ValueError(f"horizon={horizon!r} must be a whole number of steps >= 0.")

@@ -50,13 +50,14 @@ import numpy as np
 import optax
 
 from relu_dynamics import models, outcomes, probes, statistics, tasks, training
-from relu_dynamics.config import Config, check_choice, validate
+from relu_dynamics.config import Config, check_choice, check_covered, validate
 from relu_dynamics.outcomes import NEVER, History
 from relu_dynamics.statistics import Interval
 from relu_dynamics.tasks import Task
 from relu_dynamics.training import PRECISION, State
 
 SOURCES = ("gradient", "outside", "residue", "coupled_decay", "decoupled_decay", "noise")
+_UNCOVERED = ("model", "change_every", "killed_at")  # see `check_covered`
 ADAM_B2, ADAM_EPSILON = 0.999, 1e-8  # optax's own, as `training.make_optimizer` leaves them
 RMSPROP_DECAY, RMSPROP_EPSILON = 0.9, 1e-8
 FIRST_MOMENTS = {"momentum": "trace", "nesterov": "trace", "adam": "mu", "adamw": "mu"}
@@ -374,6 +375,7 @@ def _entry(config: Config, record: _Record) -> Entry:
 
 def _accounted_step(config, task, key, indices, state, seen):
     """(next state, what its layers see, the step's _Record of all units, batch loss, batch z)."""
+    config = training.at_step(config, state.step)
     loss, z, gradients = training.loss_gradients(config, task, indices, state.params)
     sources = update_terms(config, gradients, state.optimizer, state.params, key, state.step)
     update, optimizer = training.parameter_updates(config, key, state, gradients)
@@ -450,9 +452,10 @@ def _look_at_probe(config, task, state, history, apply=models.apply):
 
 def _start(config: Config, key: jax.Array) -> State:
     """`training.start` in JAX's present float type (Flax makes float32 parameters under x64)."""
+    unbiased = dataclasses.replace(config, initial_bias=0.0)
     with jax.numpy_dtype_promotion("standard"):  # float32 parameters on float64 inputs
-        params = training.start(training.as_arrays(config), key).params
-    shift = lambda values: values.at[: config.biased_units].set(config.initial_bias)  # noqa: E731
+        params = training.start(training.as_arrays(unbiased), key).params
+    shift = lambda values: values.at[: config.biased_units].add(config.initial_bias)  # noqa: E731
     params = models.with_shift(config, _as_floats(params), shift)
     return State(jnp.int32(0), params, training.make_optimizer(config).init(params))
 
@@ -541,6 +544,7 @@ def account(
     account would not fit into memory.
     """
     config = validate(config)
+    check_covered(config, "accounts", _UNCOVERED)
     chosen = _check_units(config, units, range(config.units))
     empty = jax.eval_shape(lambda: _entry(config, _empty_record(config)))
     unit_bytes = sum(leaf.dtype.itemsize for leaf in jax.tree.leaves(empty))
@@ -654,6 +658,8 @@ def _no_residue(config: Config) -> str | None:
 
 
 def _no_normalization(config: Config) -> str | None:
+    if config.activation in ("prelu", "crelu"):
+        return f"a frozen forward pass does not cover activation={config.activation!r}"
     return "normalization='none' has no statistics" if config.normalization == "none" else None
 
 
@@ -756,6 +762,7 @@ def fork(
     config does not have, a unit outside the biased layer, and when no unit is dead at `step`.
     """
     config = validate(config)
+    check_covered(config, "forks", _UNCOVERED)
     names, rows = _check_arms(config, arms)
     step = _check_step(config, step)
     seeds = _check_seeds(seeds)

@@ -31,6 +31,10 @@ TRACED = (
     "noise_scale",
     "upstream_rate",
     "outside_gradient",
+    "clip_norm",
+    "weight_scale",
+    "scaling_dose",
+    "killed_fraction",
 )
 MOST_UNITS = 2**20  # of a layer
 MOST_LAYERS = 1000
@@ -52,8 +56,9 @@ class Config:
     learning_rate: float = 0.1
     """Step size of the optimizer, >= 0 (traced)."""
     initial_bias: float = -6.0
-    """Bias at step 0 of the `biased_units` units of `biased_layer`; all other biases start at 0.
-    With a normalization it is the normalization's shift (traced)."""
+    """What is added at step 0 to the bias of the first `biased_units` units of `biased_layer`; all
+    biases start at 0, unless the initializer sets them. With a normalization it is the
+    normalization's shift (traced)."""
     momentum: float | None = None
     """Heavy-ball or Nesterov momentum, or Adam's b1, in [0, 1). None: the optimizer's own
     default, 0.9 (traced when given)."""
@@ -68,6 +73,18 @@ class Config:
     outside_gradient: float | None = None
     """A constant that joins the loss gradient of the biased units' shift at every step, dead or
     not: a push from outside the loss (traced when given)."""
+    clip_norm: float | None = None
+    """Largest global norm of the loss gradient, > 0; larger gradients are scaled down to it (traced
+    when given)."""
+    weight_scale: float | None = None
+    """Factor on every initial weight, > 0 (traced when given)."""
+    scaling_dose: float | None = None
+    """How bad the input scaling is: the mean in deviations for "shifted" (default 3), the factor on
+    feature 0 for "one_bad_feature" (default 100) (traced when given)."""
+    killed_fraction: float | None = None
+    """Share of every hidden layer's units, in [0, 1], that are killed at step `killed_at`: incoming
+    weights 0, bias -1, no memory in the optimizer. Which ones is random, the same for all cells of
+    a seed, and a larger share contains a smaller one (traced when given)."""
 
     task: str = _static("digits")
     """Name of the task, see `relu_dynamics.tasks.TASKS`."""
@@ -77,7 +94,12 @@ class Config:
     """Input dimension of the Gaussian teacher-student task (other tasks bring their own)."""
     input_scaling: str = _static("standardized")
     """How inputs are scaled: standardized, minmax, raw, shifted or one_bad_feature."""
+    change_every: int | None = _static(None)
+    """Steps after which the task changes, for ever new tasks (continual learning); a multiple of
+    `probe_every`. None: one task."""
 
+    model: str = _static("mlp")
+    """Name of the network, see `relu_dynamics.models.MODELS`."""
     hidden: tuple[int, ...] = _static((32, 32))
     """Width of every hidden layer."""
     activation: str = _static("relu")
@@ -85,12 +107,20 @@ class Config:
     initializer: str = _static("he_normal")
     """Name of the weight initializer, see `relu_dynamics.models.INITIALIZERS`."""
     normalization: str = _static("none")
-    """What stands between the affine map and the activation: none, batch, layer, rms or group."""
+    """What stands between the affine map and the activation: none, batch, layer, rms or group; or
+    weight, which normalizes the incoming weights instead of z."""
     output_bias: bool = _static(True)
     """Whether the output layer has a bias."""
 
     optimizer: str = _static("sgd")
     """sgd, momentum (heavy-ball), nesterov, adam, adamw or rmsprop."""
+    schedule: str = _static("constant")
+    """Course of the learning rate: constant, warmup (linear from 0), cosine (to 0) or
+    warmup_cosine."""
+    warmup_steps: int | None = _static(None)
+    """Steps of the warm-up."""
+    decay_steps: int | None = _static(None)
+    """Steps, from 0 on, after which a cosine schedule has come to 0; None: `steps`."""
     decay_kind: str = _static("coupled")
     """coupled (added to the gradient, L2) or decoupled (subtracted from the parameter, as AdamW
     does). adamw is always decoupled."""
@@ -107,6 +137,8 @@ class Config:
     """Hidden layer (from 1) whose first units get `initial_bias`."""
     biased_units: int = _static(8)
     """How many of its units get it."""
+    killed_at: int = _static(0)
+    """Step at which `killed_fraction` of the units are killed, a multiple of `probe_every`."""
     probe_size: int | None = _static(None)
     """Number of training examples on which "dead" is judged; None: all of them."""
     probe_every: int = _static(25)
@@ -129,7 +161,9 @@ class Config:
 
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop")
 SCALINGS = ("standardized", "minmax", "raw", "shifted", "one_bad_feature")
-NORMALIZATIONS = ("none", "batch", "layer", "rms", "group")
+DOSED_SCALINGS = ("shifted", "one_bad_feature")
+NORMALIZATIONS = ("none", "batch", "layer", "rms", "group", "weight")
+SCHEDULES = ("constant", "warmup", "cosine", "warmup_cosine")
 _CHOICES = {
     "optimizer": OPTIMIZERS,
     "input_scaling": SCALINGS,
@@ -137,6 +171,7 @@ _CHOICES = {
     "decay_kind": ("coupled", "decoupled"),
     "decay_targets": ("all", "weights", "biases"),
     "batch_order": ("random", "sequential"),
+    "schedule": SCHEDULES,
 }
 _RANGES = {  # field: (test, rule in words)
     "learning_rate": (lambda v: v >= 0, "must be finite and >= 0"),
@@ -146,6 +181,10 @@ _RANGES = {  # field: (test, rule in words)
     "noise_scale": (lambda v: v >= 0, "must be finite and >= 0"),
     "upstream_rate": (lambda v: v >= 0, "must be finite and >= 0"),
     "outside_gradient": (lambda v: True, "must be finite"),
+    "clip_norm": (lambda v: v > 0, "must be finite and > 0"),
+    "weight_scale": (lambda v: v > 0, "must be finite and > 0"),
+    "scaling_dose": (lambda v: True, "must be finite"),
+    "killed_fraction": (lambda v: 0 <= v <= 1, "must be in [0, 1]"),
     "tolerance": (lambda v: v >= 0, "must be finite and >= 0"),
 }
 
@@ -189,6 +228,17 @@ def check_number(field: str, value: Any) -> float:
     return number
 
 
+def check_covered(config: Config, what: str, fields: tuple[str, ...]) -> None:
+    """Raises a ValueError for the first of the static or traced fields that `what` (in words, a
+    plural) does not cover and that is not at its default; and for weight normalization."""
+    if config.normalization == "weight":
+        raise ValueError(f"normalization='weight': {what} do not cover it; use another.")
+    for field in fields:
+        value, default = getattr(config, field), getattr(Config(), field)
+        if value is not None and value != default:
+            raise ValueError(f"{field}={told(value)}: {what} do not cover it; use {default!r}.")
+
+
 def _is_real_number(value: Any) -> bool:
     """Whether a value is one int or float: of Python, of numpy, or a 0-d array of them."""
     if isinstance(value, np.ndarray | jax.Array):
@@ -217,6 +267,7 @@ def validate(config: Config) -> Config:
     for field, known in _CHOICES.items():
         check_choice(field, getattr(config, field), known)
     check_choice("task", config.task, tuple(tasks.TASKS))
+    check_choice("model", config.model, tuple(models.MODELS))
     check_choice("activation", config.activation, tuple(models.ACTIVATIONS))
     check_choice("initializer", config.initializer, tuple(models.INITIALIZERS))
     traced = {
@@ -295,7 +346,78 @@ def validate(config: Config) -> Config:
             f"momentum={config.momentum!r} is not used by optimizer={config.optimizer!r}; "
             "use optimizer='momentum', 'nesterov' or 'adam', or momentum=None."
         )
+    static |= _check_schedule(config) | _check_looks(config)
+    if config.change_every is not None and tasks.TASKS[config.task].renew is None:
+        changing = ", ".join(name for name, kind in tasks.TASKS.items() if kind.renew)
+        raise ValueError(
+            f"change_every={config.change_every} needs a task that can change, not "
+            f"task={config.task!r}; use one of {changing}, or change_every=None."
+        )
+    if (
+        config.change_every is not None
+        and config.input_scaling != "standardized"
+        and tasks.load_data(config) is None
+    ):
+        raise ValueError(
+            f"input_scaling={config.input_scaling!r}: a changing synthetic task is made at its own "
+            "scale; use input_scaling='standardized'."
+        )
+    if config.scaling_dose is not None and config.input_scaling not in DOSED_SCALINGS:
+        raise ValueError(
+            f"scaling_dose={config.scaling_dose!r} is not used by "
+            f"input_scaling={config.input_scaling!r}; use 'shifted', 'one_bad_feature' or None."
+        )
+    if config.killed_fraction is not None and config.normalization != "none":
+        raise ValueError(
+            f"killed_fraction={config.killed_fraction!r} needs normalization='none': a normalized "
+            "unit is not dead for ever because its weights are 0."
+        )
     return dataclasses.replace(config, **static, **traced)
+
+
+def _check_schedule(config: Config) -> dict[str, int | None]:
+    """The checked step counts of the schedule; they stay when `steps` is changed later."""
+    counts: dict[str, int | None] = {"warmup_steps": None, "decay_steps": None}
+    for field, schedules in (
+        ("warmup_steps", ("warmup", "warmup_cosine")),
+        ("decay_steps", ("cosine", "warmup_cosine")),
+    ):
+        value = getattr(config, field)
+        if config.schedule not in schedules:
+            if value is not None:
+                raise ValueError(
+                    f"{field}={told(value)} is not used by schedule={config.schedule!r}; use "
+                    f"schedule={schedules[0]!r}, or {field}=None."
+                )
+        elif value is not None:
+            counts[field] = _check_count(config, field)
+        elif field == "warmup_steps":
+            raise ValueError(f"warmup_steps=None: schedule={config.schedule!r} needs a number.")
+        else:
+            counts[field] = int(config.steps)
+    warmup, decay = counts["warmup_steps"], counts["decay_steps"]
+    if warmup is not None and decay is not None and warmup >= decay:
+        raise ValueError(
+            f"warmup_steps={warmup} must be below decay_steps={decay}, at which the rate is 0."
+        )
+    return counts
+
+
+def _check_looks(config: Config) -> dict[str, int]:
+    """The checked steps at which something happens between two segments of a run."""
+    counts = {"killed_at": _check_count(config, "killed_at", 0)}
+    if config.change_every is not None:
+        counts["change_every"] = _check_count(config, "change_every")
+    for field, step in counts.items():
+        if step % config.probe_every:
+            raise ValueError(
+                f"{field}={step} must be a multiple of probe_every={config.probe_every}."
+            )
+    if config.killed_fraction is None and config.killed_at:
+        raise ValueError(
+            f"killed_at={config.killed_at} needs a killed_fraction; give one, or killed_at=0."
+        )
+    return counts
 
 
 def to_json(config: Config) -> str:

@@ -6,6 +6,7 @@ seeds, so anything pooled over cells is clustered by seed.
 """
 
 import json
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -175,6 +176,82 @@ def incidence(result: xr.Dataset, cell: dict[str, float]) -> statistics.Cumulati
     return statistics.cumulative_incidence(
         time.ravel(), code.ravel(), horizon, clusters=runs.ravel()
     )
+
+
+def hazards(result: xr.Dataset, layer: int | None = None, windows: int = 4) -> xr.Dataset:
+    """Death and recovery as one process: the hazard of each per look, in equal windows of the run,
+    the dead fraction at which they would balance, and the one observed. Dims [axes..., window].
+
+    `death` is the share of living units that are dead at the next look, `recovery` the share of
+    dead units that are alive at it (each with _low, _high, _events and _exposure in unit-looks,
+    clustered by seed). `stationary` = death / (death + recovery) is the dead fraction at which as
+    many die as recover (with the 95 % interval of 2,000 bootstraps over seeds; nan where neither
+    was seen). `observed` is the dead fraction at the window's last look. Units of hidden layer
+    `layer` (from 1; all by default) of runs that did not diverge; dead on the probe set, with the
+    hysteresis of `outcomes`. Raises a ValueError when there are fewer looks than windows.
+    """
+    config, names = config_of(result), axis_names(result)
+    looks = result.sizes["probe_step"] - 1
+    if not 1 <= windows <= looks:
+        raise ValueError(f"windows={windows} must be between 1 and the {looks} looks of a run.")
+    widths = xr.DataArray(np.asarray(config["hidden"]), dims="layer")
+    order = (*names, "seed", "probe_step")
+
+    def units(name):  # from fractions of a layer to units, of the layers wanted
+        values = (result[name] * widths).where(_finite(result), 0)
+        values = values.sum("layer") if layer is None else values.sel(layer=layer)
+        return np.rint(values.transpose(*order).values).astype(np.int64)[..., 1:]
+
+    began = ~result.dead_at_start & _finite(result)
+    began = began if layer is None else began & (result.unit_layer == layer)
+    alive = began.sum("unit").transpose(*order[:-1]).values.astype(np.int64)
+    size = sum(config["hidden"]) if layer is None else config["hidden"][layer - 1]
+    total = size * _finite(result).transpose(*order[:-1]).values.astype(np.int64)
+    died, back = units("layer_died"), units("layer_recovered")
+    after = alive[..., None] + np.cumsum(back - died, axis=-1)
+    before = np.concatenate([alive[..., None], after[..., :-1]], axis=-1)
+    edges = np.linspace(0, looks, windows + 1).round().astype(int)
+
+    def in_windows(values):  # [..., seed, look] -> [..., window, seed]
+        parts = [values[..., low:high].sum(-1) for low, high in zip(edges, edges[1:], strict=False)]
+        return np.stack(parts, axis=-2)
+
+    died, back = in_windows(died), in_windows(back)
+    living, dead = in_windows(before), in_windows(total[..., None] - before)
+    last = after[..., edges[1:] - 1].swapaxes(-1, -2)
+    dims = (*names, "window")
+    data = {}
+    for name, events, exposure in (("death", died, living), ("recovery", back, dead)):
+        interval = statistics.clustered_interval(events, exposure)
+        parts = (interval.estimate, interval.low, interval.high, events.sum(-1), exposure.sum(-1))
+        suffixes = ("", "_low", "_high", "_events", "_exposure")
+        data |= {name + s: (dims, part) for s, part in zip(suffixes, parts, strict=True)}
+    chosen = np.random.default_rng(0).integers(0, total.shape[-1], (2000, total.shape[-1]))
+    draws = np.stack(
+        [_balance(*(p[..., pick] for p in (died, living, back, dead))) for pick in chosen]
+    )
+    with warnings.catch_warnings():  # where nothing was seen all draws are nan
+        warnings.simplefilter("ignore", RuntimeWarning)
+        low, high = np.nanquantile(draws, [0.025, 0.975], axis=0)
+    share = 1 - last.sum(-1) / np.maximum(total.sum(-1)[..., None], 1)
+    data |= {
+        "stationary": (dims, _balance(died, living, back, dead)),
+        "stationary_low": (dims, low),
+        "stationary_high": (dims, high),
+        "observed": (dims, share),
+    }
+    coordinates = {name: result[name] for name in names}
+    coordinates["window"] = result.probe_step.values[edges[1:]]  # the step at which it ends
+    attributes = {"layer": layer or "all", "steps_a_look": config["probe_every"]}
+    return xr.Dataset(data, coordinates, attributes)
+
+
+def _balance(died, living, back, dead) -> np.ndarray:
+    """death / (death + recovery) of hazards pooled over the last axis; nan where both are 0."""
+    death = died.sum(-1) / np.maximum(living.sum(-1), 1)
+    recovery = back.sum(-1) / np.maximum(dead.sum(-1), 1)
+    both = death + recovery
+    return np.where(both > 0, death / np.where(both > 0, both, 1), np.nan)
 
 
 def outcome_counts(result: xr.Dataset) -> xr.Dataset:

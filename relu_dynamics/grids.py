@@ -19,7 +19,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -66,11 +66,19 @@ def use_all_cores() -> int:
 @jax.jit
 def block_program(configs: Config, key: jax.Array, data: tuple | None) -> BlockResult:
     """Trains all lanes of a block: configs with [lanes] traced fields, one run key, raw data."""
-    task = tasks.make_task(configs, training.purpose_key(key, "task"), data)
-    runs = jax.vmap(training.run, in_axes=(0, None, None))(configs, task, key)
+    task, axis = _block_task(configs, key, data)
+    runs = jax.vmap(training.run, in_axes=(0, axis, None))(configs, task, key)
     return BlockResult(
         runs.history, runs.trace.probe_layers, runs.trace.loss, runs.held_loss, runs.held_error
     )
+
+
+def _block_task(configs: Config, key: jax.Array, data: tuple | None) -> tuple[tasks.Task, Any]:
+    """The task of a block's lanes and its vmap axis: one for all, unless the axes change it."""
+    make = functools.partial(tasks.make_task, key=training.purpose_key(key, "task"), data=data)
+    if configs.scaling_dose is None:
+        return make(configs), None
+    return jax.vmap(make)(configs), 0
 
 
 def block_configs(grid: Grid, cells: np.ndarray) -> Config:
@@ -345,14 +353,14 @@ def _slurm_shard() -> tuple[int, int] | None:
 
 @jax.jit
 def _dead_at_start(configs: Config, key: jax.Array, data: tuple | None) -> jax.Array:
-    task = tasks.make_task(configs, training.purpose_key(key, "task"), data)
+    task, axis = _block_task(configs, key, data)
 
-    def count(config):
+    def count(config, task):
         params = training.start(config, key).params
         statistics, _ = training.look(config, params, task.probe)
         return jnp.sum((statistics.margin <= 0)[biased_slice(config)])
 
-    return jax.vmap(count)(configs)
+    return jax.vmap(count, in_axes=(0, axis))(configs, task)
 
 
 def biased_slice(config: Config) -> slice:
@@ -363,7 +371,10 @@ def biased_slice(config: Config) -> slice:
 
 def check_at_risk(grid: Grid) -> int:
     """How many units of the first seed are at risk; raises a ValueError when there are none
-    in any cell of any seed. Costs one look at step 0, no training."""
+    in any cell of any seed. Costs one look at step 0, no training. A grid whose initial biases
+    are all 0 asks about death, not about recovery: it has no units at risk, and 0 is returned."""
+    if not any(dict(grid.axes).get("initial_bias", (grid.config.initial_bias,))):
+        return 0
     data = tasks.load_data(grid.config)
     total = 0
     for seed in grid.seeds:

@@ -18,10 +18,20 @@ from relu_dynamics.tasks import TASKS, input_dimension
 
 Params = dict[str, Any]
 
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+PRELU_SLOPE = 0.25  # at step 0; He et al. 2015, arXiv 1502.01852
+
+
+def _prelu(z: jax.Array, slope: jax.Array | float = PRELU_SLOPE) -> jax.Array:
+    return jnp.where(z > 0, z, slope * z)
+
+
+ACTIVATIONS: dict[str, Callable[..., jax.Array]] = {
     # jax.nn.relu has derivative 0 at 0; maximum(x, 0) would have 0.5 and revive units at z = 0.
     "relu": jax.nn.relu,
     "leaky_relu": jax.nn.leaky_relu,
+    "prelu": _prelu,  # with a learned slope a unit, a parameter "slope_LAYER"
+    # Both signs of z as two outputs (Shang et al. 2016, arXiv 1603.05201): twice the fan-in above.
+    "crelu": lambda z: jnp.concatenate([jax.nn.relu(z), jax.nn.relu(-z)], axis=-1),
     "elu": jax.nn.elu,
     "selu": jax.nn.selu,
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
@@ -40,6 +50,9 @@ INITIALIZERS: dict[str, Callable] = {
     "xavier_uniform": nn.initializers.xavier_uniform(),
     "lecun_normal": nn.initializers.variance_scaling(1.0, "fan_in", "normal"),
     "orthogonal": nn.initializers.orthogonal(2**0.5),
+    # Both also set the biases, see `initialize`.
+    "randomized_asymmetric": nn.initializers.zeros,
+    "data_dependent": nn.initializers.variance_scaling(2.0, "fan_in", "normal"),
     "too_small": nn.initializers.variance_scaling(0.02, "fan_in", "normal"),
     "too_large": nn.initializers.variance_scaling(200.0, "fan_in", "normal"),
 }
@@ -57,7 +70,11 @@ class Forward(NamedTuple):
 
 
 class MLP(nn.Module):
-    """A multilayer perceptron of any depth and width; one unit is its smallest case."""
+    """A multilayer perceptron of any depth and width; one unit is its smallest case.
+
+    A network of your own is a module with the same fields that returns a `Forward` and names its
+    hidden layers' parameters as this one (`layer_name`); a row in `MODELS` gives it a name.
+    """
 
     hidden: tuple[int, ...]
     outputs: int
@@ -75,14 +92,31 @@ class MLP(nn.Module):
             z = nn.Dense(width, kernel_init=kernel_init, name=layer_name(layer))(x)
             z = self._normalize(layer, z)
             preactivations.append(z)
-            x = ACTIVATIONS[self.activation](z)
+            x = self.connect(x, self._activate(layer, z))
         output = nn.Dense(
             self.outputs, kernel_init=kernel_init, use_bias=self.output_bias, name="output"
         )(x)
         return Forward(output, tuple(preactivations), tuple(inputs))
 
+    def connect(self, below: jax.Array, active: jax.Array) -> jax.Array:
+        """What a layer hands up, from what it got and what its units gave."""
+        return active
+
+    def _activate(self, layer: int, z: jax.Array) -> jax.Array:
+        if self.activation != "prelu":
+            return ACTIVATIONS[self.activation](z)
+        constant = nn.initializers.constant(PRELU_SLOPE)
+        return _prelu(z, self.param(slope_name(layer), constant, (z.shape[-1],))[None, :])
+
     def _normalize(self, layer: int, z: jax.Array) -> jax.Array:
         name = norm_name(layer)
+        if self.normalization == "weight":
+            # Salimans & Kingma 2016, arXiv 1602.07868.
+            kernel = self.get_variable("params", layer_name(layer))["kernel"]
+            norm = jnp.sqrt(jnp.sum(kernel**2, axis=0))
+            scale = self.param("scale_" + name, nn.initializers.ones, (z.shape[-1],))
+            shift = self.param("shift_" + name, nn.initializers.zeros, (z.shape[-1],))
+            return z * (scale / norm)[None, :] + shift[None, :]
         if self.normalization == "batch":
             # Statistics of the batch at hand, always (training mode): no running averages, so
             # that a forward pass stays a pure function of parameters and inputs.
@@ -108,6 +142,17 @@ class MLP(nn.Module):
         return z
 
 
+class ResidualMLP(MLP):
+    """An MLP whose layers add to what they got wherever the widths agree (skip connections)."""
+
+    def connect(self, below: jax.Array, active: jax.Array) -> jax.Array:
+        """The sum of both, where they have the same shape."""
+        return below + active if below.shape == active.shape else active
+
+
+MODELS: dict[str, type[MLP]] = {"mlp": MLP, "residual": ResidualMLP}
+
+
 def layer_name(layer: int) -> str:
     """The parameter group of hidden layer `layer` (from 1)."""
     return f"hidden_{layer}"
@@ -118,9 +163,14 @@ def norm_name(layer: int) -> str:
     return f"norm_{layer}"
 
 
+def slope_name(layer: int) -> str:
+    """The parameter of the slopes below 0 of hidden layer `layer` (from 1), for "prelu"."""
+    return f"slope_{layer}"
+
+
 def build(config: Config) -> MLP:
     """The Flax module of a config."""
-    return MLP(
+    return MODELS[config.model](
         hidden=config.hidden,
         outputs=TASKS[config.task].outputs,
         activation=config.activation,
@@ -130,14 +180,114 @@ def build(config: Config) -> MLP:
     )
 
 
-def initialize(config: Config, key: jax.Array) -> Params:
+def initialize(config: Config, key: jax.Array, inputs: jax.Array | None = None) -> Params:
     """Parameters at step 0. `key` is consumed. Every cell of a seed gets the same weights; only
-    the shift of the `biased_units` first units of `biased_layer` is the cell's `initial_bias`."""
-    inputs = jnp.zeros((2, input_dimension(config)))
-    params = build(config).init(key, inputs)["params"]
+    the shift of the `biased_units` first units of `biased_layer` has the cell's `initial_bias`.
+
+    The initializer "data_dependent" gives every hidden unit mean 0 and deviation 1 on `inputs`
+    [examples, dimension], and raises a ValueError without them.
+    """
+    params = build(config).init(key, jnp.zeros((2, input_dimension(config))))["params"]
+    if config.initializer == "randomized_asymmetric":
+        params = _randomized_asymmetric(config, params, jax.random.fold_in(key, 1))
+    if config.weight_scale is not None:
+        scale = lambda leaf: leaf * config.weight_scale if leaf.ndim == 2 else leaf  # noqa: E731
+        params = jax.tree.map(scale, params)
+    params = _with_own_norm(config, params)
+    if config.initializer == "data_dependent":
+        if inputs is None:
+            raise ValueError("inputs=None: the initializer 'data_dependent' needs training inputs.")
+        params = _data_dependent(config, params, inputs)
     return with_shift(
-        config, params, lambda shift: shift.at[: config.biased_units].set(config.initial_bias)
+        config, params, lambda shift: shift.at[: config.biased_units].add(config.initial_bias)
     )
+
+
+def _randomized_asymmetric(config: Config, params: Params, key: jax.Array) -> Params:
+    """Lu et al., arXiv 1903.06733: of each unit's weights and bias one, chosen at random, is drawn
+    from Beta(2, 1) on [0, 1], the others from N(0, 0.6007^2 / fan_in)."""
+    names = [layer_name(layer) for layer in range(1, len(config.hidden) + 1)] + ["output"]
+    out = dict(params)
+    for i, name in enumerate(names):
+        fan_in, units = params[name]["kernel"].shape
+        normal_key, beta_key, place_key = (
+            jax.random.fold_in(jax.random.fold_in(key, i), j) for j in range(3)
+        )
+        rows = fan_in + ("bias" in params[name])
+        values = jax.random.normal(normal_key, (rows, units)) * (0.6007 / fan_in**0.5)
+        positive = jnp.sqrt(jax.random.uniform(beta_key, (units,)))  # Beta(2, 1) by its inverse
+        place = jax.random.randint(place_key, (units,), 0, rows)
+        values = jnp.where(jnp.arange(rows)[:, None] == place[None, :], positive[None, :], values)
+        out[name] = {"kernel": values[:fan_in]}
+        if rows > fan_in:
+            out[name]["bias"] = values[fan_in]
+    return out
+
+
+def _data_dependent(config: Config, params: Params, inputs: jax.Array) -> Params:
+    """Layer after layer, each unit's weights and bias so that its affine map has mean 0 and
+    deviation 1 on the inputs (Salimans & Kingma 2016, arXiv 1602.07868, section 3). A unit that
+    is constant on the inputs keeps its weights."""
+    for layer in range(1, len(config.hidden) + 1):
+        name = layer_name(layer)
+        seen = apply(config, params, inputs).inputs[layer - 1]
+        affine = seen @ params[name]["kernel"]
+        deviation = affine.std(0, keepdims=True)
+        factor = jnp.where(deviation > 0, 1 / jnp.where(deviation > 0, deviation, 1), 1)
+        group = {
+            "kernel": params[name]["kernel"] * factor,
+            "bias": -affine.mean(0) * factor[0],
+        }
+        params = _with_own_norm(config, {**params, name: group})
+    return params
+
+
+def _with_own_norm(config: Config, params: Params) -> Params:
+    """Weight normalization's scales as the norms of the weights, so that at step 0 a normalized
+    network is the one without; other parameters as they are."""
+    if config.normalization != "weight":
+        return params
+    layers = range(1, len(config.hidden) + 1)
+    kernels = {layer: params[layer_name(layer)]["kernel"] for layer in layers}
+    norms = {"scale_" + norm_name(i): jnp.sqrt(jnp.sum(k**2, 0)) for i, k in kernels.items()}
+    return {**params, **norms}
+
+
+def kill(config: Config, params: Params, memory: Any, key: jax.Array) -> tuple[Params, Any]:
+    """(parameters, memory) with `config.killed_fraction` of every hidden layer's units killed:
+    incoming weights 0 and bias -1. `memory` is any tree that holds copies of the parameters' tree
+    (an optimizer's state); a killed unit's entries in it become 0. `key` is consumed."""
+    killed = {}
+    for layer, width in enumerate(config.hidden, start=1):
+        order = jax.random.permutation(jax.random.fold_in(key, layer), width)
+        killed[layer_name(layer)] = order < jnp.round(config.killed_fraction * width)
+
+    def without(tree, bias):
+        out = dict(tree)
+        for name, gone in killed.items():
+            out[name] = {
+                **tree[name],
+                "kernel": jnp.where(gone[None, :], 0, tree[name]["kernel"]),
+                "bias": jnp.where(gone, bias, tree[name]["bias"]),
+            }
+        return out
+
+    is_params = lambda node: isinstance(node, dict) and node.keys() == params.keys()  # noqa: E731
+    clear = lambda node: without(node, 0) if is_params(node) else node  # noqa: E731
+    return without(params, -1), jax.tree.map(clear, memory, is_leaf=is_params)
+
+
+def slopes(config: Config, params: Params, layer: int, z: jax.Array) -> jax.Array:
+    """The activation's derivative at the pre-activations z [batch, units] of hidden layer `layer`
+    (from 1). Of "crelu" it is the sum of the sizes of both outputs' derivatives."""
+    if config.activation == "prelu":
+        return jnp.where(z > 0, 1, params[slope_name(layer)][None, :])
+    active, pull_back = jax.vjp(ACTIVATIONS[config.activation], z)
+    direction = jnp.ones_like(active)
+    if config.activation == "crelu":  # the second output falls where it moves
+        direction = direction.at[:, z.shape[1] :].set(-1)
+    (slope,) = pull_back(direction)
+    return slope
 
 
 def with_shift(config: Config, params: Params, change: Callable[[jax.Array], jax.Array]) -> Params:
@@ -187,7 +337,9 @@ def is_one_unit(config: Config) -> bool:
     """Whether the config's network is z = w.x + b, output v f(z) + c, trained by regression."""
     kind = TASKS[config.task]
     return (
-        config.hidden == (1,)
+        config.model == "mlp"
+        and config.hidden == (1,)
+        and config.activation not in ("prelu", "crelu")
         and config.normalization == "none"
         and kind.outputs == 1
         and not kind.classes

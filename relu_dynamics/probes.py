@@ -30,6 +30,10 @@ class LayerSummary(NamedTuple):
     margin_mean: jax.Array
     margin_min: jax.Array
     deviation_mean: jax.Array  # mean over units of the standard deviation of z
+    flat_fraction: jax.Array  # units with derivative f'(z) = 0 for all examples; ReLU: the dead
+    wrong_way_fraction: jax.Array  # examples and units with f'(z) < 0: a rising z lowers f(z)
+    died: jax.Array  # fraction of units that died since the look before; 0 at the first
+    recovered: jax.Array  # fraction of units that recovered since the look before, likewise
 
 
 def halve(op: Callable[[jax.Array, jax.Array], jax.Array], z: jax.Array) -> jax.Array:
@@ -72,8 +76,25 @@ def unit_statistics(preactivations: tuple[jax.Array, ...]) -> UnitStatistics:
     return UnitStatistics(*(jnp.concatenate(parts) for parts in zip(*layers, strict=True)))
 
 
-def layer_summary(statistics: UnitStatistics, hidden: tuple[int, ...]) -> LayerSummary:
-    """Summaries of [units] statistics for layers of the given widths, [layers] each."""
+def slope_statistics(slopes: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+    """(whether the derivative is 0 for all examples, share of examples where it is negative) of
+    every unit, [units] each, from one [batch, units of the layer] a layer."""
+    flat = [(slope == 0).all(0) for slope in slopes]
+    wrong = [(slope < 0).astype(slope.dtype).mean(0) for slope in slopes]
+    return jnp.concatenate(flat), jnp.concatenate(wrong)
+
+
+def layer_summary(
+    statistics: UnitStatistics,
+    hidden: tuple[int, ...],
+    flat: jax.Array,
+    wrong_way: jax.Array,
+    died: jax.Array,
+    recovered: jax.Array,
+) -> LayerSummary:
+    """Summaries for layers of the given widths, [layers] each. All else is [units]: statistics,
+    `slope_statistics`, and whether (or how often) the unit died and recovered since the last look.
+    """
 
     def by_layer(values, reduce):
         start, out = 0, []
@@ -88,6 +109,10 @@ def layer_summary(statistics: UnitStatistics, hidden: tuple[int, ...]) -> LayerS
         margin_mean=by_layer(statistics.margin, jnp.mean),
         margin_min=by_layer(statistics.margin, jnp.min),
         deviation_mean=by_layer(statistics.deviation, jnp.mean),
+        flat_fraction=by_layer(flat.astype(jnp.float32), jnp.mean),
+        wrong_way_fraction=by_layer(wrong_way, jnp.mean),
+        died=by_layer(died.astype(jnp.float32), jnp.mean),
+        recovered=by_layer(recovered.astype(jnp.float32), jnp.mean),
     )
 
 

@@ -8,6 +8,7 @@ and looks at the probe set every `probe_every` steps; a grid is `jax.vmap` of a 
 and a step, so that a longer run or a larger grid never changes a run's noise.
 """
 
+import dataclasses
 import functools
 import os
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from relu_dynamics.outcomes import History
 from relu_dynamics.probes import LayerSummary, UnitStatistics
 from relu_dynamics.tasks import Task
 
-PURPOSES = {"task": 0, "init": 1, "batch": 2, "noise": 3}
+PURPOSES = {"task": 0, "init": 1, "batch": 2, "noise": 3, "kill": 4}
 PRECISION = "highest"  # the question is the sign of z: no TF32 or bf16 products
 
 
@@ -78,8 +79,24 @@ def run_key(root_seed: int, seed: int) -> jax.Array:
 
 
 def purpose_key(key: jax.Array, purpose: str) -> jax.Array:
-    """The key of one purpose ("task", "init", "batch", "noise") of a run's key."""
+    """The key of one of the `PURPOSES` of a run's key."""
     return jax.random.fold_in(key, PURPOSES[purpose])
+
+
+def at_step(config: Config, step: jax.Array) -> Config:
+    """The config with the learning rate of a step. A schedule thereby also scales what the
+    learning rate scales: decoupled decay and additive noise."""
+    if config.schedule == "constant":
+        return config
+    warmup, decay = config.warmup_steps, config.decay_steps
+    factor = {
+        "warmup": lambda: optax.schedules.linear_schedule(0.0, 1.0, warmup),
+        "cosine": lambda: optax.schedules.cosine_decay_schedule(1.0, decay),
+        "warmup_cosine": lambda: optax.schedules.warmup_cosine_decay_schedule(
+            0.0, 1.0, warmup, decay
+        ),
+    }[config.schedule]()(step)
+    return dataclasses.replace(config, learning_rate=config.learning_rate * factor)
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
@@ -128,8 +145,20 @@ def decay_mask(config: Config, params: models.Params) -> Any:
 
 def start(config: Config, key: jax.Array) -> State:
     """The state at step 0 of the run with this config and run key."""
-    params = models.initialize(config, purpose_key(key, "init"))
-    return State(jnp.int32(0), params, make_optimizer(config).init(params))
+    inputs = None
+    if config.initializer == "data_dependent":
+        data = tasks.load_data(config)
+        inputs = tasks.make_task(config, purpose_key(key, "task"), data).inputs
+    params = models.initialize(config, purpose_key(key, "init"), inputs)
+    state = State(jnp.int32(0), params, make_optimizer(config).init(params))
+    if config.killed_fraction is not None and config.killed_at == 0:
+        state = _kill(config, key, state)
+    return state
+
+
+def _kill(config: Config, key: jax.Array, state: State) -> State:
+    params, memory = models.kill(config, state.params, state.optimizer, purpose_key(key, "kill"))
+    return state._replace(params=params, optimizer=memory)
 
 
 def draw_batch(config: Config, key: jax.Array, step: jax.Array) -> jax.Array:
@@ -153,6 +182,7 @@ def train_step(config: Config, task: Task, key: jax.Array, state: State) -> tupl
 
 
 def _step(config, task, key, indices, state, apply=models.apply):
+    config = at_step(config, state.step)
     loss, statistics, gradients = observe(config, task, indices, state.params, apply)
     updates, optimizer = parameter_updates(config, key, state, gradients)
     snapshot = Snapshot(
@@ -190,7 +220,7 @@ def observe(
     if apply is models.apply and models.is_one_unit(config):
         form = _all_units_at_once(config, plain)
     loss, statistics, gradients = form(params, *_examples(config, task, indices))
-    return loss, statistics, with_outside_gradient(config, gradients)
+    return loss, statistics, with_outside_gradient(config, clipped(config, gradients))
 
 
 def _all_units_at_once(config: Config, plain: Callable) -> Callable:
@@ -234,7 +264,7 @@ def loss_gradients(
     the forward pass."""
     inputs, targets = _examples(config, task, indices)
     loss, z, gradients = _loss_gradients(config, inputs, targets, params, apply)
-    return loss, z, with_outside_gradient(config, gradients)
+    return loss, z, with_outside_gradient(config, clipped(config, gradients))
 
 
 def _loss_gradients(config, inputs, targets, params, apply):
@@ -245,6 +275,13 @@ def _loss_gradients(config, inputs, targets, params, apply):
     with jax.default_matmul_precision(PRECISION):
         (loss, z), gradients = jax.value_and_grad(batch_loss, has_aux=True)(params)
     return loss, z, gradients
+
+
+def clipped(config: Config, gradients: models.Params) -> models.Params:
+    """The loss gradient scaled down to the largest global norm that the config allows."""
+    if config.clip_norm is None:
+        return gradients
+    return optax.clip_by_global_norm(config.clip_norm).update(gradients, optax.EmptyState())[0]
 
 
 def with_outside_gradient(config: Config, gradients: models.Params) -> models.Params:
@@ -305,6 +342,10 @@ def look(
     config: Config, params: models.Params, inputs: jax.Array, apply: Callable = models.apply
 ) -> tuple:
     """(UnitStatistics, rounding bounds), [units] each, of the pre-activations on `inputs`."""
+    return _look(config, params, inputs, apply)[:2]
+
+
+def _look(config, params, inputs, apply):
     with jax.default_matmul_precision(PRECISION):
         forward = apply(config, params, inputs)
     statistics = probes.unit_statistics(forward.preactivations)
@@ -318,7 +359,16 @@ def look(
             bounds.append(probes.rounding_bound(weights, shift, seen))
         else:
             bounds.append(probes.normalized_rounding_estimate(shift, z, seen.shape[1]))
-    return statistics, jnp.concatenate(bounds)
+    return statistics, jnp.concatenate(bounds), _slope_statistics(config, params, forward)
+
+
+def _slope_statistics(config, params, forward) -> tuple[jax.Array, jax.Array]:
+    """`probes.slope_statistics` of a forward pass."""
+    z = forward.preactivations
+    layers = enumerate(z, start=1)
+    return probes.slope_statistics(
+        tuple(models.slopes(config, params, layer, values) for layer, values in layers)
+    )
 
 
 def run(
@@ -339,14 +389,31 @@ def run(
     """
     every = config.probe_every
     state = start(config, key) if state is None else state
-    statistics, bound = look(config, state.params, task.probe)
-    history = outcomes.start_history(statistics, bound) if history is None else history
+    made = task  # of which a changing task is made anew in every period
 
-    def probe_record(statistics):
-        layers = probes.layer_summary(statistics, config.hidden)
+    def task_at(step):
+        if config.change_every is None:
+            return task
+        return tasks.renewed(config, made, purpose_key(key, "task"), step)
+
+    def look_at_probe(params, step):
+        return _look(config, params, task_at(step).probe, models.apply)
+
+    statistics, bound, slope = look_at_probe(state.params, state.step)
+    history = outcomes.start_history(statistics, bound) if history is None else history
+    history_at_start = history
+
+    def probe_record(statistics, slope, before, after):
+        layers = probes.layer_summary(
+            statistics,
+            config.hidden,
+            *slope,
+            died=after.deaths - before.deaths,
+            recovered=after.recoveries - before.recoveries,
+        )
         return layers, statistics if trace_units else None
 
-    def step(carry, indices):
+    def step(task, carry, indices):
         state, history = carry
         now = state.step
         state, snapshot = _step(config, task, key, indices, state)
@@ -359,8 +426,15 @@ def run(
         # small network's training step.
         steps = first + jnp.arange(every)
         indices = jax.vmap(lambda now: draw_batch(config, key, now))(steps)
-        (state, history), (losses, record) = jax.lax.scan(step, carry, indices)
-        statistics, bound = look(config, state.params, task.probe)
+        state, before = carry
+        if config.killed_fraction is not None and config.killed_at > 0:
+            state = jax.lax.cond(
+                first == config.killed_at, functools.partial(_kill, config, key), lambda s: s, state
+            )
+        train = functools.partial(step, task_at(first))
+        (state, history), (losses, record) = jax.lax.scan(train, (state, before), indices)
+        # A look belongs to the period before it: what was learned, before the task changes.
+        statistics, bound, slope = look_at_probe(state.params, first)
         history = outcomes.observe_probe(
             history,
             state.step,
@@ -371,17 +445,19 @@ def run(
             sustain=config.sustain,
         )
         losses = losses if trace_units else losses.mean()
-        return (state, history), (losses, record, probe_record(statistics))
+        seen = probe_record(statistics, slope, before, history)
+        return (state, history), (losses, record, seen)
 
     first_steps = state.step + jnp.arange(config.probes) * every
     (state, history), (losses, record, looks) = jax.lax.scan(segment, (state, history), first_steps)
-    first_look = probe_record(statistics)
+    first_look = probe_record(statistics, slope, history_at_start, history_at_start)
     layers, units = jax.tree.map(
         lambda head, rest: jnp.concatenate([head[None], rest]), first_look, looks
     )
     if trace_units:
         losses, record = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (losses, record))
     batch_units, norms = record if trace_units else (None, None)
+    task = task_at(first_steps[-1])
     held_inputs, held_targets = task.held_inputs, task.held_targets
     if held_inputs.shape[0] == 0:
         held_inputs, held_targets = task.probe, task.targets[: task.probe.shape[0]]

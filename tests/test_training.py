@@ -315,7 +315,10 @@ def test_every_activation_has_its_gradient(activation):
     np.testing.assert_allclose(found, wanted, rtol=2e-2, atol=2e-2)
 
 
-@pytest.mark.parametrize("initializer", list(models.INITIALIZERS))
+@pytest.mark.parametrize(
+    "initializer",
+    [i for i in models.INITIALIZERS if i not in ("randomized_asymmetric", "data_dependent")],
+)
 def test_initializers_have_their_variance(initializer):
     config = dataclasses.replace(SMALL, hidden=(200, 300), initializer=initializer)
     kernel = training.start(*_config_key(config)).params["hidden_2"]["kernel"]

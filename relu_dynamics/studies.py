@@ -1,0 +1,55 @@
+"""Studies: several grids that answer one question, because their configs differ in static fields.
+
+A study is a mapping from a name (the arm's) to a grid. All arms share the root seed, so that the
+same seed is the same data, and the same weights where the shapes agree: arms are paired by seed.
+"""
+
+import hashlib
+import json
+import pathlib
+import re
+from collections.abc import Mapping
+
+import xarray as xr
+
+from relu_dynamics import grids, store
+from relu_dynamics.axes import Grid
+
+
+def question_hash(study: Mapping[str, Grid], *more: object) -> str:
+    """Sha256 of what decides the numbers of a study: its grids, and more of plain values."""
+    text = json.dumps([{name: grid.hash for name, grid in study.items()}, more], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def folder_name(name: str) -> str:
+    """The folder of an arm: its name with everything but letters, digits, - and . as _."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", name)
+
+
+def sweep_study(
+    study: Mapping[str, Grid], out: pathlib.Path, *, shard: grids.Shard = None
+) -> dict[str, xr.Dataset]:
+    """The labelled result of every arm, in memory; each is stored in its folder below `out`, so
+    that the same call goes on after a stop. All folders are checked before the first starts."""
+    folders = {name: out / folder_name(name) for name in study}
+    if len(set(folders.values())) < len(study):
+        raise ValueError(
+            f"the arms {', '.join(study)} need names that differ in letters or digits."
+        )
+    for name, grid in study.items():
+        store.check_folder(folders[name], grid)
+    results = {}
+    for number, (name, grid) in enumerate(study.items(), start=1):
+        print(
+            f"{number}/{len(study)} {name}: {grid.runs:,} runs of {grid.config.steps:,} steps",
+            flush=True,
+        )
+        folder = folders[name]
+        results[name] = grids.sweep_grid(grid, out=folder, progress=True, shard=shard).load()
+    return results
+
+
+def open_study(names: Mapping[str, Grid], out: pathlib.Path) -> dict[str, xr.Dataset]:
+    """The stored results of a study's arms; raises as `store.open_result` when one is missing."""
+    return {name: store.open_result(out / folder_name(name)).load() for name in names}
