@@ -38,6 +38,7 @@ from relu_dynamics.training import State
 DUST = 1e-30  # depths below this may underflow in float32, and underflow can have either sign
 _HUGE = 1e15  # beyond, float32's squares come near overflow: a diverging run
 _TINY = 1e-37  # what float32 loses when it flushes a subnormal number to 0
+_KNOWN_OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop")
 _B2, _EPSILON = 0.999, 1e-8  # Adam's, as `training.make_optimizer` leaves them
 _CHUNK = 4_000_000  # numbers held at once
 
@@ -138,6 +139,10 @@ def certify(config: Config, task: Task, state: State, *, horizon: int) -> Certif
         raise ValueError(
             f"activation={config.activation!r}: certificates are about units whose gradient is 0 "
             "below 0; use activation='relu'."
+        )
+    if config.optimizer not in _KNOWN_OPTIMIZERS:
+        raise ValueError(
+            f"optimizer={config.optimizer!r}: certificates know {', '.join(_KNOWN_OPTIMIZERS)}."
         )
     check_covered(config, "certificates", ("model", "schedule", "clip_norm", "change_every"))
     if config.killed_fraction is not None and config.killed_at > int(state.step):

@@ -220,6 +220,8 @@ def _linear_maps(config, total, optimizer_state):
         second = second_moment(decay=RMSPROP_DECAY)
         steps = jax.tree.map(lambda v: -rate * jax.lax.rsqrt(v + RMSPROP_EPSILON), second)
         return functools.partial(jax.tree.map, jnp.multiply, steps), None
+    if config.optimizer not in ("adam", "adamw"):
+        raise ValueError(f"optimizer={config.optimizer!r}: accounts know only those of optax here.")
     done = get("count") + 1
     second = optax.tree.bias_correction(second_moment(decay=ADAM_B2), ADAM_B2, done)
     steps = jax.tree.map(lambda v: -rate / (jnp.sqrt(v) + ADAM_EPSILON), second)

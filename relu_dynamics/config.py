@@ -159,13 +159,11 @@ class Config:
         return self.steps // self.probe_every
 
 
-OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop")
 SCALINGS = ("standardized", "minmax", "raw", "shifted", "one_bad_feature")
 DOSED_SCALINGS = ("shifted", "one_bad_feature")
 NORMALIZATIONS = ("none", "batch", "layer", "rms", "group", "weight")
 SCHEDULES = ("constant", "warmup", "cosine", "warmup_cosine")
 _CHOICES = {
-    "optimizer": OPTIMIZERS,
     "input_scaling": SCALINGS,
     "normalization": NORMALIZATIONS,
     "decay_kind": ("coupled", "decoupled"),
@@ -260,7 +258,8 @@ def _check_count(config: Config, field: str, least: int = 1, most: int = 2**31 -
 def validate(config: Config) -> Config:
     """Returns the config, its numbers as Python's own; raises a ValueError on the first field
     that cannot run, naming the field, its value and the remedy. Nothing is traced or compiled."""
-    from relu_dynamics import models, tasks  # the tables of names live where they are used
+    # The tables of names live where they are used; a row more there is a name more here.
+    from relu_dynamics import models, tasks, training
 
     if not isinstance(config, Config):
         raise ValueError(f"config={told(config)} must be a Config.")
@@ -268,6 +267,7 @@ def validate(config: Config) -> Config:
         check_choice(field, getattr(config, field), known)
     check_choice("task", config.task, tuple(tasks.TASKS))
     check_choice("model", config.model, tuple(models.MODELS))
+    check_choice("optimizer", config.optimizer, tuple(training.OPTIMIZERS))
     check_choice("activation", config.activation, tuple(models.ACTIVATIONS))
     check_choice("initializer", config.initializer, tuple(models.INITIALIZERS))
     traced = {

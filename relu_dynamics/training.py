@@ -99,6 +99,17 @@ def at_step(config: Config, step: jax.Array) -> Config:
     return dataclasses.replace(config, learning_rate=config.learning_rate * factor)
 
 
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {  # of (rate, momentum)
+    "sgd": lambda rate, _: optax.sgd(rate),
+    "momentum": lambda rate, momentum: optax.sgd(rate, momentum=momentum),
+    "nesterov": lambda rate, momentum: optax.sgd(rate, momentum=momentum, nesterov=True),
+    "adam": lambda rate, momentum: optax.adam(rate, b1=momentum),
+    # AdamW is Adam and a decoupled decay; `make_optimizer` adds the decay, as for all others.
+    "adamw": lambda rate, momentum: optax.adam(rate, b1=momentum),
+    "rmsprop": lambda rate, _: optax.rmsprop(rate),
+}
+
+
 def make_optimizer(config: Config) -> optax.GradientTransformation:
     """The optax optimizer of a config, built from its (traced) numbers.
 
@@ -107,15 +118,7 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
     """
     rate = config.learning_rate
     momentum = 0.9 if config.momentum is None else config.momentum
-    base = {
-        "sgd": lambda: optax.sgd(rate),
-        "momentum": lambda: optax.sgd(rate, momentum=momentum),
-        "nesterov": lambda: optax.sgd(rate, momentum=momentum, nesterov=True),
-        "adam": lambda: optax.adam(rate, b1=momentum),
-        # AdamW is Adam and a decoupled decay; the decay is added below, as for all others.
-        "adamw": lambda: optax.adam(rate, b1=momentum),
-        "rmsprop": lambda: optax.rmsprop(rate),
-    }[config.optimizer]()
+    base = OPTIMIZERS[config.optimizer](rate, momentum)
     if config.weight_decay is None:
         return base
     mask = functools.partial(decay_mask, config)

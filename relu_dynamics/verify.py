@@ -32,9 +32,9 @@ import jax
 import numpy as np
 import xarray as xr
 
-from relu_dynamics import cli, grids, models, store
+from relu_dynamics import cli, grids, models, store, training
 from relu_dynamics.axes import Grid, make_grid
-from relu_dynamics.config import OPTIMIZERS, Config
+from relu_dynamics.config import Config
 
 CONFIG = Config(
     task="teacher_student",
@@ -490,7 +490,7 @@ VARIATIONS: dict[str, dict] = {  # what a fresh process does otherwise than the 
     },
 }
 BIT_CONFIGS = {
-    **{name: {"optimizer": name} for name in OPTIMIZERS},
+    **{name: {"optimizer": name} for name in training.OPTIMIZERS},
     **{
         f"{optimizer}, {name}": {"optimizer": optimizer, "activation": name}
         for optimizer in ("sgd", "adam")

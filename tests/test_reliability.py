@@ -19,7 +19,7 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relu_dynamics import cli, config, grids, store, training
+from relu_dynamics import cli, config, grids, models, store, training
 from relu_dynamics.axes import VersionError, grid_from_identity, make_grid
 from relu_dynamics.config import Config, load_config, validate
 
@@ -58,7 +58,7 @@ GOOD = {
     "initial_bias": st.floats(-100, 100),
     "momentum": st.one_of(st.none(), st.floats(0, 0.99)),
     "weight_decay": st.one_of(st.none(), st.floats(0.01, 1)),
-    "optimizer": st.sampled_from(config.OPTIMIZERS),
+    "optimizer": st.sampled_from(list(training.OPTIMIZERS)),
     "normalization": st.sampled_from(config.NORMALIZATIONS),
     "task": st.sampled_from(["digits", "teacher_student", "abs", "unit_interval"]),
     "hidden": st.lists(st.integers(1, 64), min_size=1, max_size=3).map(tuple),
@@ -68,6 +68,14 @@ GOOD = {
     "batch_size": st.one_of(st.none(), st.integers(1, 128)),
     "steps": st.integers(1, 1000),
     "probe_every": st.sampled_from([1, 2, 5, 10]),
+    "activation": st.sampled_from(list(models.ACTIVATIONS)),
+    "initializer": st.sampled_from(list(models.INITIALIZERS)),
+    "schedule": st.sampled_from(config.SCHEDULES),
+    "warmup_steps": st.one_of(st.none(), st.integers(1, 50)),
+    "clip_norm": st.one_of(st.none(), st.floats(0.01, 10)),
+    "killed_fraction": st.one_of(st.none(), st.floats(0.01, 1)),
+    "killed_at": st.integers(0, 20),
+    "change_every": st.one_of(st.none(), st.integers(1, 50)),
 }
 FIELDS = [field.name for field in dataclasses.fields(Config)]
 
