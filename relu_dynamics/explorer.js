@@ -6,7 +6,7 @@
   const page = JSON.parse(byId("data").textContent);
   const models = {};
   for (const [name, item] of Object.entries(JSON.parse(byId("plots").textContent))) {
-    const views = await Bokeh.embed.embed_item(item);
+    const views = await Bokeh.embed.embed_item(item, name);
     models[name] = views.roots[0].model.document;
   }
   const find = (plot, name) => models[plot].get_model_by_name(name);

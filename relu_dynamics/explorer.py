@@ -7,7 +7,7 @@ The page needs no server and no network, and its Content-Security-Policy forbids
 are those of `relu_dynamics.estimates`, computed before the page is written and rounded to 4
 significant digits; BokehJS draws them, and explorer.js only hands them to what draws. The z ribbon
 of one run a cell is not in a stored result: one seed is trained again, and a ribbon is shown only
-where that run's history is the stored one, bit for bit.
+where that run's history (every unit's events and margins) is the stored one, bit for bit.
 
 Axes: `cells` are the points of a map, its second axis fastest; `looks` are those shown.
 """
@@ -76,6 +76,10 @@ GREEN, GREY, BLUE, RED = "#00704F", "#555555", "#0072B2", "#B3400A"  # at least 
 FONT = "system-ui, sans-serif"
 
 
+class MissingBokehError(ImportError, ValueError):
+    """The extra `explorer` is not installed. A ValueError too, so that scripts end in one line."""
+
+
 def explore(
     result: xr.Dataset | Mapping[str, xr.Dataset], path: str | os.PathLike = "explorer.html"
 ) -> pathlib.Path:
@@ -91,15 +95,10 @@ def explore(
     of seeds, and a compilation. Where that does not give the stored numbers (another JAX, platform
     or kind of processor) the page says so and has no ribbons.
 
-    Raises an ImportError without the extra `explorer`, and a ValueError for what is no result, for
-    more than 4096 cells, and for a path that cannot be written.
+    Raises a `MissingBokehError` without the extra `explorer`, and a ValueError for what is no
+    result, for more than 4096 cells, and for a path that cannot be written.
     """
-    try:
-        import bokeh  # noqa: F401
-    except ImportError:
-        raise ImportError(
-            "the explorer needs bokeh; install it: pip install 'relu-dynamics[explorer]'."
-        ) from None
+    check_bokeh()
     named = _check_results(result)
     maps = [each for name, one in named.items() for each in _maps(name, one.compute())]
     path = pathlib.Path(path)
@@ -110,6 +109,16 @@ def explore(
             f"path={told(str(path))} cannot be written ({error.strerror}); choose another."
         ) from None
     return path
+
+
+def check_bokeh() -> None:
+    """Raises a `MissingBokehError` when bokeh is not installed."""
+    try:
+        import bokeh  # noqa: F401
+    except ImportError:
+        raise MissingBokehError(
+            "the explorer needs bokeh; install it: pip install 'relu-dynamics[explorer]'."
+        ) from None
 
 
 # --- What may be explored ------------------------------------------------------------------------
@@ -261,10 +270,10 @@ def _incidence(result: xr.Dataset) -> list[dict]:
 
 def _curves(result: xr.Dataset, cell: dict[str, float], looks: np.ndarray) -> dict:
     found = estimates.incidence(result, cell, looks)
-    bands = [(found.incidence[i], found.low[i], found.high[i]) for i in range(len(found.causes))]
+    bands = [list(part) for part in zip(found.incidence, found.low, found.high, strict=True)]
     if len(bands) < 2:  # no run diverged: the interval of a count of 0 of the same runs
         none = statistics.clustered_interval(*_nothing(result, cell), LEVEL)
-        bands.append(tuple(np.full(len(looks), end) for end in (none.estimate, 0.0, none.high)))
+        bands.append([np.full(len(looks), end) for end in (none.estimate, none.low, none.high)])
     return {
         "recovered": _rounded([row.tolist() for row in bands[0]]),
         "diverged": _rounded([row.tolist() for row in bands[1]]),
@@ -291,7 +300,7 @@ def _outcomes(result: xr.Dataset) -> dict:
         counts = (biased == outcome).sum("unit").transpose(*axes, "seed").values
         share = statistics.clustered_interval(counts, biased.sizes["unit"], LEVEL)
         rows[OUTCOMES[outcome]] = {
-            "count": share.successes.ravel().tolist(),
+            "count": counts.sum(-1).ravel().tolist(),
             "share": _rounded([part.ravel().tolist() for part in share[:3]]),
         }
     return {"rows": rows, "units": biased.sizes["unit"] * result.sizes["seed"]}
@@ -317,7 +326,7 @@ RIBBON_RULE = (
     "Seed {seed} in every cell: the one that has recoveries in the most cells. Of its units with "
     "the initial bias, the first that recovered for good; else the first that recovered; else the "
     "one at risk that began nearest to 0. Chosen to show what happens, not because it is typical. "
-    "Trained again for this page; its whole record is the stored one, bit for bit."
+    "Trained again for this page: every stored event and margin came out the same, bit for bit."
 )
 
 
@@ -337,8 +346,8 @@ def _ribbons(result: xr.Dataset) -> tuple[np.ndarray, str]:
     shown = _shown(run.sizes["probe_step"])
     for place, cell, unit, trace in zip(np.ndindex(shape), cells, units, traced, strict=True):
         if _is_stored(trace.history, cell):
-            looks = jax.tree.map(lambda row: _rounded(row[shown]), trace.unit)  # noqa: B023
-            ribbons[place] = {"unit": _describe_unit(cell.isel(unit=unit)), **looks._asdict()}
+            rows = {name: _rounded(row[shown]) for name, row in trace.unit._asdict().items()}
+            ribbons[place] = {"unit": _describe_unit(cell.isel(unit=unit)), **rows}
     note = RIBBON_RULE.format(seed=int(run.seed))
     lost = sum(ribbon is None for ribbon in ribbons.flat)
     if lost:
@@ -380,7 +389,7 @@ def _block_traces(configs: Config, key: jax.Array, data: tuple | None) -> _Trace
     task = tasks.make_task(configs, training.purpose_key(key, "task"), data)
     traced = functools.partial(training.run, trace_units=True)
     runs = jax.vmap(traced, in_axes=(0, None, None))(configs, task, key)
-    return _Traced(runs.history, runs.trace.probe_units)  # type: ignore[arg-type]
+    return _Traced(runs.history, runs.trace.probe_units)
 
 
 def _trace_cells(
@@ -391,10 +400,7 @@ def _trace_cells(
         raise ValueError(f"seed={seed} is not one of its grid.")
     needed = grid.lanes * training.trace_bytes(grid.config, True)
     training.check_memory(needed, "use a machine with more memory")
-    numbers = []
-    for cell in cells:
-        place = [values.index(cell[name]) for name, values in grid.axes]
-        numbers.append(int(np.ravel_multi_index(place, grid.shape)))
+    numbers = [_cell_number(grid, cell) for cell in cells]
     first = grid.seeds.index(seed) * grid.chunks
     blocks = sorted({first + number // grid.lanes for number in numbers})
     found: dict[int, _Traced] = {}
@@ -403,10 +409,25 @@ def _trace_cells(
         for lane in range(grid.block_size(block)):
             number = (block - first) * grid.lanes + lane
             if number in wanted:
-                history, every = jax.tree.map(lambda leaf: leaf[lane], tuple(result))  # noqa: B023
-                unit = jax.tree.map(lambda leaf: leaf[:, wanted[number]].copy(), every)  # noqa: B023
-                found[number] = _Traced(history, unit)
+                found[number] = _one_unit(*result, lane, wanted[number])
     return [found[number] for number in numbers]
+
+
+def _cell_number(grid: Grid, cell: Mapping[str, float]) -> int:
+    for name, values in grid.axes:
+        if cell[name] not in values:
+            raise ValueError(f"{name}={told(cell[name])} is not one of its grid.")
+    place = [values.index(cell[name]) for name, values in grid.axes]
+    return int(np.ravel_multi_index(place, grid.shape))
+
+
+def _one_unit(history: History, every: UnitStatistics, lane: int, unit: int) -> _Traced:
+    """One run's history and one unit's record of a block's ([lanes, units], [lanes, looks,
+    units]); copied, so that the block's memory is free again."""
+    return _Traced(
+        jax.tree.map(lambda leaf: leaf[lane], history),
+        jax.tree.map(lambda leaf: leaf[lane, :, unit].copy(), every),
+    )
 
 
 def _is_stored(history: History, cell: xr.Dataset) -> bool:
@@ -489,7 +510,7 @@ def _plots() -> dict[str, Any]:
         "outcomes": _outcome_plot(),
         "ribbon": _ribbon_plot(),
     }
-    return {name: json_item(plot, name) for name, plot in made.items()}
+    return {name: json_item(plot) for name, plot in made.items()}
 
 
 def _source(name: str, *columns: str, rows: int = 0):
@@ -504,7 +525,11 @@ def _plot(**settings: Any):
     from bokeh.plotting import figure
 
     plot = figure(
-        sizing_mode="stretch_width", toolbar_location=None, tools="", min_border_right=12, **settings
+        sizing_mode="stretch_width",
+        toolbar_location=None,
+        tools="",
+        min_border_right=12,
+        **settings,
     )
     plot.outline_line_color = None
     for axis in plot.axis:
@@ -537,7 +562,7 @@ def _map_plot():
         x_range=FactorRange(name="x"), y_range=FactorRange(name="y"), height=430, name="map_plot"
     )
     cells = _source("cells", "x", "y", "value", "where", "estimate", "counts")
-    colours = LinearColorMapper(Viridis256, low=0, high=1, nan_color="#dcdcdc")
+    colours = LinearColorMapper(palette=Viridis256, low=0, high=1, nan_color="#dcdcdc")
     size = {"x": "x", "y": "y", "width": 1, "height": 1}
     squares = plot.rect(
         **size,
@@ -588,7 +613,10 @@ def _incidence_plot():
     from bokeh.models import HoverTool, Range1d
 
     plot = _plot(
-        x_range=Range1d(0, 1, name="steps"), y_range=Range1d(0, 1), height=250, name="curves_plot"
+        x_range=Range1d(start=0, end=1, name="steps"),
+        y_range=Range1d(start=0, end=1),
+        height=250,
+        name="curves_plot",
     )
     curves = _source(
         "curves", "step", "observed",
@@ -617,18 +645,21 @@ def _incidence_plot():
 
 
 def _outcome_plot():
+    from bokeh.core.properties import value
     from bokeh.models import FactorRange, HoverTool, Range1d
 
     names = list(OUTCOMES.values())
-    plot = _plot(x_range=Range1d(0, 1.32), y_range=FactorRange(factors=names[::-1]), height=250)
+    plot = _plot(
+        x_range=Range1d(start=0, end=1.32), y_range=FactorRange(factors=names[::-1]), height=250
+    )
     bars = _source("bars", "outcome", "share", "low", "high", "label", "numbers")
     drawn = plot.hbar(
-        y="outcome", right="share", height=0.62, source=bars, fill_color=BLUE, line_color=None
+        y="outcome", right="share", height=0.62, source=bars, fill_color="#56A0D3", line_color=None
     )
     plot.segment("low", "outcome", "high", "outcome", source=bars, line_color="black", line_width=2)
     plot.text(
         "high", "outcome", "label", source=bars, x_offset=8, text_baseline="middle",
-        text_font={"value": FONT}, text_font_size="12px", text_color="#222222",
+        text_font=value(FONT), text_font_size="12px", text_color="#222222",
     )  # fmt: skip
     plot.xaxis.axis_label = "share of these units"
     plot.xaxis.ticker = [0, 0.25, 0.5, 0.75, 1]
@@ -642,7 +673,9 @@ def _ribbon_plot():
 
     plot = _plot(height=270, name="ribbon_plot")
     # Rows, so that the ranges have something to begin with.
-    looks = _source("looks", "step", "margin", "mean", "minimum", "above", "below", "active", rows=2)
+    looks = _source(
+        "looks", "step", "margin", "mean", "minimum", "above", "below", "active", rows=2
+    )
     plot.varea("step", "minimum", "margin", source=looks, fill_color=BLUE, fill_alpha=0.16)
     plot.varea("step", "below", "above", source=looks, fill_color=BLUE, fill_alpha=0.35)
     plot.line("step", "mean", source=looks, line_color=BLUE, line_width=2)
@@ -691,10 +724,7 @@ def main() -> None:
 
     def write():
         grids.use_all_cores()
-        try:
-            path = explore(_open(given.folders), given.out)
-        except ImportError as error:
-            raise ValueError(str(error)) from None
+        path = explore(_open(given.folders), given.out)
         print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
     cli.guard(write)
