@@ -24,7 +24,7 @@ import pathlib
 import string
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -346,7 +346,7 @@ def _ribbons(result: xr.Dataset) -> tuple[np.ndarray, str]:
     shown = _shown(run.sizes["probe_step"])
     for place, cell, unit, trace in zip(np.ndindex(shape), cells, units, traced, strict=True):
         if _is_stored(trace.history, cell):
-            rows = {name: _rounded(row[shown]) for name, row in trace.unit._asdict().items()}
+            rows = {name: _rounded(row[shown]) for name, row in trace.units._asdict().items()}
             ribbons[place] = {"unit": _describe_unit(cell.isel(unit=unit)), **rows}
     note = RIBBON_RULE.format(seed=int(run.seed))
     lost = sum(ribbon is None for ribbon in ribbons.flat)
@@ -379,8 +379,8 @@ def _telling_units(run: xr.Dataset) -> np.ndarray:
 
 
 class _Traced(NamedTuple):
-    history: History  # [units]
-    unit: UnitStatistics  # [all looks], of one unit
+    history: History  # [units], of a block [lanes, units]
+    units: UnitStatistics  # one unit's [looks], of a block [lanes, looks, units]
 
 
 @jax.jit
@@ -389,7 +389,7 @@ def _block_traces(configs: Config, key: jax.Array, data: tuple | None) -> _Trace
     task = tasks.make_task(configs, training.purpose_key(key, "task"), data)
     traced = functools.partial(training.run, trace_units=True)
     runs = jax.vmap(traced, in_axes=(0, None, None))(configs, task, key)
-    return _Traced(runs.history, runs.trace.probe_units)
+    return _Traced(runs.history, cast(UnitStatistics, runs.trace.probe_units))
 
 
 def _trace_cells(
@@ -405,11 +405,11 @@ def _trace_cells(
     blocks = sorted({first + number // grid.lanes for number in numbers})
     found: dict[int, _Traced] = {}
     wanted = dict(zip(numbers, units.tolist(), strict=True))
-    for block, result in grids.run_blocks(grid, blocks, program=_block_traces):  # type: ignore
+    for block, result in grids.run_blocks(grid, blocks, program=cast(Any, _block_traces)):
         for lane in range(grid.block_size(block)):
             number = (block - first) * grid.lanes + lane
             if number in wanted:
-                found[number] = _one_unit(*result, lane, wanted[number])
+                found[number] = _one_unit(cast(_Traced, result), lane, wanted[number])
     return [found[number] for number in numbers]
 
 
@@ -421,12 +421,11 @@ def _cell_number(grid: Grid, cell: Mapping[str, float]) -> int:
     return int(np.ravel_multi_index(place, grid.shape))
 
 
-def _one_unit(history: History, every: UnitStatistics, lane: int, unit: int) -> _Traced:
-    """One run's history and one unit's record of a block's ([lanes, units], [lanes, looks,
-    units]); copied, so that the block's memory is free again."""
+def _one_unit(block: _Traced, lane: int, unit: int) -> _Traced:
+    """One run and one of its units; copied, so that the block's memory is free again."""
     return _Traced(
-        jax.tree.map(lambda leaf: leaf[lane], history),
-        jax.tree.map(lambda leaf: leaf[lane, :, unit].copy(), every),
+        jax.tree.map(lambda leaf: leaf[lane].copy(), block.history),
+        jax.tree.map(lambda leaf: leaf[lane, :, unit].copy(), block.units),
     )
 
 
