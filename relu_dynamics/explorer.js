@@ -12,7 +12,11 @@
   const find = (plot, name) => models[plot].get_model_by_name(name);
   const selected = { map: 0, measure: Object.keys(page.measures)[0], x: 0, y: 0 };
 
-  const number = (value) => (value === null ? "none" : String(Number(value.toPrecision(3))));
+  const number = (value) => {
+    if (value === null) return "none";
+    const plain = value === 0 || (Math.abs(value) >= 1e-4 && Math.abs(value) < 1e5);
+    return plain ? String(Number(value.toPrecision(3))) : value.toExponential(2);
+  };
   const interval = (low, high) => `[${number(low)}, ${number(high)}]`;
   const numbers = (row) => row.map((value) => (value === null ? NaN : value));
   const current = () => page.maps[selected.map];
@@ -24,11 +28,13 @@
 
   function say(measure, i) {
     const rows = current().measures[measure];
-    const among = measure === "diverged" ? "runs" : "units";
+    const ofRuns = page.measures[measure].of_runs;
+    const among = ofRuns ? "runs" : "units";
     if (rows.trials[i] === 0) return { estimate: "no estimate", counts: `no ${among} to count` };
     return {
       estimate: `${number(rows.estimate[i])} ${interval(rows.low[i], rows.high[i])}`,
-      counts: `${rows.successes[i]} of ${rows.trials[i]} ${among}, ${rows.runs[i]} runs`,
+      counts: `${rows.successes[i]} of ${rows.trials[i]} ${among}` +
+        (ofRuns ? "" : ` in ${rows.runs[i]} runs`),
     };
   }
 
@@ -189,7 +195,7 @@
   }
 
   function drawRibbon() {
-    const { looks, ribbons, ribbon_note } = current();
+    const { looks, steps, ribbons, ribbon_note } = current();
     const ribbon = ribbons[cell()];
     for (const part of ["ribbon", "ribbon_key", "ribbon_details"]) {
       byId(part).hidden = ribbon === null;
@@ -198,6 +204,7 @@
     byId("ribbon_note").textContent = ribbon_note;
     if (ribbon === null) return;
     const [mean, deviation] = [numbers(ribbon.mean), numbers(ribbon.deviation)];
+    find("ribbon", "steps").end = steps;
     find("ribbon", "looks").data = {
       step: looks,
       margin: numbers(ribbon.margin),

@@ -448,7 +448,7 @@ def _describe_unit(unit: xr.Dataset) -> str:
     ):
         if int(unit[variable]) != NEVER:
             text += f", {event} at step {int(unit[variable])}"
-    return text
+    return text + (", no z after it" if int(unit.diverged_at) != NEVER else "")
 
 
 # --- The page ------------------------------------------------------------------------------------
@@ -460,7 +460,11 @@ def _page(maps: list[dict]) -> str:
     data = {
         "maps": maps,
         "measures": {
-            name: {"label": LABELS.get(name, name), "definition": measure.definition}
+            name: {
+                "label": LABELS.get(name, name),
+                "definition": measure.definition,
+                "of_runs": measure.among is None,
+            }
             for name, measure in estimates.MEASURES.items()
         },
         "few_trials": figures.FEW_TRIALS,
@@ -546,12 +550,25 @@ def _plot(**settings: Any):
     return plot
 
 
+def _hover(renderer, *lines: str, along: bool = False):
+    """A tooltip of these lines, in the page's own type: Bokeh's default is too pale to read.
+    `along`: anywhere above or below a point of a line."""
+    from bokeh.models import HoverTool
+
+    text = "<br>".join(lines)
+    return HoverTool(
+        renderers=[renderer],
+        mode="vline" if along else "mouse",
+        line_policy="prev",
+        tooltips=f'<div style="font: 13px {FONT}; color: #1a1a1a">{text}</div>',
+    )
+
+
 def _map_plot():
     from bokeh.models import (
         ColorBar,
         FactorRange,
         FixedTicker,
-        HoverTool,
         LinearColorMapper,
         TapTool,
     )
@@ -600,22 +617,18 @@ def _map_plot():
     plot.add_layout(bar, "right")
     plot.add_tools(
         TapTool(renderers=[squares]),
-        HoverTool(
-            renderers=[squares],
-            tooltips=[("cell", "@where"), ("estimate", "@estimate"), ("counts", "@counts")],
-        ),
+        _hover(squares, "<b>@where</b>", "@estimate", "@counts"),
     )
     return plot
 
 
 def _incidence_plot():
-    from bokeh.models import HoverTool, Range1d
+    from bokeh.models import Range1d
 
     plot = _plot(
         x_range=Range1d(start=0, end=1, name="steps"),
         y_range=Range1d(start=0, end=1),
         height=250,
-        name="curves_plot",
     )
     curves = _source(
         "curves", "step", "observed",
@@ -627,25 +640,23 @@ def _incidence_plot():
             "step", f"{cause}_low", f"{cause}_high", source=curves, step_mode="after",
             fill_color=colour, fill_alpha=0.18,
         )  # fmt: skip
-        line = plot.step(
+        plot.step(
             "step", cause, source=curves, mode="after", line_color=colour, line_dash=dash,
             line_width=2,
         )  # fmt: skip
-        numbers = f"@{cause}{{0.0000}} [@{cause}_low{{0.0000}}, @{cause}_high{{0.0000}}]"
-        plot.add_tools(
-            HoverTool(
-                renderers=[line],
-                mode="vline",
-                tooltips=[("step", "@step"), (cause, numbers), ("observed", "@observed units")],
-            )
-        )
+    line = plot.line("step", "recovered", source=curves, line_alpha=0)  # steps feel no hovering
+    interval = "{0}: @{0}{{0.000}} [@{0}_low{{0.000}}, @{0}_high{{0.000}}]"
+    told = [interval.format(cause) for cause in ("recovered", "diverged")]
+    plot.add_tools(
+        _hover(line, "<b>step @step</b>", *told, "@observed units still observed", along=True)
+    )
     plot.xaxis.axis_label, plot.yaxis.axis_label = "training step", "P(event by step)"
     return plot
 
 
 def _outcome_plot():
     from bokeh.core.properties import value
-    from bokeh.models import FactorRange, HoverTool, Range1d
+    from bokeh.models import FactorRange, Range1d
 
     names = list(OUTCOMES.values())
     plot = _plot(
@@ -663,15 +674,15 @@ def _outcome_plot():
     plot.xaxis.axis_label = "share of these units"
     plot.xaxis.ticker = [0, 0.25, 0.5, 0.75, 1]
     plot.ygrid.grid_line_color = None
-    plot.add_tools(HoverTool(renderers=[drawn], tooltips=[("@outcome", "@numbers")]))
+    plot.add_tools(_hover(drawn, "<b>@outcome</b>", "@numbers"))
     return plot
 
 
 def _ribbon_plot():
-    from bokeh.models import HoverTool, Span
+    from bokeh.models import Range1d, Span
 
-    plot = _plot(height=270, name="ribbon_plot")
-    # Rows, so that the ranges have something to begin with.
+    plot = _plot(x_range=Range1d(start=0, end=1, name="steps"), height=270)
+    # Rows, so that the vertical range has something to begin with.
     looks = _source(
         "looks", "step", "margin", "mean", "minimum", "above", "below", "active", rows=2
     )
@@ -682,16 +693,14 @@ def _ribbon_plot():
     plot.scatter("step", "margin", source=looks, size=4, color=RED)
     plot.add_layout(Span(location=0, dimension="width", line_color="black", line_dash="dashed"))
     plot.add_tools(
-        HoverTool(
-            renderers=[margin],
-            mode="vline",
-            tooltips=[
-                ("step", "@step"),
-                ("largest z", "@margin{0.0000}"),
-                ("mean", "@mean{0.0000}"),
-                ("smallest z", "@minimum{0.0000}"),
-                ("active examples", "@active{0.0 %}"),
-            ],
+        _hover(
+            margin,
+            "<b>step @step</b>",
+            "largest z @margin{0.000 a}",
+            "mean @mean{0.000 a}",
+            "smallest z @minimum{0.000 a}",
+            "active on @active{0.0 %} of the examples",
+            along=True,
         )
     )
     plot.xaxis.axis_label, plot.yaxis.axis_label = "training step", "z over the probe set"
