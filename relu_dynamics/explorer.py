@@ -36,7 +36,7 @@ from relu_dynamics.config import TRACED, Config, check_choice, told
 from relu_dynamics.outcomes import NEVER, History, Outcome
 from relu_dynamics.probes import UnitStatistics
 
-MOST_CELLS = 4096  # of all maps of a page: about 15 MB
+MOST_CELLS = 4096  # of all maps of a page: about 18 MB
 MOST_LOOKS = 100  # of a curve or ribbon; of longer runs every k-th look is shown
 LEVEL = 0.95
 LABELS = {
