@@ -6,7 +6,8 @@ at a negative bias; the layer below it learns. Plain SGD, so that the only way b
 of the inputs that the layer below sends up.
 
 Writes results.zarr, summary.json and recovery_map.png/.pdf to --out; `--draw` draws again from
-the stored result. About two minutes on two cores; `--quick` under half a minute.
+the stored result, `--explore` also writes explorer.html, a page to click on the map's cells. About
+two minutes on two cores; `--quick` under half a minute.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ import time
 import numpy as np
 import xarray as xr
 
-from relu_dynamics import claims, cli, estimates, figures, grids, store
+from relu_dynamics import claims, cli, estimates, explorer, figures, grids, store
 from relu_dynamics.axes import make_grid
 from relu_dynamics.config import Config
 
@@ -44,6 +45,8 @@ class Options:
     """Output folder; by default runs/recovery_map-<hash of the question>."""
     draw: bool = False
     """Only draw again from the stored result."""
+    explore: bool = False
+    """Also write explorer.html, a page to click on the map's cells (needs the extra `explorer`)."""
 
 
 DEFAULTS = Options()
@@ -57,6 +60,8 @@ QUICK = Options(
 
 def run(options: Options) -> None:
     """Compute -> store -> draw."""
+    if options.explore:
+        explorer.check_bokeh()
     axes = {"learning_rate": options.learning_rates, "initial_bias": options.initial_biases}
     grid = make_grid(
         options.config, axes, options.seeds, root_seed=options.root_seed, lanes=options.lanes
@@ -83,6 +88,8 @@ def run(options: Options) -> None:
         print_summary(summary)
     paths = figures.save(figures.draw_recovery_map(result), out / "recovery_map", result.attrs)
     print("wrote", *paths)
+    if options.explore:
+        print("wrote", explorer.explore(result, out / "explorer.html"))
 
 
 def summarize(result: xr.Dataset) -> dict:

@@ -3,10 +3,11 @@
 A `Config` is one run. `train` trains it: a scan of `train_step`, which returns the next state and
 a snapshot of every unit's pre-activation statistics. `sweep` trains a grid of configs, vmapped in
 fixed blocks, and returns a labelled result. `estimates` turns it into probabilities with
-intervals, `figures` into pictures, `theory` holds the closed forms to compare with. `channels` and
-`certificates` say why a unit recovered and whether it can.
+intervals, `figures` into pictures, `explore` into a page to click; `theory` holds the closed forms
+to compare with. `channels` and `certificates` say why a unit recovered and whether it can.
 """
 
+import typing as _typing
 from importlib import metadata as _metadata
 
 from relu_dynamics import certificates as certificates
@@ -28,4 +29,15 @@ from relu_dynamics.training import State as State
 from relu_dynamics.training import train as train
 from relu_dynamics.training import train_step as train_step
 
+if _typing.TYPE_CHECKING:
+    from relu_dynamics.explorer import explore as explore
+
 __version__ = _metadata.version("relu-dynamics")
+
+
+def __getattr__(name: str):
+    if name == "explore":  # when asked for: `python -m relu_dynamics.explorer` must find it fresh
+        from relu_dynamics.explorer import explore
+
+        return explore
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

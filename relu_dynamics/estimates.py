@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
+from numpy.typing import ArrayLike
 
 from relu_dynamics import statistics
 from relu_dynamics.config import check_choice
@@ -159,9 +160,12 @@ def _dataset(result, names, interval, measure, level):
     return xr.Dataset(data, {name: result[name] for name in names}, attributes)
 
 
-def incidence(result: xr.Dataset, cell: dict[str, float]) -> statistics.CumulativeIncidence:
+def incidence(
+    result: xr.Dataset, cell: dict[str, float], times: ArrayLike | None = None
+) -> statistics.CumulativeIncidence:
     """The cumulative incidence of first recovery (cause 1) and divergence (cause 2) among the
-    units at risk of one cell, clustered by run. `cell` gives the value of every axis (nearest)."""
+    units at risk of one cell, clustered by run. `cell` gives the value of every axis (nearest),
+    `times` the steps to report (ascending; by default those of events)."""
     chosen = result.sel(cell, method="nearest")
     horizon = int(config_of(result)["steps"])
     recovered = chosen.first_recovery.transpose("seed", "unit").values
@@ -174,7 +178,7 @@ def incidence(result: xr.Dataset, cell: dict[str, float]) -> statistics.Cumulati
     code[~_at_risk(chosen).transpose("seed", "unit").values] = -1
     runs = np.broadcast_to(np.arange(code.shape[0])[:, None], code.shape)
     return statistics.cumulative_incidence(
-        time.ravel(), code.ravel(), horizon, clusters=runs.ravel()
+        time.ravel(), code.ravel(), horizon, clusters=runs.ravel(), times=times
     )
 
 

@@ -68,8 +68,9 @@ def test_bad_input_gets_one_line_and_exit_code_2(arguments, words):
 
 @pytest.mark.slow
 def test_quick_recovery_map(tmp_path):
-    done = script("recovery_map", "--quick", "--out", str(tmp_path))
+    done = script("recovery_map", "--quick", "--explore", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
+    assert "explorer.html" in done.stdout and (tmp_path / "explorer.html").is_file()
     assert len(json.loads((tmp_path / "summary.json").read_text())["claims"]) == 2
 
 
