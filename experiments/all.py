@@ -1,0 +1,209 @@
+"""All experiments, one after another, and the two pages that show them: every claim with its
+verdict (claims.md) and every figure with its sentence, command and run time (gallery.md).
+
+`--quick` and `--paper` take each script's smaller and larger sizes; `--paper` is meant for a GPU.
+A script that is done is not run again: stop and start as you like. With the default sizes, pages
+and figures go to docs/; otherwise to --out. About three quarters of an hour on two cores; `--quick`
+about five minutes.
+"""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import rich.console
+import rich.progress
+
+from relu_dynamics import claims, cli, store
+
+HERE = pathlib.Path(__file__).parent
+DOCS = HERE.parent / "docs"
+
+
+class Script(NamedTuple):
+    """One experiment: how it is called and what each of its figures says."""
+
+    file: str
+    figures: Mapping[str, str]  # stem of the file -> its claim in one sentence
+    arguments: tuple[str, ...] = ()
+    paper: Mapping[str, Any] = {}  # options at the size of a paper, as in an options file
+
+    @property
+    def name(self) -> str:
+        """Folder of the results."""
+        return "-".join([pathlib.Path(self.file).stem, *self.arguments])
+
+
+def _spaced(first: float, last: float, count: int) -> list[float]:
+    return [float(f"{value:.4g}") for value in np.geomspace(first, last, count)]
+
+
+SCRIPTS = (
+    Script(
+        "recovery_map.py",
+        {
+            "recovery_map": "Dead units come back within a window of learning rates: a larger "
+            "rate revives them, a still larger one kills."
+        },
+        paper={
+            "learning_rates": _spaced(1e-3, 10, 64),
+            "initial_biases": np.linspace(-13, -2, 64).round(4).tolist(),
+            "seeds": 256,
+        },
+    ),
+    Script(
+        "numerical_example.py",
+        {
+            "numerical_example": "The article's own example, z = 0.1x - 0.5: no learning rate "
+            "moves it under plain SGD, and every other way it can move has a closed form."
+        },
+        paper={"seeds": 4096},
+    ),
+    Script(
+        "channels.py",
+        {
+            "channels": "P(recover) with one channel open at a time: without any it is exactly 0.",
+            "channels_forks": "The same dead cohort with one channel switched off: what the "
+            "channel brought.",
+        },
+        paper={"rates": 32, "biases": 24, "seeds": 64, "fork_seeds": 256},
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Which sizes, which scripts, where to."""
+
+    default: bool = False
+    """The default sizes; the same as naming none."""
+    paper: bool = False
+    """The sizes of a paper."""
+    quick: bool = False
+    """Set by --quick."""
+    only: tuple[str, ...] = ()
+    """Names of scripts to run; all of them by default."""
+    out: pathlib.Path = pathlib.Path("runs")
+    """Folder of all results."""
+    pages: bool = True
+    """Whether to write claims.md, gallery.md and copy the figures."""
+
+
+QUICK = Options(quick=True)
+
+
+def size_of(options: Options) -> str:
+    """quick, default or paper; raises a ValueError when more than one is asked for."""
+    chosen = [name for name in ("quick", "default", "paper") if getattr(options, name)]
+    if len(chosen) > 1:
+        raise ValueError(f"--{' --'.join(chosen)}: choose one of --quick, --default, --paper.")
+    return chosen[0] if chosen else "default"
+
+
+def chosen_scripts(options: Options) -> list[Script]:
+    """The scripts to run; raises a ValueError for a name that is not there."""
+    known = {script.name: script for script in SCRIPTS}
+    for name in options.only:
+        if name not in known:
+            raise ValueError(f"only={name!r} is not a script; known: {', '.join(known)}.")
+    return [script for name, script in known.items() if not options.only or name in options.only]
+
+
+def command_of(script: Script, size: str) -> list[str]:
+    """The command that a reader would type, without --out."""
+    words = ["python", f"experiments/{script.file}", *script.arguments]
+    return words + ["--quick"] * (size == "quick")
+
+
+def run(options: Options) -> None:
+    """Runs what is not done yet, then writes the pages."""
+    size = size_of(options)
+    scripts = chosen_scripts(options)
+    out = options.out / f"all-{size}"
+    columns = [
+        rich.progress.SpinnerColumn(),
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeElapsedColumn(),
+    ]
+    with rich.progress.Progress(*columns, console=rich.console.Console(stderr=True)) as bar:
+        task = bar.add_task("scripts", total=len(scripts))
+        for script in scripts:
+            bar.update(task, description=script.name)
+            state = run_script(script, size, out / script.name)
+            bar.console.print(f"{script.name}: {state}")
+            bar.advance(task)
+    if options.pages:
+        pages = DOCS if size == "default" else out
+        print("wrote", *write_pages(scripts, size, out, pages))
+
+
+def run_script(script: Script, size: str, folder: pathlib.Path) -> str:
+    """Runs one script unless it is done; its output goes to log.txt in its folder. Raises a
+    RuntimeError with its last line when it fails; what it has finished is kept."""
+    command = [sys.executable, str(HERE / script.file), *command_of(script, size)[2:]]
+    if size == "paper" and script.paper:
+        options_file = folder.parent / f"{script.name}-paper.json"
+        options_file.parent.mkdir(parents=True, exist_ok=True)
+        options_file.write_text(json.dumps(dict(script.paper), indent=1))
+        command += ["--config-file", str(options_file)]
+    marker = folder.parent / f"{script.name}.done.json"
+    if marker.is_file() and json.loads(marker.read_text())["command"] == command[1:]:
+        return "done before"
+    started = time.monotonic()
+    log = folder.parent / f"{script.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "w") as text:
+        done = subprocess.run([*command, "--out", str(folder)], stdout=text, stderr=text)
+    if done.returncode:
+        lines = log.read_text().strip().splitlines() or ["no output"]
+        raise ValueError(f"{script.name} ended with {done.returncode}: {lines[-1]} (see {log})")
+    seconds = round(time.monotonic() - started, 1)
+    marker.write_text(json.dumps({"command": command[1:], "seconds": seconds}))
+    return f"{seconds} s"
+
+
+def write_pages(
+    scripts: list[Script], size: str, out: pathlib.Path, pages: pathlib.Path
+) -> list[pathlib.Path]:
+    """Copies the figures to `pages`/figures and writes claims.md and gallery.md beside it."""
+    figures = pages / "figures"
+    figures.mkdir(parents=True, exist_ok=True)
+    summaries = []
+    gallery = [
+        "# Gallery",
+        "",
+        "Written by `experiments/all.py`. Run times are of the whole script, compiling included, "
+        f"on {_machine()}; no GPU was at hand.",
+    ]
+    for script in scripts:
+        command = " ".join(command_of(script, size))
+        summary = json.loads((out / script.name / store.SUMMARY_FILE).read_text())
+        summaries.append((command, summary))
+        marker = json.loads((out / f"{script.name}.done.json").read_text())
+        for stem, sentence in script.figures.items():
+            shutil.copyfile(out / script.name / f"{stem}.png", figures / f"{stem}.png")
+            facts = f"`{command}` · {marker['seconds']:.0f} s"
+            gallery += ["", f"## {sentence}", "", f"![{sentence}](figures/{stem}.png)", "", facts]
+    (pages / "gallery.md").write_text("\n".join(gallery) + "\n")
+    return [claims.write_page(pages / "claims.md", summaries, "figures"), pages / "gallery.md"]
+
+
+def _machine() -> str:
+    import os
+    import platform
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{cores} cores ({platform.machine()})"
+
+
+if __name__ == "__main__":
+    cli.main(run, Options(), QUICK, __doc__)
