@@ -364,11 +364,11 @@ def _entry(config: Config, record: _Record) -> Entry:
             return Parts(zeros, zeros, zeros, zeros)
         own = record.own[..., view, found.index(source), :, :]
         own = [own[..., part, :] for part in range(own.shape[-2])]
-        return Parts(*own, *[zeros] * (4 - len(own)))
+        return Parts._make([*own, *[zeros] * (4 - len(own))])
 
     def balance(view):
         others = (record.others[..., view, i, :] for i in range(3))
-        terms = Terms(*(parts(view, source) for source in SOURCES), *others)
+        terms = Terms._make([*(parts(view, source) for source in SOURCES), *others])
         change = record.change[..., view, :]
         return Balance(terms, change, change - sum(jax.tree.leaves(terms)))
 
@@ -395,7 +395,7 @@ def _accounted_step(config, task, key, indices, state, seen):
 # --- A run's account --------------------------------------------------------------------------
 
 
-def _in_spell(history: History) -> jax.Array:
+def _in_spell(history: History) -> outcomes.Array:
     """Units in the dead spell before their first recovery, [units]."""
     running = history.diverged_at == NEVER
     return ~history.alive & (history.first_recovery == NEVER) & running
@@ -922,6 +922,7 @@ def _apply_frozen(reference, frozen, config, params, inputs) -> models.Forward:
 
     def normalize(tree, layer, values, mean, inverse):
         scale, shift = _scale_of(config, tree, layer), models.shift(config, tree, layer)
+        scale = jnp.ones_like(shift) if scale is None else scale
         return (values - mean) * inverse * scale[None, :] + shift[None, :]
 
     x, then, preactivations, seen = inputs, inputs, [], []

@@ -130,12 +130,14 @@ def controlled(claims: Sequence[Claim], level: float = 0.05) -> list[Claim]:
     """The claims with their p values adjusted as one family (false-discovery rate at most `level`).
     A verdict by a difference that does not survive it becomes undecided."""
     tested = [i for i, claim in enumerate(claims) if claim.p_value is not None]
-    found = statistics.false_discovery_rate([claims[i].p_value for i in tested], level)
+    p_values = np.asarray([claims[i].p_value for i in tested], float)
+    found = statistics.false_discovery_rate(p_values, level)
     out = list(claims)
     for place, i in enumerate(tested):
         adjusted = float(found.adjusted[place])
         survives = found.rejected[place] or claims[i].verdict not in ("confirmed", "refuted")
-        equivalent = claims[i].verdict == "refuted" and claims[i].interval[1] > 0
+        high = (claims[i].interval or (0.0, 0.0))[1]
+        equivalent = claims[i].verdict == "refuted" and high > 0
         verdict = claims[i].verdict if survives or equivalent else "undecided"
         out[i] = claims[i]._replace(p_value=adjusted, verdict=verdict)
     return out

@@ -71,7 +71,7 @@ def use_private_cache() -> pathlib.Path | None:
     None is returned, and everything is compiled anew. JAX's own settings come first
     (JAX_COMPILATION_CACHE_DIR, JAX_ENABLE_COMPILATION_CACHE). No number depends on the cache.
     """
-    chosen = jax.config.jax_compilation_cache_dir
+    chosen = getattr(jax.config, "jax_compilation_cache_dir")  # noqa: B009 (set by JAX at run time)
     if chosen or not hasattr(os, "getuid"):
         return pathlib.Path(chosen) if chosen else None
     base = os.environ.get("XDG_CACHE_HOME", "")

@@ -525,7 +525,7 @@ def from_mapping(values: Mapping[str, Any], base: Record, kind: str = "option") 
             changes[name] = from_mapping(value, present, f"{name} field")
         else:
             changes[name] = _typed(name, value, hints[name])
-    return dataclasses.replace(base, **changes)
+    return dataclasses.replace(base, **changes)  # pyright: ignore[reportArgumentType]
 
 
 _WORDS = {int: "a whole number", float: "a real number", bool: "true or false", str: "text"}

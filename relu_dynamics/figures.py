@@ -14,6 +14,8 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpecBase
+from matplotlib.lines import Line2D
 
 from relu_dynamics import estimates
 
@@ -136,14 +138,19 @@ def draw_pooled(axes: Axes, pooled: xr.Dataset, label: str, colour: str, marker:
     axes.set(xlabel=LABELS[axis], ylim=(-0.02, 1.02))
 
 
+def _axes(grid: GridSpecBase, sharey: bool = False) -> np.ndarray:
+    """The axes of a grid of panels, always [rows, columns]."""
+    return np.asarray(grid.subplots(squeeze=False, sharey=sharey))
+
+
 def draw_recovery_map(result: xr.Dataset) -> Figure:
     """The recovery, death and divergence maps, the window over the learning rate, and the
     cumulative incidence at the bias in the middle of the informative ones."""
     with plt.style.context(STYLE):
         figure = plt.figure(figsize=(PAGE, 4.7))
         top = figure.add_gridspec(2, 1, height_ratios=[1.12, 1])
-        maps = top[0].subgridspec(1, 3).subplots(sharey=True)
-        below = top[1].subgridspec(1, 2, width_ratios=[1, 1]).subplots()
+        maps = _axes(top[0].subgridspec(1, 3), sharey=True)[0]
+        below = _axes(top[1].subgridspec(1, 2, width_ratios=[1, 1]))[0]
         titles = {
             "recovered": "P(dead unit recovers for good)",
             "died": "P(living unit dies)",
@@ -226,7 +233,7 @@ def draw_numerical_example(result: xr.Dataset) -> Figure:
         table = _LINE_INCHES * sum(_row_height(row) for row in _verdict_rows(claims))
         figure = plt.figure(figsize=(PAGE, 4.1 + table))
         top, bottom = figure.add_gridspec(2, 1, height_ratios=[3.6, table])
-        grid = top.subgridspec(2, 4).subplots()
+        grid = _axes(top.subgridspec(2, 4))
         for axes, panel in zip(grid.flat, panels, strict=False):
             _draw_crossings(axes, result.isel(case=result.panel.values == panel), rates)
             axes.set_title(panel)
@@ -297,7 +304,7 @@ def _draw_crossings(axes: Axes, cases: xr.Dataset, rates: np.ndarray):
     axes.set_xticks(_powers_of_ten(steps[-1]))
     if len(variants) > 1:
         handles = [
-            plt.Line2D([], [], color="0.25", linestyle=line, label=variant)
+            Line2D([], [], color="0.25", linestyle=line, label=variant)
             for line, variant in zip(_VARIANT_LINES, variants, strict=False)
         ]
         above = bool((cases.simulated_step == 0).any())  # lines that start above 0 need the top
@@ -319,22 +326,22 @@ def _draw_noise_passage(axes: Axes, result: xr.Dataset, rates: np.ndarray):
     axes.set(xscale="log", xlim=(1, horizon), ylim=(-0.02, 1.65), title="additive noise")
     axes.set(ylabel="P(back by step)", yticks=(0, 0.5, 1), xticks=_powers_of_ten(horizon))
     handles = [
-        plt.Line2D([], [], color="0.6", linewidth=1.6, linestyle=line, label=str(kind))
+        Line2D([], [], color="0.6", linewidth=1.6, linestyle=line, label=str(kind))
         for kind, line in zip(result.noise_kind.values, _VARIANT_LINES, strict=False)
     ]
-    handles.append(plt.Line2D([], [], color="black", linewidth=0.6, label="closed form"))
+    handles.append(Line2D([], [], color="black", linewidth=0.6, label="closed form"))
     axes.legend(handles=handles, **_VARIANT_LEGEND)
 
 
 def _label_rates(figure: Figure, rates: np.ndarray):
     handles = [
-        plt.Line2D([], [], color=colour, label=f"rate {rate:g}")
+        Line2D([], [], color=colour, label=f"rate {rate:g}")
         for rate, colour in zip(rates, _RATE_COLOURS, strict=False)
     ]
     for label, marker in {"simulated": "o", "closed form": "x", "as quoted": "s"}.items():
         face = "none" if marker == "o" else "0.25"
         style = {"color": "0.25", "markerfacecolor": face, "markersize": 4, "linestyle": "none"}
-        handles.append(plt.Line2D([], [], marker=marker, label=label, **style))
+        handles.append(Line2D([], [], marker=marker, label=label, **style))
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
 
 

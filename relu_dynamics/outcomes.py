@@ -44,6 +44,9 @@ class Outcome(enum.IntEnum):
     AMBIGUOUS = 6
 
 
+Array = jax.Array | np.ndarray  # inside a program, and on the host
+
+
 class History(NamedTuple):
     """Running record of one run's units; [units] each unless noted. Steps are int32, NEVER = -1.
 
@@ -51,24 +54,24 @@ class History(NamedTuple):
     the fields named `batch_...`: those come from the training minibatch at every step.
     """
 
-    margin_at_start: jax.Array  # float32
-    dead_at_start: jax.Array  # bool
-    near_zero_at_start: jax.Array  # bool, |margin| within rounding of 0
-    near_zero: jax.Array  # bool, within rounding of 0 from below, before any recovery
-    alive: jax.Array  # bool, with the hysteresis of the definition
-    margin: jax.Array  # float32, at the last look
-    spell_start: jax.Array  # step at which the present spell (alive or dead) was first seen
-    first_recovery: jax.Array  # step of the first look alive after being dead
-    first_sustained: jax.Array  # start of the first spell alive after death that lasted
-    first_death: jax.Array  # step of the first look dead after being alive
-    recoveries: jax.Array  # int32
-    deaths: jax.Array  # int32; of a unit at risk these are re-deaths
-    steps_dead: jax.Array  # int32, steps between looks count for the state at their start
-    batch_first_active: jax.Array  # first step with z > 0 for a minibatch example
-    batch_mean_sum: jax.Array  # float32, sum over steps of the mean of z
-    batch_peak: jax.Array  # float32, largest z over all steps
-    batch_active_sum: jax.Array  # float32, sum over steps of the active fraction
-    diverged_at: jax.Array  # [] first step at which the loss or a margin was not finite
+    margin_at_start: Array  # float32
+    dead_at_start: Array  # bool
+    near_zero_at_start: Array  # bool, |margin| within rounding of 0
+    near_zero: Array  # bool, within rounding of 0 from below, before any recovery
+    alive: Array  # bool, with the hysteresis of the definition
+    margin: Array  # float32, at the last look
+    spell_start: Array  # step at which the present spell (alive or dead) was first seen
+    first_recovery: Array  # step of the first look alive after being dead
+    first_sustained: Array  # start of the first spell alive after death that lasted
+    first_death: Array  # step of the first look dead after being alive
+    recoveries: Array  # int32
+    deaths: Array  # int32; of a unit at risk these are re-deaths
+    steps_dead: Array  # int32, steps between looks count for the state at their start
+    batch_first_active: Array  # first step with z > 0 for a minibatch example
+    batch_mean_sum: Array  # float32, sum over steps of the mean of z
+    batch_peak: Array  # float32, largest z over all steps
+    batch_active_sum: Array  # float32, sum over steps of the active fraction
+    diverged_at: Array  # [] first step at which the loss or a margin was not finite
 
 
 def start_history(statistics: UnitStatistics, bound: jax.Array) -> History:
@@ -100,7 +103,7 @@ def start_history(statistics: UnitStatistics, bound: jax.Array) -> History:
     )
 
 
-def _first(recorded: jax.Array, happens: jax.Array, step: jax.Array) -> jax.Array:
+def _first(recorded: Array, happens: jax.Array, step: jax.Array) -> jax.Array:
     return jnp.where((recorded == NEVER) & happens, step, recorded)
 
 

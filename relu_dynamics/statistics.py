@@ -506,7 +506,8 @@ def false_discovery_rate(p_values: ArrayLike, level: float = 0.05) -> Discoverie
         )
     if p_values.size == 0:
         return Discoveries(np.zeros(p_values.shape, bool), p_values)
-    rejected, adjusted = multipletests(p_values.ravel(), alpha=level, method="fdr_bh")[:2]
+    found = multipletests(p_values.ravel(), alpha=level, method="fdr_bh")
+    rejected, adjusted = (np.asarray(part) for part in found[:2])
     return Discoveries(rejected.reshape(p_values.shape)[()], adjusted.reshape(p_values.shape)[()])
 
 
@@ -564,7 +565,7 @@ def cumulative_incidence(
     rows = [_incidence_of_cell(cell, times, level) for cell in _cells(history)]
     parts = _by_cell(rows, history.shape)
     method = "Aalen-Johansen, effective trials, clustered by run"
-    return CumulativeIncidence(times, np.arange(1, history.causes + 1), *parts, method)
+    return CumulativeIncidence._make((times, np.arange(1, history.causes + 1), *parts, method))
 
 
 def restricted_mean_time(
@@ -605,8 +606,9 @@ def restricted_mean_time(
         low, high = _share_ends(share, (influence**2).sum(), events, lived, len(cell.time), level)
         rows.append((share, low, high, len(influence)))
     share, low, high, runs = _by_cell(rows, history.shape)
-    ends = (horizon * (1 - end) for end in (share, high, low))
-    return Interval(*ends, None, None, runs, "restricted mean, effective trials, clustered by run")
+    mean, least, most = (horizon * (1 - end) for end in (share, high, low))
+    method = "restricted mean, effective trials, clustered by run"
+    return Interval(mean, least, most, None, None, runs, method)
 
 
 def recovery_quantile(
@@ -742,9 +744,8 @@ def _proportion(low, high, successes, trials, clusters, method):
     estimate = np.where(trials > 0, successes / np.maximum(trials, 1), np.nan)
     # fmin and fmax skip the nan of no trials; rounding alone can leave k / n outside.
     low, high = np.fmin(low, estimate), np.fmax(high, estimate)
-    return Interval(
-        *(np.asarray(x)[()] for x in (estimate, low, high, successes, trials, clusters)), method
-    )
+    parts = (np.asarray(x)[()] for x in (estimate, low, high, successes, trials, clusters))
+    return Interval._make((*parts, method))
 
 
 def _t_interval(values, level, bounds, method, counted=None):
@@ -843,7 +844,7 @@ def _history(event_time, event_code, horizon, clusters, cause=1):
         np.broadcast_to(x, time.shape).reshape(-1, units)
         for x in (np.minimum(time, horizon), code, run)
     ]
-    return _History(*rows, int(causes), time.shape[:-1])
+    return _History._make((*rows, int(causes), time.shape[:-1]))
 
 
 def _event_times(history):

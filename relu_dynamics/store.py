@@ -326,7 +326,8 @@ def write_block(folder: pathlib.Path, grid: Grid, block: int, result: Any) -> No
     header = _header(grid, block)
     seal = json.dumps(header | {"digest": _digest(arrays, header)}).encode()
     buffer = io.BytesIO()
-    np.savez(buffer, seal=np.frombuffer(seal, np.uint8), **arrays)
+    named: dict[str, Any] = {"seal": np.frombuffer(seal, np.uint8), **arrays}
+    np.savez(buffer, **named)
     write_whole(block_path(folder, block), buffer.getvalue())
 
 

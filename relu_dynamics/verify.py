@@ -67,7 +67,7 @@ def digest_of(folder: pathlib.Path, grid: Grid) -> str:
         for name, array in sorted(store.read_block(folder, grid, block).items()):
             digest.update(name.encode() + array.tobytes())
     result = store.open_result(folder).load()
-    for name in sorted(result.variables):
+    for name in sorted(map(str, result.variables)):
         values = result[name].values
         digest.update(f"{name} {values.dtype} {values.shape}".encode())
         digest.update(np.ascontiguousarray(values).tobytes())
@@ -109,8 +109,10 @@ class Driver:
 
     def send(self, number: int) -> None:
         """Sends a signal, unless it has ended."""
+        pid = self._process.pid
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self._process.pid, number)
+            if pid is not None:
+                os.kill(pid, number)
 
     def said(self) -> str:
         """What it has written so far."""
