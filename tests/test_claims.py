@@ -153,9 +153,15 @@ def test_hazards_of_a_two_state_chain_are_its_rates():
     found = estimates.hazards(result, windows=2).isel(learning_rate=0)
     for window in (0, 1):
         at = found.isel(window=window)
-        assert at.death_low <= death <= at.death_high
-        assert at.recovery_low <= recovery <= at.recovery_high
-        assert at.stationary_low <= death / (death + recovery) <= at.stationary_high
+        for name, rate in (("death", death), ("recovery", recovery)):
+            error = (rate * (1 - rate) / float(at[f"{name}_exposure"])) ** 0.5
+            assert abs(float(at[name]) - rate) < 5.5 * error
+            assert at[f"{name}_low"] < at[name] < at[f"{name}_high"]
+            width = float(at[f"{name}_high"] - at[f"{name}_low"])
+            assert width == pytest.approx(2 * 1.96 * error, rel=0.25)
+        # Its standard error is about 0.22 * sqrt(2 / 4000) = 0.005.
+        assert abs(float(at.stationary) - death / (death + recovery)) < 0.03
+        assert at.stationary_low < at.stationary < at.stationary_high
     assert float(found.observed[-1]) == pytest.approx(1 - alive.mean())
     # A chain this long has come to its balance.
     assert float(found.observed[-1]) == pytest.approx(float(found.stationary[-1]), abs=0.05)

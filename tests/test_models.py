@@ -87,7 +87,8 @@ def test_randomized_asymmetric_weights_have_one_beta_entry_a_unit():
     assert np.all(large.sum(0) <= 1)
     assert abs(large.mean(0).sum() * len(rows) / 300 - (1 - (6 * scale) ** 2)) < 0.05
     beta = rows.max(0)[large.any(0)]
-    assert abs(beta.mean() - 2 / 3) < 0.06 and beta.max() <= 1
+    assert abs(beta.mean() - 2 / 3) < 0.075  # 5.5 standard errors
+    assert beta.max() <= 1
     normal = rows[~large]
     assert abs(normal.std() / scale - 1) < 0.01
     assert len(np.unique(rows.argmax(0))) > 150  # the place is random, the bias among them
