@@ -255,9 +255,7 @@ def network_values(config: Config, seed: int, root_seed: int, params: models.Par
 def compute(options: Options) -> xr.Dataset:
     """Everything that the figures show, labelled."""
     config = options.config
-    train = functools.partial(
-        training.train, config, root_seed=options.root_seed, trace_units=True
-    )
+    train = functools.partial(training.train, config, root_seed=options.root_seed, trace_units=True)
     found = [look_at_units(config, train(seed)) for seed in range(options.seeds)]
     found = Units(*(np.stack(leaves) for leaves in zip(*found, strict=True)))
     seed, unit = choose(found)
@@ -315,6 +313,13 @@ def life_of(result: xr.Dataset) -> Life:
     return Life(step=result["look"].values, **paths, **ends)
 
 
+def gradient_while_dead(result: xr.Dataset) -> float:
+    """The most that the gradient moved the margin by in a step of the dead spell."""
+    life = life_of(result)
+    moved = result.moved.values[life.death : life.recovery]
+    return float(np.abs(moved[:, result.channel.values == "gradient"]).max())
+
+
 def phases_of(result: xr.Dataset) -> list[Phase]:
     """The account of the chosen unit's death, way down and way back."""
     names = [str(name) for name in result.channel.values]
@@ -352,6 +357,8 @@ def check(options: Options) -> tuple[Options, Grid]:
             "network: the picture knows plain ReLU networks; leave model='mlp', "
             "activation='relu', normalization='none'."
         )
+    if config.probe_size is not None or network.probe_size is not None:
+        raise ValueError("probe_size: dead must mean dead on all training examples; leave it None.")
     channels.check_covered(config, "accounts", channels._UNCOVERED)
     axes = {"learning_rate": (config.learning_rate,)}
     grid = make_grid(config, axes, options.seeds, root_seed=options.root_seed)
@@ -383,9 +390,6 @@ def summarize(result: xr.Dataset) -> dict:
     """The chosen unit, the account of its life, and how frequent such lives are."""
     units = Units(*(result[name].values for name in Units._fields))
     facts = ("chosen_seed", "chosen_unit", "death", "recovery", "network_seed")
-    life = life_of(result)
-    spell = result.moved.values[life.death : life.recovery]
-    gradient = [str(name) for name in result.channel.values].index("gradient")
     return {
         "question": "how one unit dies and what brings it back",
         "definition": "dead: max z <= 0 over the probe set; back: max z above the tolerance and "
@@ -397,7 +401,7 @@ def summarize(result: xr.Dataset) -> dict:
         | {"climb": float(np.nanmax(np.where(units.for_good, units.climb, np.nan)))},
         "counts": count_lives(units),
         "phases": [phase._asdict() | {"residual": phase.residual} for phase in phases_of(result)],
-        "largest_gradient_while_dead": float(np.abs(spell[:, gradient]).max()),
+        "most_moved_by_gradient_while_dead": gradient_while_dead(result),
         "programs_agree_within": {
             name: result.attrs[name] for name in ("margin_path_error", "watched_error")
         },
@@ -421,7 +425,8 @@ def print_summary(summary: dict) -> None:
             f"{phase['name']}, steps {phase['first']} to {phase['last']}: {phase['start']:.3f} -> "
             f"{phase['end']:.3f} = {parts}; residual {phase['residual']:.1e}"
         )
-    print(f"largest gradient while dead: {summary['largest_gradient_while_dead']:g}")
+    most = summary["most_moved_by_gradient_while_dead"]
+    print(f"moved by the gradient while dead: at most {most:g} a step")
 
 
 def captions(result: xr.Dataset) -> dict[str, str]:
@@ -435,10 +440,15 @@ def captions(result: xr.Dataset) -> dict[str, str]:
         "seeds) the one with the largest climb that recovered for good."
     )
     widths = "-".join(map(str, config["hidden"]))
+    words = {"weight_decay": "decay", "noise_scale": "noise", "batch_size": "batch"}
+    told = [f"{word} {config[name]:g}" for name, word in words.items() if config[name]]
+    momentum = "" if config["momentum"] is None else f" {config['momentum']:g}"
     ran = (
-        f"{config['task']}, hidden {widths}, {config['optimizer']}, rate "
-        f"{config['learning_rate']:g}, batch {config['batch_size']}."
+        f"Run: {config['task']}, hidden {widths}, {config['optimizer']}{momentum}, rate "
+        f"{config['learning_rate']:g}, {', '.join(told)}."
     )
+    most = gradient_while_dead(result)
+    silent = "0 at every step" if most == 0 else f"at most {most:.0e} a step"
     dead = f"Dead: largest z <= 0 over the probe set of {examples} examples."
     asinh = "The axis is linear within 1 of 0, logarithmic beyond."
     residual = max(abs(phase.residual) for phase in phases_of(result))
@@ -446,23 +456,24 @@ def captions(result: xr.Dataset) -> dict[str, str]:
     return {
         "life": f"{chosen} {ran} {dead} {asinh}",
         "ridges": f"{chosen} {dead} Densities of n = {examples} z, each scaled to its own peak, "
-        "end at the smallest and largest z; blue: above 0, alive; tick: margin; orange step: dead. "
-        f"{asinh}",
+        "that end at the smallest and largest z; blue: above 0, alive; tick: margin; orange "
+        f"step: dead. {asinh}",
         "account": f"{chosen} {ran} {dead} Bars: what each channel moved the margin by, summed "
-        "over the steps; grey lines: the running sum. Exact: the bars sum to the change, largest "
-        f"residual {residual:.0e} (float32 rounding). The gradient is 0 at every step of the dead "
-        "spell. upstream: the layer below moved; handover: another example took over the margin. "
-        + ("" if config["normalization"] != "none" else "No normalization in this network."),
+        "over the steps. Exact: bars sum to the change, largest residual "
+        f"{residual:.0e} (float32 rounding). While dead, gradient moves it by {silent}. "
+        "residue: what the optimizer remembers; upstream: the layer below moved; handover: "
+        "another example took over the margin."
+        + (" No normalization here." if config["normalization"] == "none" else ""),
         "network": f"Measured over n = {small['examples']} training examples after "
         f"{small['steps']} steps ({small['task']}, {layers}, rate {small['learning_rate']:g}), "
         f"seed {result.attrs['network_seed']}: the first that ends with exactly one dead unit, in "
         "its last hidden layer and alive at step 0. Forward: mean |weight x activation| on an "
-        "edge, mean |activation| in a unit. Backward: |loss gradient| of the weight, of the bias. "
-        "Dead: z <= 0 for all examples. Crosses: exactly 0.",
-        "layer": f"z over {examples} probe examples, hidden layer {config['biased_layer']}, seed "
-        f"{result.attrs['chosen_seed']} (boxed: the unit of the other figures). {ran} Dead "
-        "(orange): largest z (bar) <= 0. Blue: the living part. "
-        f"Widths scaled to each unit's own peak. {asinh}",
+        "edge, mean |activation| in a unit. Backward: |loss gradient| of the weight on its edge, "
+        "of the bias in its unit. Dead: z <= 0 for all examples. Crosses: exactly 0.",
+        "layer": f"z over {examples} probe examples, all units of hidden layer "
+        f"{config['biased_layer']} (numbered over all layers), seed {result.attrs['chosen_seed']}; "
+        f"boxed: the unit of the other figures. {ran} Dead (orange): largest z (bar) <= 0. Blue: "
+        f"the part above 0. Widths scaled to each unit's own peak. {asinh}",
     }
 
 

@@ -16,12 +16,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
 from PIL import Image
 
 from relu_dynamics.figures import COLUMN, PAGE, STYLE, provenance_note
 
 ALIVE, DEAD, BACK = "#0072B2", "#D55E00", "#009E73"
-GREY = "0.72"
+GRADIENT = "#7B3294"
 Z_TICKS = (-1000, -100, -10, -1, 0, 1, 10, 100, 1000)
 CHANNEL_COLOURS = {
     "gradient": "#000000",
@@ -39,13 +40,18 @@ def _caption(figure: Figure, text: str, width: int):
     figure.supxlabel(textwrap.fill(text, width), fontsize=6.5, color="0.25", x=0.02, ha="left")
 
 
+def _signed(value: float, form: str) -> str:
+    """A number with a true minus sign."""
+    return format(value, form).replace("-", "\N{MINUS SIGN}")
+
+
 def _z_axis(axis):
     """Makes an axis that of z, asinh with its ticks."""
     name = axis.axis_name
     getattr(axis.axes, f"set_{name}scale")("asinh", linear_width=1)
     low, high = getattr(axis.axes, f"get_{name}lim")()
     ticks = [tick for tick in Z_TICKS if low <= tick <= high]
-    axis.set_ticks(ticks, [f"{tick:g}".replace("-", "\N{MINUS SIGN}") for tick in ticks])
+    axis.set_ticks(ticks, [_signed(tick, "g") for tick in ticks])
     axis.set_ticks([], minor=True)
 
 
@@ -72,7 +78,7 @@ def draw_ribbon(axes: Axes, life: Life):
     axes.fill_between(
         life.step,
         life.mean - life.deviation,
-        np.minimum(life.mean + life.deviation, life.margin),
+        life.mean + life.deviation,
         color=ALIVE,
         alpha=0.38,
         linewidth=0,
@@ -100,13 +106,14 @@ def draw_ribbon(axes: Axes, life: Life):
         )
         axes.axvline(step, color=colour, linewidth=0.6)
     axes.plot(life.step[deepest], life.margin[deepest], "o", color="black", markersize=3)
+    late = life.step[deepest] > 0.6 * life.step[-1]
     axes.annotate(
-        f"deepest margin {life.margin[deepest]:.2f}, step {life.step[deepest]}",
+        f"deepest margin {_signed(life.margin[deepest], '.2f')}, step {life.step[deepest]}",
         (life.step[deepest], life.margin[deepest]),
-        xytext=(8, 11),
-        textcoords="offset points",
+        xytext=(life.step[deepest] + (-0.02 if late else 0.02) * life.step[-1], 2.0),
+        ha="right" if late else "left",
         va="bottom",
-        arrowprops={"arrowstyle": "-", "linewidth": 0.5},
+        arrowprops={"arrowstyle": "-", "linewidth": 0.5, "shrinkB": 3, "relpos": (late, 0)},
     )
     axes.set(xlabel="training step", ylabel="pre-activation z")
 
@@ -130,7 +137,7 @@ def draw_life(life: Life, caption: str) -> Figure:
             Patch(color=DEAD, alpha=0.15, linewidth=0, label="dead"),
         ]
         figure.legend(handles=handles, loc="outside upper center", ncols=5)
-        _caption(figure, caption, 150)
+        _caption(figure, caption, 142)
     return figure
 
 
@@ -165,6 +172,7 @@ def draw_ridgeline(axes: Axes, steps: Sequence[int], z: np.ndarray, overlap: flo
         grid, height = density(sample)
         zero = np.interp(0.0, grid, height)
         upper = base + overlap * height
+        axes.plot(grid, upper, color="white", linewidth=1.8, zorder=2 * row)
         axes.fill_between(grid, base, upper, color="0.82", zorder=2 * row, linewidth=0)
         if sample.max() > 0:
             alive = grid > 0
@@ -174,19 +182,35 @@ def draw_ridgeline(axes: Axes, steps: Sequence[int], z: np.ndarray, overlap: flo
             axes.fill_between(
                 part[0], base, base + overlap * part[1], color=ALIVE, zorder=2 * row, linewidth=0
             )
-        axes.plot(grid, upper, color="white", linewidth=1.6, zorder=2 * row)
         colour = ALIVE if sample.max() > 0 else DEAD
         axes.plot(grid, upper, color="0.25", linewidth=0.6, zorder=2 * row + 1)
-        axes.plot(
-            sample.max(), base, "|", color=colour, markersize=5, zorder=3 * len(z), mew=1.2
+        axes.plot(sample.max(), base, "|", color=colour, markersize=5, zorder=3 * len(z), mew=1.2)
+        axes.annotate(
+            f"{100 * np.mean(sample > 0):.1f} %" if sample.max() > 0 else "0 %",
+            (1.0, base),
+            xycoords=axes.get_yaxis_transform(),
+            ha="right",
+            va="bottom",
+            color=colour,
+            fontsize=6.5,
+            zorder=3 * len(z),
         )
+    axes.text(
+        1.0,
+        1.0,
+        "examples\nwith z > 0",
+        ha="right",
+        va="top",
+        transform=axes.transAxes,
+        fontsize=6.5,
+    )
     axes.axvline(0, color="0.2", linewidth=0.7, zorder=3 * len(z))
     axes.set_yticks(range(len(z)), [str(step) for step in reversed(steps)])
     for label, sample in zip(axes.get_yticklabels(), z[::-1], strict=True):
         label.set_color(ALIVE if sample.max() > 0 else DEAD)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    axes.set(xlim=(min(1.3 * z.min(), -1.5), max(1.3 * z.max(), 1.5)), ylim=(-0.3, len(z) + 1.0))
+    axes.set(xlim=(min(1.3 * z.min(), -1.5), max(8 * z.max(), 10)), ylim=(-0.3, len(z) + 1.0))
     _z_axis(axes.xaxis)
     axes.set(xlabel="pre-activation z over the probe set", ylabel="training step")
 
@@ -196,7 +220,7 @@ def draw_ridges(steps: Sequence[int], z: np.ndarray, caption: str) -> Figure:
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(figsize=(COLUMN, 1.5 + 0.19 * len(z)))
         draw_ridgeline(axes, steps, z)
-        _caption(figure, caption, 72)
+        _caption(figure, caption, 64)
     return figure
 
 
@@ -234,67 +258,72 @@ def life_phases(life: Life, channels: Sequence[str], moved: np.ndarray) -> list[
         if first < last:
             sums = moved[first:last].astype(float).sum(0).tolist()
             start, end = (float(life.margin[look]) for look in (first, last))
-            phases.append(Phase(name, first, last, start, end, dict(zip(channels, sums, strict=True))))
+            phases.append(
+                Phase(name, first, last, start, end, dict(zip(channels, sums, strict=True)))
+            )
     return phases
 
 
 def draw_waterfall(axes: Axes, phases: Sequence[Phase]):
     """Margins as lines, and between two of them a floating bar a channel; bars of a phase sum to
     its change of the margin, up to the residual."""
-    place, ticks, labels = 0.0, [], []
-    levels = [level for phase in phases for level in (phase.start, phase.end)]
-    reached = []
+    place, ticks, labels, bars = 0.0, [], [], []
     for number, phase in enumerate(phases):
-        _total(axes, place, phase.first, phase.start)
+        _total(axes, place, phase.start)
         ticks.append(place)
         labels.append(f"step\n{phase.first}")
-        level, begun = phase.start, place + 0.5
+        level, begun = phase.start, place + 0.62
+        place += 0.25
         for channel, amount in phase.moved.items():
             place += 1
-            axes.bar(
-                place, amount, 0.78, level, color=CHANNEL_COLOURS[channel], linewidth=0, zorder=2
-            )
-            axes.plot(
-                [place - 0.89, place + 0.39], [level, level], color="0.45", linewidth=0.5, zorder=1
-            )
+            colour = CHANNEL_COLOURS[channel]
+            axes.bar(place, amount, 0.78, level, color=colour, linewidth=0, zorder=2)
+            # An edge of its own, so that a bar of 0 is seen.
+            ends = [place - 0.39, place + 0.39]
+            axes.plot(ends, [level] * 2, color=colour, zorder=2, lw=1, solid_capstyle="butt")
+            _link(axes, place - 0.61, level)
+            bars.append((place, level, amount))
             level += amount
-            reached.append((place, level - amount, level, amount))
             ticks.append(place)
             labels.append(channel)
-        place += 1
-        axes.plot([place - 1.39, place], [level, level], color="0.45", linewidth=0.5, zorder=1)
-        axes.axvspan(begun, place - 0.5, color="0.5", alpha=0.05 + 0.05 * (number % 2), linewidth=0)
+        _link(axes, place + 0.39, level)
+        place += 1.25
+        ended = place - 0.62
+        axes.axvspan(begun, ended, color="0.5", alpha=0.05 + 0.05 * (number % 2), linewidth=0)
+        steps = phase.last - phase.first
         axes.text(
-            (begun + place - 0.5) / 2,
+            (begun + ended) / 2,
             1.0,
-            f"{phase.name}: {phase.end - phase.start:+.2f}",
+            f"{phase.name} in {steps} step{'s' * (steps > 1)}: "
+            + _signed(phase.end - phase.start, "+.2f"),
             ha="center",
             va="bottom",
             transform=axes.get_xaxis_transform(),
             fontsize=8,
         )
-    _total(axes, place, phases[-1].last, phases[-1].end)
+    _total(axes, place, phases[-1].end)
     ticks.append(place)
     labels.append(f"step\n{phases[-1].last}")
-    levels += [value for _, low, high, _ in reached for value in (low, high)]
+    levels = [phase.start for phase in phases] + [phases[-1].end]
+    levels += [level for _, start, amount in bars for level in (start, start + amount)]
     reach = max(levels) - min(levels) or 1.0
-    for x, low, high, amount in reached:
-        text = "0" if amount == 0 else f"{amount:+.2f}".replace("-", "\N{MINUS SIGN}")
-        up = amount >= 0
-        at = max(low, high) if up else min(low, high)
+    for x, start, amount in bars:
+        # A bar too low to see has its number above: below, the one before it may have its own.
+        up = amount > -0.02 * reach
         axes.annotate(
-            text,
-            (x, at),
-            xytext=(0, 1.5 if up else -1.5),
+            _amount(amount),
+            (x, max(start, start + amount) if up else start + amount),
+            xytext=(0, 2 if up else -2),
             textcoords="offset points",
             ha="center",
             va="bottom" if up else "top",
             fontsize=6.5,
             zorder=4,
+            path_effects=[withStroke(linewidth=1.5, foreground="white")],
         )
     axes.axhline(0, color="0.2", linewidth=0.7, zorder=3)
     axes.set(
-        xlim=(-0.7, place + 0.7),
+        xlim=(-0.8, place + 0.8),
         ylim=(min(levels) - 0.1 * reach, max(levels) + 0.1 * reach),
         ylabel="margin: largest z",
     )
@@ -305,11 +334,12 @@ def draw_waterfall(axes: Axes, phases: Sequence[Phase]):
     axes.tick_params(axis="x", length=0)
 
 
-def _total(axes: Axes, place: float, step: int, level: float):
+def _total(axes: Axes, place: float, level: float):
+    """A margin that was reached, as a line with its number."""
     colour = ALIVE if level > 0 else DEAD
-    axes.plot([place - 0.45, place + 0.45], [level, level], color=colour, linewidth=2.2, zorder=3)
+    axes.plot([place - 0.5, place + 0.5], [level, level], color=colour, linewidth=2.2, zorder=3)
     axes.annotate(
-        f"{level:.2f}".replace("-", "\N{MINUS SIGN}"),
+        _signed(level, ".2f"),
         (place, level),
         xytext=(0, 3 if level > 0 else -3),
         textcoords="offset points",
@@ -321,12 +351,25 @@ def _total(axes: Axes, place: float, step: int, level: float):
     )
 
 
+def _amount(value: float) -> str:
+    """A signed number with two decimals, or one digit where those are 0; 0 only when it is."""
+    if value == 0:
+        return "0"
+    form = "+.2f" if abs(value) >= 0.005 else "+.3f" if abs(value) >= 5e-4 else "+.0e"
+    return _signed(value, form).replace("0.", ".", 1) if abs(value) < 1 else _signed(value, form)
+
+
+def _link(axes: Axes, left: float, level: float):
+    """The running sum between two bars."""
+    axes.plot([left, left + 0.22], [level, level], color="0.4", linewidth=0.6, zorder=1)
+
+
 def draw_account(phases: Sequence[Phase], caption: str) -> Figure:
     """The exact account of a unit's dead spell as a waterfall."""
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(figsize=(PAGE, 3.3))
         draw_waterfall(axes, phases)
-        _caption(figure, caption, 150)
+        _caption(figure, caption, 142)
     return figure
 
 
@@ -347,55 +390,59 @@ class Network(NamedTuple):
 def draw_flow(axes: Axes, network: Network, backward: bool):
     """The network with a number on every edge: what it carries forward, or (`backward`) the size
     of its weight's gradient. Edges that carry exactly 0 are dashed and crossed out."""
-    values = network.gradients if backward else network.carried
-    nodes = network.bias_gradients if backward else network.activity
+    power = gradient_power(network) if backward else 0
+    size = lambda layers: [layer * 10.0**power for layer in layers]  # noqa: E731
+    values = size(network.gradients if backward else network.carried)
+    nodes = size(network.bias_gradients if backward else network.activity)
     widths = [len(values[0]), *(layer.shape[1] for layer in values)]
     dead = [np.zeros(widths[0], bool), *network.dead, np.zeros(widths[-1], bool)]
-    height = lambda layer, unit: (widths[layer] - 1) / 2 - unit  # noqa: E731
-    largest = max(layer.max() for layer in values)
+    place = lambda layer, unit: np.array([layer, (widths[layer] - 1) / 2 - unit])  # noqa: E731
+    largest = max(layer.max() for layer in values) or 1.0
     for layer, edges in enumerate(values):
-        spread = 1.25 if widths[layer + 1] == 1 else 1.0
+        sources, targets = edges.shape
+        # n edges into each of many units: their numbers stand in one column at equal distances.
+        share = sources / (sources + 1) if targets > 1 else 0.5
         for (i, j), value in np.ndenumerate(edges):
-            start, end = np.array([layer, height(layer, i)]), np.array([layer + 1, height(layer + 1, j)])
-            colour = "#7B3294" if backward else (ALIVE if network.weights[layer][i, j] > 0 else DEAD)
+            start, end = place(layer, i), place(layer + 1, j)
+            tint = GRADIENT if backward else ALIVE if network.weights[layer][i, j] > 0 else DEAD
             silent = value == 0
             axes.plot(
                 *np.stack([start, end]).T,
-                color="0.6" if silent else colour,
+                color="0.6" if silent else tint,
                 linewidth=0.7 if silent else 0.4 + 3.2 * value / largest,
                 linestyle=(0, (3, 2)) if silent else "-",
                 alpha=1 if silent else 0.75,
                 zorder=1,
             )
-            # Labels near the node where few edges meet, each on its own height.
-            near = 0.66 / spread if i % 2 else 0.74 / spread
-            at = start + near * (end - start)
             axes.text(
-                *at,
-                "0" if silent else _short(value),
+                *(start + share * (end - start)),
+                _short(value),
                 fontsize=6,
                 ha="center",
                 va="center",
                 zorder=3,
                 color="0.3" if silent else "black",
-                bbox={"boxstyle": "square,pad=0.08", "facecolor": "white", "linewidth": 0, "alpha": 0.85},
+                bbox={"boxstyle": "square,pad=0.06", "facecolor": "white", "linewidth": 0},
             )
             if silent:
-                axes.plot(*(start + 0.42 * (end - start)), "x", color=DEAD, markersize=5, mew=1.3, zorder=4)
+                at = start + 0.5 * share * (end - start)
+                axes.plot(*at, "x", color=DEAD, markersize=5, mew=1.3, zorder=4)
     for layer, width in enumerate(widths):
         for unit in range(width):
-            at = layer, height(layer, unit)
+            at = place(layer, unit)
             gone = dead[layer][unit]
             face = "0.85" if gone else "white"
-            axes.plot(*at, "o", markersize=19, color="0.2", markerfacecolor=face, mew=0.8, zorder=5)
-            value = None
-            if not (backward and layer == 0):
+            axes.plot(*at, "o", markersize=15, color="0.2", markerfacecolor=face, mew=0.8, zorder=5)
+            if layer or not backward:
                 value = nodes[layer - backward][unit]
                 axes.text(*at, _short(value), fontsize=6, ha="center", va="center", zorder=7)
+            else:
+                axes.text(*at, f"$x_{unit + 1}$", fontsize=7, ha="center", va="center", zorder=7)
             if gone:
-                axes.plot(*at, "x", color=DEAD, markersize=20, mew=1.6, alpha=0.75, zorder=6)
+                axes.text(at[0], at[1] - 0.3, "dead", color=DEAD, ha="center", va="center")
+                axes.plot(*at, "x", color=DEAD, markersize=18, mew=1.6, alpha=0.75, zorder=6)
     names = ["inputs", *(f"hidden {k}" for k in range(1, len(widths) - 1)), "output"]
-    bottom = -(max(widths) - 1) / 2 - 0.62
+    bottom = -(max(widths) - 1) / 2 - 0.3
     for layer, name in enumerate(names):
         axes.text(layer, bottom, name, ha="center", va="top", fontsize=7)
     axes.set(xlim=(-0.25, len(values) + 0.25), ylim=(bottom - 0.25, -bottom))
@@ -406,28 +453,40 @@ def _short(value: float) -> str:
     """A number in at most four characters, without its leading 0; 0 only when it is."""
     if value == 0:
         return "0"
-    if value < 0.0095:
-        return f"{value:.0e}".replace("e-0", "e\N{MINUS SIGN}")
-    return f"{value:.2f}".removeprefix("0") if value < 9.995 else f"{value:.0f}"
+    if value < 0.005:
+        return "<.01"
+    if value < 0.995:
+        return f"{value:.2f}".removeprefix("0")
+    return f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
+
+
+def gradient_power(network: Network) -> int:
+    """The power of ten by which gradients are multiplied, so that the largest has two digits."""
+    largest = max(layer.max() for layer in network.gradients)
+    return 1 - int(np.floor(np.log10(largest))) if largest > 0 else 0
 
 
 def draw_network(network: Network, caption: str) -> Figure:
     """Where activation flows and where gradient flows, beside each other, and where a dead unit
     stops both."""
     with plt.style.context(STYLE):
-        figure, panels = plt.subplots(1, 2, figsize=(PAGE, 3.5))
+        figure, panels = plt.subplots(1, 2, figsize=(PAGE, 3.9))
         for axes, backward in zip(panels, (False, True), strict=True):
             draw_flow(axes, network, backward)
         panels[0].set_title("Forward: what each edge carries \N{RIGHTWARDS ARROW}")
-        panels[1].set_title("\N{LEFTWARDS ARROW} Backward: gradient of each weight")
+        power = gradient_power(network)
+        panels[1].set_title(
+            "\N{LEFTWARDS ARROW} Backward: gradient of each weight"
+            + f", in $10^{{{-power}}}$" * bool(power)
+        )
         handles = [
             Line2D([], [], color=ALIVE, linewidth=2, label="forward, weight > 0"),
             Line2D([], [], color=DEAD, linewidth=2, label="forward, weight < 0"),
-            Line2D([], [], color="#7B3294", linewidth=2, label="size of the gradient"),
+            Line2D([], [], color=GRADIENT, linewidth=2, label="size of the gradient"),
             Line2D([], [], color=DEAD, marker="x", linestyle="none", label="dead unit; exactly 0"),
         ]
         figure.legend(handles=handles, loc="outside upper center", ncols=4)
-        _caption(figure, caption, 150)
+        _caption(figure, caption, 142)
     return figure
 
 
@@ -443,7 +502,7 @@ class _Gif(PillowWriter):
 
     def finish(self):
         frames = [frame.convert("RGB") for frame in self._frames]
-        palette = frames[len(frames) // 2].quantize(48, method=Image.Quantize.MEDIANCUT)
+        palette = frames[len(frames) // 2].quantize(48, method=Image.Quantize.MAXCOVERAGE)
         plain = [f.quantize(palette=palette, dither=Image.Dither.NONE) for f in frames]
         duration = [int(1000 / self.fps)] * len(plain)
         duration[0] = duration[-1] = 1500  # time to read
@@ -464,7 +523,9 @@ def draw_layer(axes: Axes, z: np.ndarray):
     for unit, sample in enumerate(z):
         grid, height = density(sample, 80)
         left, right = unit - 0.42 * height, unit + 0.42 * height
-        axes.fill_betweenx(grid, left, right, color="0.78", linewidth=0)
+        axes.fill_betweenx(
+            grid, left, right, color="0.8" if sample.max() > 0 else "#F2C6A6", linewidth=0
+        )
         if sample.max() > 0:
             zero = 0.42 * np.interp(0.0, grid, height)
             alive = grid > 0
@@ -501,7 +562,7 @@ def animate_layer(
     """
     with plt.style.context(STYLE):
         figure, (top, below) = plt.subplots(
-            2, 1, figsize=(6.4, 4.1), dpi=100, height_ratios=[3.4, 1], layout="constrained"
+            2, 1, figsize=(6.4, 4.1), dpi=130, height_ratios=[3.4, 1], layout="constrained"
         )
         _caption(figure, caption, 118)
         low, high = min(1.4 * z.min(), -2), max(1.4 * z.max(), 2)
@@ -522,10 +583,11 @@ def animate_layer(
                 if unit == marked:
                     tick.set(bbox={"facecolor": "none", "edgecolor": "0.2", "pad": 1.2})
             top.set_title(f"step {steps[number]}: {gone.sum()} of {len(units)} units dead")
+            top.set_xlabel("unit (orange: dead)")
             now.set_xdata([steps[number]] * 2)
 
         writer = _Gif(fps, provenance_note(attributes))
-        with writer.saving(figure, str(path), dpi=100):
+        with writer.saving(figure, str(path), dpi=130):
             for number in range(len(steps)):
                 frame(number)
                 if number == 0:
