@@ -72,13 +72,14 @@ class Life(NamedTuple):
 
 def draw_ribbon(axes: Axes, life: Life):
     """Margin, mean +- deviation and min..max over the steps; the dead spell shaded, its two ends
-    and the deepest margin marked."""
+    and the deepest margin marked. Of a skewed z one deviation may reach beyond every example, so
+    the band is cut at the smallest and the largest z."""
     axes.axvspan(life.death, life.recovery, color=DEAD, alpha=0.12, linewidth=0)
     axes.fill_between(life.step, life.minimum, life.margin, color=ALIVE, alpha=0.16, linewidth=0)
     axes.fill_between(
         life.step,
-        life.mean - life.deviation,
-        life.mean + life.deviation,
+        np.maximum(life.mean - life.deviation, life.minimum),
+        np.minimum(life.mean + life.deviation, life.margin),
         color=ALIVE,
         alpha=0.38,
         linewidth=0,
@@ -106,14 +107,15 @@ def draw_ribbon(axes: Axes, life: Life):
         )
         axes.axvline(step, color=colour, linewidth=0.6)
     axes.plot(life.step[deepest], life.margin[deepest], "o", color="black", markersize=3)
-    late = life.step[deepest] > 0.6 * life.step[-1]
     axes.annotate(
-        f"deepest margin {_signed(life.margin[deepest], '.2f')}, step {life.step[deepest]}",
+        f"deepest: {_signed(life.margin[deepest], '.2f')}, step {life.step[deepest]}",
         (life.step[deepest], life.margin[deepest]),
-        xytext=(life.step[deepest] + (-0.02 if late else 0.02) * life.step[-1], 2.0),
-        ha="right" if late else "left",
+        xytext=((life.death + life.recovery) / 2, 2.0),
+        ha="center",
         va="bottom",
-        arrowprops={"arrowstyle": "-", "linewidth": 0.5, "shrinkB": 3, "relpos": (late, 0)},
+        zorder=6,
+        path_effects=[withStroke(linewidth=1.5, foreground="white")],
+        arrowprops={"arrowstyle": "-", "linewidth": 0.5, "shrinkB": 3},
     )
     axes.set(xlabel="training step", ylabel="pre-activation z")
 
