@@ -401,6 +401,7 @@ def summarize(result: xr.Dataset) -> dict:
         "chosen": {name: result.attrs[name] for name in facts}
         | {"climb": float(np.nanmax(np.where(units.for_good, units.climb, np.nan)))},
         "counts": count_lives(units),
+        "claims": [],  # one unit is a case and no evidence
         "phases": [phase._asdict() | {"residual": phase.residual} for phase in phases_of(result)],
         "most_moved_by_gradient_while_dead": gradient_while_dead(result),
         "programs_agree_within": {
