@@ -38,14 +38,19 @@ LABELS = {
 def save(figure: Figure, path: pathlib.Path, attributes: dict[str, str]) -> list[pathlib.Path]:
     """Writes a figure as PNG and PDF next to each other, with the result's grid hash, commit and
     command in both files' metadata, and returns their paths."""
-    facts = ", ".join(f"{name}={attributes.get(name)}" for name in ("grid_hash", "git_commit"))
-    note = f"{facts}, command={attributes.get('command')}"
+    note = provenance_note(attributes)
     paths = [path.with_suffix(".png"), path.with_suffix(".pdf")]
     with plt.style.context(STYLE):  # resolution and embedded fonts are decided when saving
         figure.savefig(paths[0], metadata={"Description": note, "Software": "relu_dynamics"})
         figure.savefig(paths[1], metadata={"Subject": note, "Creator": "relu_dynamics"})
     plt.close(figure)
     return paths
+
+
+def provenance_note(attributes: Mapping[str, str]) -> str:
+    """Grid hash, commit and command of a result as one line, for a file's metadata."""
+    facts = ", ".join(f"{name}={attributes.get(name)}" for name in ("grid_hash", "git_commit"))
+    return f"{facts}, command={attributes.get('command')}"
 
 
 def _edges(values: np.ndarray, log: bool) -> np.ndarray:
