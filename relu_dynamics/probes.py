@@ -3,6 +3,7 @@
 Axes: `batch` examples, `units` of all hidden layers in order (the first layer's come first).
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -36,19 +37,38 @@ class LayerSummary(NamedTuple):
     recovered: jax.Array  # fraction of units that recovered since the look before, likewise
 
 
-def halve(op: Callable[[jax.Array, jax.Array], jax.Array], z: jax.Array) -> jax.Array:
+# `halve` writes out the tree of so many rows, when a row has so many numbers.
+ROWS = 32
+WIDE = 512
+
+
+def halve(
+    op: Callable[[jax.Array, jax.Array], jax.Array],
+    *arrays: jax.Array,
+    each: Callable[..., jax.Array] = lambda z: z,
+) -> jax.Array:
     """Reduces the leading axis by combining its two halves, again and again.
 
-    The same reduction as `op.reduce(z, axis=0)`, in an order that XLA turns into full-width
-    vector instructions (on CPU the plain reduce does not vectorize over short unit axes).
+    The same reduction as `op.reduce(each(*arrays), axis=0)` of an elementwise `each`, in an order
+    that XLA turns into full-width vector instructions (on CPU the plain reduce does not vectorize
+    over short unit axes). The tree of the last rows is written out where rows are wide: one pass
+    that stores nothing between, of the same numbers.
     """
     odd = []
-    while z.shape[0] > 1:
-        half, rest = divmod(z.shape[0], 2)
+    most = ROWS if math.prod(arrays[0].shape[1:]) >= WIDE else 1
+    while (size := arrays[0].shape[0]) > most:
+        half, rest = divmod(size, 2)
         if rest:
-            odd.append(z[-1])
-        z = op(z[:half], z[half : 2 * half])
-    result = z[0]
+            odd.append(each(*(a[-1] for a in arrays)))
+        low, high = ([a[start : start + half] for a in arrays] for start in (0, half))
+        arrays, each = (op(each(*low), each(*high)),), lambda z: z
+    rows = [each(*(a[i] for a in arrays)) for i in range(size)]
+    while len(rows) > 1:
+        half, rest = divmod(len(rows), 2)
+        if rest:
+            odd.append(rows[-1])
+        rows = [op(a, b) for a, b in zip(rows[:half], rows[half : 2 * half], strict=True)]
+    result = rows[0]
     for row in odd:
         result = op(result, row)
     return result
@@ -64,11 +84,11 @@ def unit_statistics(preactivations: tuple[jax.Array, ...]) -> UnitStatistics:
         size = z.shape[0]
         mean = halve(jnp.add, z) / size
         return UnitStatistics(
-            active_fraction=halve(jnp.add, (z > 0).astype(z.dtype)) / size,
+            active_fraction=halve(jnp.add, z, each=lambda z: (z > 0).astype(z.dtype)) / size,
             margin=halve(jnp.maximum, z),
             mean=mean,
             # Two passes: E z^2 - (E z)^2 cancels when |mean| >> deviation, as in deeply dead units.
-            deviation=jnp.sqrt(halve(jnp.add, (z - mean[None, :]) ** 2) / size),
+            deviation=jnp.sqrt(halve(jnp.add, z, each=lambda z: (z - mean) ** 2) / size),
             minimum=halve(jnp.minimum, z),
         )
 

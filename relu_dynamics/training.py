@@ -413,13 +413,16 @@ def run(
         )
         return layers, statistics if trace_units else None
 
-    def step(task, carry, indices):
+    def step(shared, carry, indices):
+        config, task, key = shared
         state, history = carry
         now = state.step
         state, snapshot = _step(config, task, key, indices, state)
-        history = outcomes.observe_batch(history, now, snapshot.loss, snapshot.batch)
+        history = outcomes.observe_batch(history, now, None, snapshot.batch)
         record = (snapshot.batch, snapshot.gradient_norm) if trace_units else None
         return (state, history), (snapshot.loss, record)
+
+    scan = _scan_lanes_last(step) if models.is_one_unit(config) else _scan(step)
 
     def segment(carry, first):
         # The draws of a segment at once: threefry in a loop of single steps costs more than a
@@ -431,8 +434,9 @@ def run(
             state = jax.lax.cond(
                 first == config.killed_at, functools.partial(_kill, config, key), lambda s: s, state
             )
-        train = functools.partial(step, task_at(first))
-        (state, history), (losses, record) = jax.lax.scan(train, (state, before), indices)
+        shared = config, task_at(first), key
+        (state, history), (losses, record) = scan(shared, (state, before), indices)
+        history = outcomes.observe_losses(history, first, losses)
         # A look belongs to the period before it: what was learned, before the task changes.
         statistics, bound, slope = look_at_probe(state.params, first)
         history = outcomes.observe_probe(
@@ -469,6 +473,48 @@ def run(
         held_loss=tasks.loss(config, output, held_targets),
         held_error=tasks.error(config, output, held_targets),
     )
+
+
+def _scan(step: Callable) -> Callable:
+    """`jax.lax.scan` of step(shared, carry, x) as a function of (shared, carry, xs)."""
+    return lambda shared, carry, xs: jax.lax.scan(functools.partial(step, shared), carry, xs)
+
+
+def _scan_lanes_last(step: Callable) -> Callable:
+    """`_scan` of a carry (State, History) with a rule for `jax.vmap`: the lanes are the last axis.
+
+    `jax.vmap` of a scan puts the lanes first. Parameters of one-unit networks would then lie
+    across the columns that `models.one_unit_gradients` works on, and be turned at every step.
+    """
+    form = jax.custom_batching.custom_vmap(_scan(step))
+
+    @form.def_vmap
+    def rule(lanes, batched, shared, carry, xs):
+        first = lambda tree: jax.tree.map(lambda b: 0 if b else None, tree)  # noqa: E731
+        if any(jax.tree.leaves(batched[2])):  # steps that differ between lanes
+            axes = tuple(first(tree) for tree in batched)
+            result = jax.vmap(_scan(step), in_axes=axes)(shared, carry, xs)
+            return result, jax.tree.map(lambda _: True, result)
+        count = -1 if batched[1][0].step else None  # one count for all lanes stays one number
+        last = jax.tree.map(lambda _: -1, carry)
+        axes = (last[0]._replace(step=count), last[1])
+
+        def turn(x, is_batched, axis):
+            if axis is None:
+                return x
+            x = x if is_batched else jnp.broadcast_to(x, (lanes, *x.shape))
+            return jnp.moveaxis(x, 0, -1)
+
+        is_none = lambda x: x is None  # noqa: E731
+        carry = jax.tree.map(turn, carry, batched[1], axes, is_leaf=is_none)
+        all_lanes = jax.vmap(step, in_axes=(first(batched[0]), axes, None), out_axes=(axes, -1))
+        carry, out = _scan(all_lanes)(shared, carry, xs)
+        turned = jax.tree.map(lambda x, a: x if a is None else jnp.moveaxis(x, -1, 0), carry, axes)
+        flags = jax.tree.map(lambda x, a: a is not None, carry, axes)
+        out = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), out)
+        return (turned, out), (flags, jax.tree.map(lambda _: True, out))
+
+    return form
 
 
 @functools.partial(jax.jit, static_argnames="trace_units")
