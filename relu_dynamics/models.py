@@ -352,22 +352,24 @@ def is_one_unit(config: Config) -> bool:
 
 def to_columns(params: Params) -> Columns:
     """Parameters of one-unit networks with a leading [lanes] axis, as columns."""
-    unit, output = params[layer_name(1)], params["output"]
+    last = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), params)
+    unit, output = last[layer_name(1)], last["output"]
     return Columns(
-        weights=unit["kernel"][:, :, 0].T,
-        bias=unit["bias"][:, 0],
-        output_weight=output["kernel"][:, 0, 0],
-        output_bias=output["bias"][:, 0] if "bias" in output else None,
+        weights=unit["kernel"][:, 0],
+        bias=unit["bias"][0],
+        output_weight=output["kernel"][0, 0],
+        output_bias=output["bias"][0] if "bias" in output else None,
     )
 
 
 def from_columns(columns: Columns) -> Params:
     """The inverse of `to_columns`."""
-    output = {"kernel": columns.output_weight[:, None, None]}
+    output = {"kernel": columns.output_weight[None, None]}
     if columns.output_bias is not None:
-        output["bias"] = columns.output_bias[:, None]
-    unit = {"kernel": columns.weights.T[:, :, None], "bias": columns.bias[:, None]}
-    return {layer_name(1): unit, "output": output}
+        output["bias"] = columns.output_bias[None]
+    unit = {"kernel": columns.weights[:, None], "bias": columns.bias[None]}
+    params = {layer_name(1): unit, "output": output}
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), params)
 
 
 def one_unit_gradients(

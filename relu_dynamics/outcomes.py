@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from relu_dynamics import probes
 from relu_dynamics.probes import UnitStatistics
 
 DEFINITION_VERSION = 1  # part of a stored result's identity: raise it when a definition changes
@@ -122,14 +123,16 @@ def observe_batch(
 
 
 def observe_losses(history: History, first: jax.Array, losses: jax.Array) -> History:
-    """The history after the training losses of a stretch of steps, [steps] from step `first` on.
+    """The history after the training losses of a stretch of steps, [steps, ...] from step `first`
+    on; `diverged_at` is [...].
 
     Of a stretch rather than of a step: a pass over what is recorded anyway costs less than one
     more operation at every step.
     """
-    steps = first + jnp.arange(losses.shape[0])
+    count = losses.shape[0]
+    steps = first + jnp.arange(count).reshape(count, *[1] * (losses.ndim - 1))
     later = jnp.iinfo(jnp.int32).max
-    at = jnp.min(jnp.where(jnp.isfinite(losses), later, steps))
+    at = probes.halve(jnp.minimum, jnp.where(jnp.isfinite(losses), later, steps))
     return history._replace(diverged_at=_first(history.diverged_at, at < later, at))
 
 

@@ -422,7 +422,14 @@ def run(
         record = (snapshot.batch, snapshot.gradient_norm) if trace_units else None
         return (state, history), (snapshot.loss, record)
 
-    scan = _scan_lanes_last(step) if models.is_one_unit(config) else _scan(step)
+    def finish(carry, out):
+        state, history = carry
+        losses, _ = out
+        first = state.step - losses.shape[0]
+        return state, outcomes.observe_losses(history, first, losses)
+
+    stretch = _lanes_last if models.is_one_unit(config) else _stretch
+    train_stretch = stretch(step, finish)
 
     def segment(carry, first):
         # The draws of a segment at once: threefry in a loop of single steps costs more than a
@@ -435,8 +442,7 @@ def run(
                 first == config.killed_at, functools.partial(_kill, config, key), lambda s: s, state
             )
         shared = config, task_at(first), key
-        (state, history), (losses, record) = scan(shared, (state, before), indices)
-        history = outcomes.observe_losses(history, first, losses)
+        (state, history), (losses, record) = train_stretch(shared, (state, before), indices)
         # A look belongs to the period before it: what was learned, before the task changes.
         statistics, bound, slope = look_at_probe(state.params, first)
         history = outcomes.observe_probe(
@@ -475,44 +481,52 @@ def run(
     )
 
 
-def _scan(step: Callable) -> Callable:
-    """`jax.lax.scan` of step(shared, carry, x) as a function of (shared, carry, xs)."""
-    return lambda shared, carry, xs: jax.lax.scan(functools.partial(step, shared), carry, xs)
+def _stretch(step: Callable, finish: Callable) -> Callable:
+    """The steps between two looks as a function of (shared, carry, xs): `jax.lax.scan` of
+    step(shared, carry, x), then finish(carry, out) in the place of the carry. `finish` also
+    takes arrays that end in an axis of lanes."""
+
+    def form(shared, carry, xs):
+        carry, out = jax.lax.scan(functools.partial(step, shared), carry, xs)
+        return finish(carry, out), out
+
+    return form
 
 
-def _scan_lanes_last(step: Callable) -> Callable:
-    """`_scan` of a carry (State, History) with a rule for `jax.vmap`: the lanes are the last axis.
+def _lanes_last(step: Callable, finish: Callable) -> Callable:
+    """`_stretch` of a carry (State, History) with a rule for `jax.vmap`: the lanes' axis is last.
 
     `jax.vmap` of a scan puts the lanes first. Parameters of one-unit networks would then lie
     across the columns that `models.one_unit_gradients` works on, and be turned at every step.
     """
-    form = jax.custom_batching.custom_vmap(_scan(step))
+    plain = _stretch(step, finish)
+    form = jax.custom_batching.custom_vmap(plain)
 
     @form.def_vmap
     def rule(lanes, batched, shared, carry, xs):
         first = lambda tree: jax.tree.map(lambda b: 0 if b else None, tree)  # noqa: E731
-        if any(jax.tree.leaves(batched[2])):  # steps that differ between lanes
-            axes = tuple(first(tree) for tree in batched)
-            result = jax.vmap(_scan(step), in_axes=axes)(shared, carry, xs)
-            return result, jax.tree.map(lambda _: True, result)
-        count = -1 if batched[1][0].step else None  # one count for all lanes stays one number
-        last = jax.tree.map(lambda _: -1, carry)
-        axes = (last[0]._replace(step=count), last[1])
+        everywhere = lambda tree: jax.tree.map(lambda _: True, tree)  # noqa: E731
+        if any(jax.tree.leaves(batched[2])):  # batches that differ between lanes: nothing to share
+            result = jax.vmap(plain, in_axes=tuple(map(first, batched)))(shared, carry, xs)
+            return result, everywhere(result)
+        # All lanes get arrays of their own, but a common count of steps stays one number.
+        own = everywhere(carry)
+        own = (own[0]._replace(step=batched[1][0].step), own[1])
 
-        def turn(x, is_batched, axis):
-            if axis is None:
-                return x
-            x = x if is_batched else jnp.broadcast_to(x, (lanes, *x.shape))
-            return jnp.moveaxis(x, 0, -1)
+        def turn(leaf, is_batched, is_own):
+            if is_own and not is_batched:
+                leaf = jnp.broadcast_to(leaf, (lanes, *leaf.shape))
+            return jnp.moveaxis(leaf, 0, -1) if is_own else leaf
 
-        is_none = lambda x: x is None  # noqa: E731
-        carry = jax.tree.map(turn, carry, batched[1], axes, is_leaf=is_none)
-        all_lanes = jax.vmap(step, in_axes=(first(batched[0]), axes, None), out_axes=(axes, -1))
-        carry, out = _scan(all_lanes)(shared, carry, xs)
-        turned = jax.tree.map(lambda x, a: x if a is None else jnp.moveaxis(x, -1, 0), carry, axes)
-        flags = jax.tree.map(lambda x, a: a is not None, carry, axes)
-        out = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), out)
-        return (turned, out), (flags, jax.tree.map(lambda _: True, out))
+        back = lambda leaf, is_own: jnp.moveaxis(leaf, -1, 0) if is_own else leaf  # noqa: E731
+        axes = jax.tree.map(lambda is_own: -1 if is_own else None, own)
+        all_lanes = _stretch(
+            jax.vmap(step, in_axes=(first(batched[0]), axes, None), out_axes=(axes, -1)),
+            finish,
+        )
+        carry, out = all_lanes(shared, jax.tree.map(turn, carry, batched[1], own), xs)
+        result = jax.tree.map(back, carry, own), jax.tree.map(back, out, everywhere(out))
+        return result, (own, everywhere(out))
 
     return form
 
