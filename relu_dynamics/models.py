@@ -325,9 +325,6 @@ def apply(config: Config, params: Params, inputs: jax.Array) -> Forward:
 # --- Networks of one unit, many at once -----------------------------------------------------------
 
 
-LINE = 16  # float32 numbers of a cache line
-
-
 class Columns(NamedTuple):
     """The parameters of many one-unit networks, a network a column."""
 
@@ -384,31 +381,27 @@ def one_unit_gradients(
     sum_i e_i f(z_i) = sum_i e_i f'(z_i) (x_i.w + b), which is the inner product of the weights
     with their own gradient (Euler's theorem on homogeneous functions).
     """
-    batch, lanes = inputs.shape[0], columns.bias.shape[0]
+    batch = inputs.shape[0]
     function = ACTIVATIONS[config.activation]
 
     def outputs(z, columns):
         output = function(z) * columns.output_weight
         return output if columns.output_bias is None else output + columns.output_bias
 
-    # Rows of a multiple of 4 KiB would all meet in the same few places of the L1 cache.
-    spare = LINE if lanes % (4096 // 4) == 0 else 0
-    wide = jax.tree.map(lambda x: jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, spare)]), columns)
-    weights = jnp.concatenate([wide.weights, wide.bias[None, :]])
     with_one = jnp.concatenate([inputs, jnp.ones((batch, 1), inputs.dtype)], axis=1)
+    weights = jnp.concatenate([columns.weights, columns.bias[None, :]])
     z = with_one @ weights
-    error = (outputs(z, jax.tree.map(lambda x: x[..., None, :], wide)) - targets) / batch
     active, pull_back = jax.vjp(function, z)
+    error = (outputs(z, jax.tree.map(lambda row: row[..., None, :], columns)) - targets) / batch
     (through,) = pull_back(error)
     # The weights' gradient but for the output weight. The barrier: XLA would make the transposition
     # part of the product, which then takes three times as long.
-    towards = (jax.lax.optimization_barrier(with_one.T) @ through)[:, :lanes]
+    towards = jax.lax.optimization_barrier(with_one.T) @ through
     both = columns.output_weight[None, :] * towards
     if config.activation in HOMOGENEOUS:
-        output_gradient = probes.halve(jnp.add, weights[:, :lanes] * towards)
+        output_gradient = probes.halve(jnp.add, weights * towards)
     else:
-        output_gradient = jnp.sum(error * active, axis=0)[:lanes]
-    output_bias = None if columns.output_bias is None else jnp.sum(error, axis=0)[:lanes]
-    z = z[:, :lanes]
+        output_gradient = probes.halve(jnp.add, error * active)
+    output_bias = None if columns.output_bias is None else probes.halve(jnp.add, error)
     squares = probes.halve(jnp.add, z, targets, each=lambda z, y: (outputs(z, columns) - y) ** 2)
     return squares * (0.5 / batch), z, Columns(both[:-1], both[-1], output_gradient, output_bias)

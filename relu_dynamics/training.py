@@ -424,9 +424,9 @@ def run(
 
     def finish(carry, out):
         state, history = carry
-        losses, _ = out
-        first = state.step - losses.shape[0]
-        return state, outcomes.observe_losses(history, first, losses)
+        losses, record = out
+        history = outcomes.observe_losses(history, state.step - every, losses)
+        return (state, history), (losses if trace_units else losses.mean(0), record)
 
     stretch = _lanes_last if models.is_one_unit(config) else _stretch
     train_stretch = stretch(step, finish)
@@ -454,7 +454,6 @@ def run(
             tolerance=config.tolerance,
             sustain=config.sustain,
         )
-        losses = losses if trace_units else losses.mean()
         seen = probe_record(statistics, slope, before, history)
         return (state, history), (losses, record, seen)
 
@@ -482,15 +481,12 @@ def run(
 
 
 def _stretch(step: Callable, finish: Callable) -> Callable:
-    """The steps between two looks as a function of (shared, carry, xs): `jax.lax.scan` of
-    step(shared, carry, x), then finish(carry, out) in the place of the carry. `finish` also
-    takes arrays that end in an axis of lanes."""
-
-    def form(shared, carry, xs):
-        carry, out = jax.lax.scan(functools.partial(step, shared), carry, xs)
-        return finish(carry, out), out
-
-    return form
+    """The steps between two looks as a function of (shared, carry, xs): finish(carry, out) of what
+    `jax.lax.scan` makes of step(shared, carry, x). `finish` also takes arrays that end in an axis
+    of lanes."""
+    return lambda shared, carry, xs: finish(
+        *jax.lax.scan(functools.partial(step, shared), carry, xs)
+    )
 
 
 def _lanes_last(step: Callable, finish: Callable) -> Callable:
@@ -512,18 +508,26 @@ def _lanes_last(step: Callable, finish: Callable) -> Callable:
         # All lanes get arrays of their own, but a common count of steps stays one number.
         own = everywhere(carry)
         own = (own[0]._replace(step=batched[1][0].step), own[1])
+        # Rows at multiples of 4 KiB would all meet in the same few places of the L1 cache.
+        spare = 16 if lanes % 1024 == 0 else 0
+
+        def widen(leaf, is_batched):
+            ends = [(0, spare)] + [(0, 0)] * (leaf.ndim - 1)
+            return jnp.pad(leaf, ends, mode="edge") if is_batched and spare else leaf
 
         def turn(leaf, is_batched, is_own):
             if is_own and not is_batched:
                 leaf = jnp.broadcast_to(leaf, (lanes, *leaf.shape))
-            return jnp.moveaxis(leaf, 0, -1) if is_own else leaf
+            return jnp.moveaxis(widen(leaf, True), 0, -1) if is_own else leaf
 
-        back = lambda leaf, is_own: jnp.moveaxis(leaf, -1, 0) if is_own else leaf  # noqa: E731
+        def back(leaf, is_own):
+            return jnp.moveaxis(leaf[..., :lanes], -1, 0) if is_own else leaf
+
         axes = jax.tree.map(lambda is_own: -1 if is_own else None, own)
         all_lanes = _stretch(
-            jax.vmap(step, in_axes=(first(batched[0]), axes, None), out_axes=(axes, -1)),
-            finish,
+            jax.vmap(step, in_axes=(first(batched[0]), axes, None), out_axes=(axes, -1)), finish
         )
+        shared = jax.tree.map(widen, shared, batched[0])
         carry, out = all_lanes(shared, jax.tree.map(turn, carry, batched[1], own), xs)
         result = jax.tree.map(back, carry, own), jax.tree.map(back, out, everywhere(out))
         return result, (own, everywhere(out))
