@@ -384,15 +384,15 @@ def one_unit_gradients(
     batch = inputs.shape[0]
     function = ACTIVATIONS[config.activation]
 
-    def outputs(z, columns):
-        output = function(z) * columns.output_weight
-        return output if columns.output_bias is None else output + columns.output_bias
+    def outputs(z):
+        output = function(z) * columns.output_weight[None, :]
+        return output if columns.output_bias is None else output + columns.output_bias[None, :]
 
     with_one = jnp.concatenate([inputs, jnp.ones((batch, 1), inputs.dtype)], axis=1)
     weights = jnp.concatenate([columns.weights, columns.bias[None, :]])
     z = with_one @ weights
     active, pull_back = jax.vjp(function, z)
-    error = (outputs(z, jax.tree.map(lambda row: row[..., None, :], columns)) - targets) / batch
+    error = (outputs(z) - targets) / batch
     (through,) = pull_back(error)
     # The weights' gradient but for the output weight. The barrier: XLA would make the transposition
     # part of the product, which then takes three times as long.
@@ -403,5 +403,5 @@ def one_unit_gradients(
     else:
         output_gradient = probes.halve(jnp.add, error * active)
     output_bias = None if columns.output_bias is None else probes.halve(jnp.add, error)
-    squares = probes.halve(jnp.add, z, targets, each=lambda z, y: (outputs(z, columns) - y) ** 2)
+    squares = probes.halve(jnp.add, z, targets, each=lambda z, y: (outputs(z) - y) ** 2)
     return squares * (0.5 / batch), z, Columns(both[:-1], both[-1], output_gradient, output_bias)

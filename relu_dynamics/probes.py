@@ -49,7 +49,8 @@ def halve(
 ) -> jax.Array:
     """Reduces the leading axis by combining its two halves, again and again.
 
-    The same reduction as `op.reduce(each(*arrays), axis=0)` of an elementwise `each`, in an order
+    The same reduction as `op.reduce(each(*arrays), axis=0)` of an elementwise `each`, which
+    is given one row or more at a time, in an order
     that XLA turns into full-width vector instructions (on CPU the plain reduce does not vectorize
     over short unit axes). The tree of the last rows is written out where rows are wide: one pass
     that stores nothing between, of the same numbers.
@@ -59,10 +60,10 @@ def halve(
     while (size := arrays[0].shape[0]) > most:
         half, rest = divmod(size, 2)
         if rest:
-            odd.append(each(*(a[-1] for a in arrays)))
+            odd.append(each(*(a[-1:] for a in arrays)))
         low, high = ([a[start : start + half] for a in arrays] for start in (0, half))
         arrays, each = (op(each(*low), each(*high)),), lambda z: z
-    rows = [each(*(a[i] for a in arrays)) for i in range(size)]
+    rows = [each(*(a[i : i + 1] for a in arrays)) for i in range(size)]
     while len(rows) > 1:
         half, rest = divmod(len(rows), 2)
         if rest:
@@ -71,7 +72,7 @@ def halve(
     result = rows[0]
     for row in odd:
         result = op(result, row)
-    return result
+    return result[0]
 
 
 def unit_statistics(preactivations: tuple[jax.Array, ...]) -> UnitStatistics:
@@ -88,7 +89,7 @@ def unit_statistics(preactivations: tuple[jax.Array, ...]) -> UnitStatistics:
             margin=halve(jnp.maximum, z),
             mean=mean,
             # Two passes: E z^2 - (E z)^2 cancels when |mean| >> deviation, as in deeply dead units.
-            deviation=jnp.sqrt(halve(jnp.add, z, each=lambda z: (z - mean) ** 2) / size),
+            deviation=jnp.sqrt(halve(jnp.add, z, each=lambda z: (z - mean[None, :]) ** 2) / size),
             minimum=halve(jnp.minimum, z),
         )
 
