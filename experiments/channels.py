@@ -33,6 +33,7 @@ import xarray as xr
 from relu_dynamics import (
     certificates,
     channels,
+    claims,
     cli,
     estimates,
     figures,
@@ -308,18 +309,25 @@ def pooled(result: xr.Dataset, measure: str) -> dict:
     return pool(*estimates.counts(result, measure))
 
 
-def make_claim(claim: str, row: dict, expected: Any, source: str, verdict: str, **more) -> dict:
-    """One entry of the summary's claims."""
-    return {
-        "claim": claim,
-        "estimate": row["estimate"],
-        "interval": row["interval"],
-        "counts": [row.get("successes"), row.get("trials")],
-        "expected": expected,
-        "source": source,
-        "verdict": verdict,
-        **more,
-    }
+def make_claim(claim: str, row: dict, expected: Any, grounds: str, verdict: str, **more) -> dict:
+    """One entry of the summary's claims; `grounds` is what the verdict rests on."""
+    told_counts = ""
+    if row.get("trials") is not None:
+        told_counts = f"{row['successes']:,} of {row['trials']:,}"
+    found = claims.Claim(
+        claim=claim,
+        source="what each channel does",
+        verdict=verdict,
+        finding=f"{told(row)}; expected {expected}; {grounds}."
+        + (f" {more['effect']}." if "effect" in more else ""),
+        estimate=row["estimate"],
+        interval=tuple(row["interval"]),
+        count=told_counts,
+        definition=estimates.MEASURES["recovered_ever"].definition,
+        figure="channels",
+    )
+    counts = [row.get("successes"), row.get("trials")]
+    return found.as_json() | {"counts": counts, "expected": expected, "grounds": grounds, **more}
 
 
 def at_risk(result: xr.Dataset) -> np.ndarray:
@@ -743,7 +751,7 @@ def never_claim(channel: Channel, row: dict, certified: dict, says: str) -> dict
     if row["successes"] or certified["contradicted"]:
         verdict = "refuted"
     else:
-        verdict = "confirmed" if whole else "undecided: count 0, not all certified"
+        verdict = "confirmed" if whole else "undecided"  # a count of 0 proves nothing
     return make_claim(
         says,
         row,
@@ -780,33 +788,33 @@ def best_rate(result: xr.Dataset, measure: str) -> dict:
 def panel_claims(channel: Channel, grid: Grid, result: xr.Dataset, panel: dict) -> list[dict]:
     """What theory says of one panel, against it."""
     recovered, certified, best = panel["recovered"], panel["certificates"], panel["best"]
-    claims = []
+    found = []
     if channel.name == "none":
         says = "without a channel no dead unit recovers at any learning rate"
-        claims.append(never_claim(channel, recovered, certified, says))
+        found.append(never_claim(channel, recovered, certified, says))
         back = pooled(result, "came_back")
         verdict = "refuted" if back["successes"] else "confirmed"
         says = "... nor does a unit that died during training"
         source = "zero gradient, stateless optimizer; count"
-        claims.append(make_claim(says, back, 0.0, source, verdict, channel="none"))
+        found.append(make_claim(says, back, 0.0, source, verdict, channel="none"))
     elif channel.never:
         says = f"{channel.name}: no dead unit recovers"
-        claims.append(never_claim(channel, recovered, certified, says))
+        found.append(never_claim(channel, recovered, certified, says))
     elif channel.measure == "came_back":
         says = f"{channel.name}: units that died in training come back by what the optimizer kept"
-        claims.append(some_claim(channel, best, says, "no other channel is open"))
+        found.append(some_claim(channel, best, says, "no other channel is open"))
         says = f"{channel.name}: units dead at step 0 have no residue and never recover"
-        claims.append(never_claim(channel, recovered, certified, says))
+        found.append(never_claim(channel, recovered, certified, says))
     else:
         source = "no other channel is open" if channel.name != "all" else "all channels are open"
         says = f"{channel.name}: dead units recover (at the best learning rate)"
-        claims.append(some_claim(channel, best, says, source))
+        found.append(some_claim(channel, best, says, source))
     extra = {"decay": _decay_claim, "noise": _noise_claim, "layer_norm": _norm_claim}
     if channel.name in extra:
-        claims.append(extra[channel.name](grid, result))
+        found.append(extra[channel.name](grid, result))
     if channel.name == "rare":
-        claims.append(_rare_claim(panel["certificates"]))
-    return [claim | {"learning_rates": config_rates(grid)} for claim in claims]
+        found.append(_rare_claim(panel["certificates"]))
+    return [claim | {"learning_rates": config_rates(grid)} for claim in found]
 
 
 def config_rates(grid: Grid) -> list[float]:
@@ -886,13 +894,13 @@ def _rare_claim(certified):
 
 def comparison_claims(panels: dict[str, dict]) -> list[dict]:
     """Claims on two panels together."""
-    claims = []
+    found = []
     if {"none", "noise"} <= panels.keys():
         quiet, noisy = panels["none"]["recovered"], panels["noise"]["recovered"]
         certified = panels["none"]["certificates"]
         nobody = certified["certified_never"] == certified["units_at_risk"]  # P = 0, not a count
         apart = nobody and not quiet["successes"] and noisy["interval"][0] > 0
-        claims.append(
+        found.append(
             make_claim(
                 "SGD's own noise is not additive noise: it recovers nobody",
                 noisy,
@@ -906,7 +914,7 @@ def comparison_claims(panels: dict[str, dict]) -> list[dict]:
         layer = panels["layer_norm"]["recovered"]
         others = {name: panels[name]["recovered"] for name in ("batch_norm", "none")}
         nobody = not any(row["successes"] for row in others.values())
-        claims.append(
+        found.append(
             make_claim(
                 "LayerNorm recovers under plain SGD with one hidden layer, BatchNorm and none not",
                 layer,
@@ -921,7 +929,7 @@ def comparison_claims(panels: dict[str, dict]) -> list[dict]:
     units = sum(row["certified_in_all_layers"] for row in powers.values())
     wrong = sum(row["contradicted"] for row in powers.values())
     row = as_row(statistics.exact_interval(wrong, max(units, 1)))
-    claims.append(
+    found.append(
         make_claim(
             "a unit certified never to recover never recovered",
             row | {"seeds": None},
@@ -930,29 +938,30 @@ def comparison_claims(panels: dict[str, dict]) -> list[dict]:
             "refuted" if wrong else "confirmed",
         )
     )
-    return claims
+    return found
 
 
 def fork_claims(fork: dict) -> list[dict]:
     """What a fork says, and whether forks, accounts and certificates agree."""
-    claims = []
+    found = []
     for row in fork["rows"][1:]:
         low, high = row["difference"]["interval"]
-        effect = "lowers P(recover)" if high < 0 else "raises it" if low > 0 else "no effect seen"
-        claims.append(
+        effect = "It lowers it" if high < 0 else "It raises it" if low > 0 else "No effect seen"
+        found.append(
             make_claim(
                 f"{fork['name']}: {row['arm']} changes P(recover by step {fork['horizon']})",
                 row["difference"],
                 "< 0 if the channel brings units back",
                 "channels.fork, paired by seed",
-                effect,
+                "undecided" if low <= 0 <= high else "confirmed",
+                effect=effect,
                 share_of_climb=row["share_of_climb"],
                 vanished=row["vanished"],
             )
         )
         nothing = row["without_share"]
         if nothing:
-            claims.append(
+            found.append(
                 make_claim(
                     f"{fork['name']}: no share of {row['channel']} in the account, no effect of "
                     f"{row['arm']}",
@@ -967,7 +976,7 @@ def fork_claims(fork: dict) -> list[dict]:
         units = fork["certified_never"][arm]
         if units:
             row = as_row(statistics.exact_interval(wrong, units))
-            claims.append(
+            found.append(
                 make_claim(
                     f"{fork['name']}, {arm}: units certified at the fork never recovered in it",
                     row,
@@ -976,7 +985,7 @@ def fork_claims(fork: dict) -> list[dict]:
                     "refuted" if wrong else "confirmed",
                 )
             )
-    return claims
+    return found
 
 
 def agreement_claim(forks: list[dict]) -> dict:
@@ -1020,7 +1029,7 @@ def collapse_claim(found: dict) -> dict:
         worst,
         0.0,
         "paired differences of neighbouring rates (Bonferroni); the largest is shown",
-        "refuted" if apart else "undecided: no difference seen",
+        "refuted" if apart else "undecided",
         comparisons_apart=[len(apart), len(found["differences"])],
         breaks_at=breaks,
         largest_between=worst["learning_rates"],
@@ -1093,7 +1102,7 @@ def compute(options: Options, chosen: list[Channel], named: dict[str, Grid], out
     started = time.monotonic()
     total = sum(grid.runs * grid.config.steps for grid in named.values())
     print(f"{len(chosen)} channels, {total:,} run-steps; results in {out}", flush=True)
-    panels, claims, found = {}, [], None
+    panels, rows, found = {}, [], None
     for channel in chosen:
         grid = named[channel.name]
         begun = time.monotonic()
@@ -1101,18 +1110,18 @@ def compute(options: Options, chosen: list[Channel], named: dict[str, Grid], out
         panel = panel_summary(options, channel, grid, result)
         panel["seconds"] = round(time.monotonic() - begun, 2)
         panels[channel.name] = panel
-        claims += panel_claims(channel, grid, result, panel)
+        rows += panel_claims(channel, grid, result, panel)
         if channel.name == "upstream":
             found = collapse(result)
         print(f"{channel.name}: {panel['seconds']} s", flush=True)
     begun = time.monotonic()
     forks = [fork_summary(options, name, change) for name, change in chosen_forks(options).items()]
     print(f"forks and accounts: {time.monotonic() - begun:.1f} s", flush=True)
-    claims += comparison_claims(panels)
-    claims += [claim for fork in forks for claim in fork_claims(fork)]
-    claims.append(agreement_claim(forks))
+    rows += comparison_claims(panels)
+    rows += [claim for fork in forks for claim in fork_claims(fork)]
+    rows.append(agreement_claim(forks))
     if found is not None:
-        claims.append(collapse_claim(found))
+        rows.append(collapse_claim(found))
     attributes = dict(result.attrs)
     summary = {
         "question": "P(a dead ReLU unit recovers | learning rate, initial bias, channel)",
@@ -1120,7 +1129,7 @@ def compute(options: Options, chosen: list[Channel], named: dict[str, Grid], out
             name: estimates.MEASURES[name].definition for name in ("recovered_ever", "came_back")
         },
         "interval": "95 %, Korn-Graubard clustered by seed; differences: t over paired seeds",
-        "claims": claims,
+        "claims": rows,
         "panels": list(panels.values()),
         "forks": forks,
         "collapse": found,
@@ -1183,14 +1192,7 @@ def print_summary(summary: dict) -> None:
                 line += "  none recovered" if share is None else f"  {share:+.3f}"
             print(line)
     print()
-    for claim in summary["claims"]:
-        low, high = claim["interval"]
-        estimate = "-" if claim["estimate"] is None else f"{claim['estimate']:.4g}"
-        counts = "" if claim["counts"][1] is None else f" {claim['counts'][0]}/{claim['counts'][1]}"
-        print(
-            f"{claim['claim']}\n    {claim['verdict'].upper()}: {estimate} "
-            f"[{low:.4g}, {high:.4g}]{counts}; expected {claim['expected']}; {claim['source']}"
-        )
+    claims.print_claims(summary["claims"])
     print(f"{summary['wall_seconds']} s")
 
 

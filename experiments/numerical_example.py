@@ -32,6 +32,7 @@ from scipy.special import ive
 
 from relu_dynamics import (
     certificates,
+    claims,
     cli,
     figures,
     outcomes,
@@ -603,15 +604,19 @@ def _implied_gradients(row):
     return [float(g) for g in np.round(-np.diff(biases) / rate, 6)]
 
 
-def _claim(sentence, says, verdict, condition, source, **numbers):
-    return {
-        "sentence": sentence,
-        "says": says,
-        "verdict": verdict,
-        "condition": condition,
-        "numbers": numbers,
-        "source": source,
-    }
+def _claim(sentence, says, verdict, finding, grounds, **numbers):
+    claim = claims.Claim(
+        claim=f"({sentence}) {says}",
+        source="learning rate",
+        verdict=verdict,
+        finding=finding,
+        estimate=None,
+        interval=None,
+        count=f"against {grounds}",
+        definition="dead: max z <= 0 over the inputs",
+        figure="numerical_example",
+    )
+    return claim.as_json() | {"sentence": sentence, "numbers": numbers}
 
 
 def verdicts(result: xr.Dataset, config: Config) -> list[dict]:
@@ -631,9 +636,9 @@ def _zero_gradient(result, config):
     )
     panels = list(dict.fromkeys(others.panel.values.tolist()))
     if moved:
-        verdict = "holds"
+        verdict = "confirmed"
     else:
-        verdict = "holds under condition" if panels else "fails"
+        verdict = "conditional" if panels else "refuted"
     return _claim(
         1,
         "a dead unit's weight and bias keep moving although its gradient is 0",
@@ -664,7 +669,7 @@ def _slow_row(result, config):
     return _claim(
         2,
         "at 1e-4 (bias -0.5000, -0.4999, -0.4998) 10,000 steps change next to nothing",
-        "fails" if np.isfinite(crosses) else "holds",
+        "refuted" if np.isfinite(crosses) else "confirmed",
         f"Slip: 1e-4 a step is a gradient of -1. {config.steps:,} such steps at {small:g} end at "
         f"{float(free.final_bias):+.4f} (arithmetic {expected:+.4f}) and pass {-WEIGHT:g} at step "
         f"{step_text(crosses)} (closed form {step_text(float(push.closed_step))}). Under plain "
@@ -691,7 +696,7 @@ def _fast_row(result, config):
     return _claim(
         3,
         "at 1e-2 a gradient of the same size takes the bias over -0.5, -0.3, -0.1, 0.05",
-        "holds" if same else "fails",
+        "confirmed" if same else "refuted",
         f"Slip: these moves need gradients {told}, not the -1 of the other row. With -1 at "
         f"{large:g} the bias gains {-large * config.outside_gradient:g} a step and the unit is "
         f"back at step {step_text(crosses)} (closed form {step_text(float(push.closed_step))}), "
@@ -729,7 +734,7 @@ def _crossing(result, config):
     return _claim(
         4,
         "past a bias of -0.1 some inputs fire the unit",
-        "holds under condition" if holds else "fails",
+        "conditional" if holds else "refuted",
         f"z > 0 iff x > -bias / {WEIGHT:g}: x > {-config.initial_bias / WEIGHT:g} at the start, "
         "x > 1 at -0.1. So for x in [0, 1] only strictly above -0.1. For x ~ N(0, 1) the unit is "
         f"alive from the start, P(z > 0) = {rare:.3g} (in 320,000 draws: {seen:.3g}): dead in the "
@@ -774,7 +779,7 @@ def _rates(result, config):
     return _claim(
         5,
         "the larger rate brings the unit back, the small one never does",
-        "holds" if everywhere else "holds under condition" if apart else "fails",
+        "confirmed" if everywhere else "conditional" if apart else "refuted",
         "True of what optimizers remember, a finite push in proportion to the rate, and of noise "
         f"within {config.steps:,} steps: P = {told[0]} at {small:g}, {told[1]} at {large:g}. "
         "False of plain SGD (no rate does) and of a lasting push or bias decay, where the small "
@@ -818,7 +823,7 @@ def _memory(result, config):
     return _claim(
         6,
         "gradients from before death go on moving the bias",
-        "holds under condition",
+        "conditional",
         "Only in an optimizer with memory, and only so far: "
         f"{ball['moved_in_rates']:.2f} rates after {STEPS_BEFORE_DEATH} steps of -1 under momentum "
         f"{config.momentum:g} (closed form {ball['expected_in_rates']:.2f}; 99 % within "
@@ -887,8 +892,8 @@ def run(options: Options) -> None:
             flush=True,
         )
         result = simulate(dataclasses.replace(options, config=grid.config))
-        claims = verdicts(result, grid.config)
-        result = result.assign_attrs(store.provenance(grid) | {"claims": json.dumps(claims)})
+        found = json.dumps(verdicts(result, grid.config))
+        result = result.assign_attrs(store.provenance(grid) | {"claims": found})
         store.open_folder(out, grid)
         result.to_zarr(out / store.RESULT_FOLDER, mode="w", zarr_format=3, consolidated=False)
         summary = summarize(result)
@@ -978,11 +983,7 @@ def print_summary(summary: dict) -> None:
         f"{summary['comparisons_that_agree']} of {summary['comparisons']} comparisons agree; "
         f"{summary['certificates_contradicted']} certificates contradicted"
     )
-    for claim in summary["claims"]:
-        print(
-            f"({claim['sentence']}) {claim['says']}\n    {claim['verdict'].upper()}. "
-            f"{claim['condition']}"
-        )
+    claims.print_claims(summary["claims"])
 
 
 if __name__ == "__main__":

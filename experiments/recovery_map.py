@@ -16,7 +16,7 @@ import time
 import numpy as np
 import xarray as xr
 
-from relu_dynamics import cli, estimates, figures, grids, store
+from relu_dynamics import claims, cli, estimates, figures, grids, store
 from relu_dynamics.axes import make_grid
 from relu_dynamics.config import Config
 
@@ -131,18 +131,36 @@ def window_claim(recovered: xr.Dataset) -> dict:
     first, last = 0, recovered.sizes["learning_rate"] - 1
     apart = lambda i: float(recovered.high[i]) < float(recovered.low[best])  # noqa: E731
     rises, falls = apart(first), apart(last)
-    verdict = {
-        (True, True): "confirmed: a window",
-        (True, False): "rises only",
-        (False, True): "falls only",
-    }.get((rises, falls), "undecided")
+    at = {"lowest": first, "best": best, "highest": last}
+    claim = claims.Claim(
+        claim="a larger learning rate brings dead units back",
+        source="learning rate",
+        verdict="conditional" if rises and falls else "confirmed" if rises else "undecided",
+        finding="P(recover) is "
+        + "; ".join(_told(recovered, i) for i in at.values())
+        + (": a window, intervals apart." if rises and falls else "."),
+        estimate=float(recovered.estimate[best]),
+        interval=(float(recovered.low[best]), float(recovered.high[best])),
+        count=f"{int(recovered.trials[best]):,} units at risk, {int(recovered.runs[best])} seeds",
+        definition=recovered.attrs["definition"],
+        condition="below the rate at which it kills, and upstream layers learn" if falls else "",
+        figure="recovery_map",
+    )
+    return claim.as_json() | {"at": _at(recovered, at)}
+
+
+def _told(pooled: xr.Dataset, i: int) -> str:
+    part = pooled.isel(learning_rate=i)
+    return (
+        f"{float(part.estimate):.3f} [{float(part.low):.3f}, {float(part.high):.3f}] at rate "
+        f"{float(part.learning_rate):g} (n = {int(part.trials):,})"
+    )
+
+
+def _at(pooled: xr.Dataset, places: dict[str, int]) -> dict[str, dict]:
     return {
-        "claim": "a rising learning rate raises P(recover) and a still larger one lowers it",
-        "verdict": verdict,
-        "at": {
-            name: {"learning_rate": float(recovered.learning_rate[i]), **row(recovered, i)}
-            for name, i in (("lowest", first), ("best", best), ("highest", last))
-        },
+        name: {"learning_rate": float(pooled.learning_rate[i]), **row(pooled, i)}
+        for name, i in places.items()
     }
 
 
@@ -151,14 +169,18 @@ def rising_claim(died: xr.Dataset) -> dict:
     last = died.sizes["learning_rate"] - 1
     up = float(died.low[last]) > float(died.high[0])
     down = float(died.high[last]) < float(died.low[0])
-    return {
-        "claim": "a larger learning rate kills living units",
-        "verdict": "confirmed" if up else "refuted" if down else "undecided",
-        "at": {
-            name: {"learning_rate": float(died.learning_rate[i]), **row(died, i)}
-            for name, i in (("lowest", 0), ("highest", last))
-        },
-    }
+    claim = claims.Claim(
+        claim="a high learning rate kills living units",
+        source="dying ReLU",
+        verdict="confirmed" if up else "refuted" if down else "undecided",
+        finding=f"P(die) is {_told(died, 0)}; {_told(died, last)}.",
+        estimate=float(died.estimate[last]),
+        interval=(float(died.low[last]), float(died.high[last])),
+        count=f"{int(died.trials[last]):,} units alive at step 0, {int(died.runs[last])} seeds",
+        definition=died.attrs["definition"],
+        figure="recovery_map",
+    )
+    return claim.as_json() | {"at": _at(died, {"lowest": 0, "highest": last})}
 
 
 def print_summary(summary: dict) -> None:
@@ -174,8 +196,7 @@ def print_summary(summary: dict) -> None:
             for r in (recovered, died)
         ]
         print(f"{recovered['learning_rate']:13.4g}   {text[0]}   {text[1]}")
-    for claim in summary["claims"]:
-        print(f"{claim['claim']}: {claim['verdict']}")
+    claims.print_claims(summary["claims"])
 
 
 if __name__ == "__main__":

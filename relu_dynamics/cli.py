@@ -10,10 +10,12 @@ import io
 import os
 import pathlib
 import signal
+import stat
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
+import jax
 import tyro
 
 from relu_dynamics import config, grids, store
@@ -54,10 +56,39 @@ def main(run: Callable[[Any], None], defaults: Any, quick: Any, description: str
 
     def parse_and_run():
         options = parse(sys.argv[1:], defaults, quick, description)
+        use_private_cache()
         grids.use_all_cores()
         run(options)
 
     guard(parse_and_run)
+
+
+def use_private_cache() -> pathlib.Path | None:
+    """Lets JAX keep compiled programs between processes, in a folder that only this user can
+    write (~/.cache/relu_dynamics or below $XDG_CACHE_HOME), and returns it.
+
+    A compile cache holds code that is run, so a folder that others could have written is not used:
+    None is returned, and everything is compiled anew. JAX's own settings come first
+    (JAX_COMPILATION_CACHE_DIR, JAX_ENABLE_COMPILATION_CACHE). No number depends on the cache.
+    """
+    chosen = jax.config.jax_compilation_cache_dir
+    if chosen or not hasattr(os, "getuid"):
+        return pathlib.Path(chosen) if chosen else None
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    home = pathlib.Path(base) if os.path.isabs(base) else pathlib.Path.home() / ".cache"
+    folder = home / "relu_dynamics" / "compiled"
+    try:
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        for place in (folder.parent, folder):
+            found = os.lstat(place)
+            private = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+            if not private or found.st_mode & 0o022:
+                return None
+    except OSError:  # a home that is not there or not writable
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    return folder
 
 
 def guard(call: Callable[[], None]) -> None:

@@ -213,7 +213,7 @@ _VARIANT_LEGEND = {
     "borderaxespad": 0.1,
     "borderpad": 0.1,
 }
-_VERDICT_COLOURS = {"holds": "#00704F", "fails": "#B3400A"}
+_VERDICT_COLOURS = {"confirmed": "#00704F", "refuted": "#B3400A"}
 
 
 def draw_numerical_example(result: xr.Dataset) -> Figure:
@@ -344,9 +344,9 @@ _LINE_INCHES = 0.125  # of 7 pt type with its leading
 def _verdict_rows(claims: list[dict]) -> list[tuple[list[str], list[str], list[str]]]:
     return [
         (
-            textwrap.wrap(f"({claim['sentence']}) {claim['says']}", 34),
+            textwrap.wrap(claim["claim"], 34),
             textwrap.wrap(claim["verdict"], 12),
-            textwrap.wrap(claim["condition"], 76),
+            textwrap.wrap(claim["finding"], 76),
         )
         for claim in claims
     ]

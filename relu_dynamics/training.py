@@ -359,11 +359,14 @@ def _look(config, params, inputs, apply):
             bounds.append(probes.rounding_bound(weights, shift, seen))
         else:
             bounds.append(probes.normalized_rounding_estimate(shift, z, seen.shape[1]))
-    return statistics, jnp.concatenate(bounds), _slope_statistics(config, params, forward)
+    slope = _slope_statistics(config, params, forward, statistics)
+    return statistics, jnp.concatenate(bounds), slope
 
 
-def _slope_statistics(config, params, forward) -> tuple[jax.Array, jax.Array]:
+def _slope_statistics(config, params, forward, statistics) -> tuple[jax.Array, jax.Array]:
     """`probes.slope_statistics` of a forward pass."""
+    if config.activation == "relu":  # known from what is there: no second pass over z
+        return statistics.margin <= 0, jnp.zeros_like(statistics.margin)
     z = forward.preactivations
     layers = enumerate(z, start=1)
     return probes.slope_statistics(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from relu_dynamics import certificates, channels, grids, statistics, store, training
+from relu_dynamics.claims import VERDICTS
 from relu_dynamics.outcomes import NEVER
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "experiments" / "channels.py"
@@ -163,11 +164,11 @@ def test_a_fork_keeps_one_cohort_and_agrees_with_the_account(summary):
 
 def test_every_claim_has_estimate_interval_expectation_source_and_verdict(summary):
     for claim in summary["claims"]:
-        assert {"claim", "estimate", "interval", "expected", "source", "verdict"} <= claim.keys()
+        assert {"claim", "estimate", "interval", "expected", "grounds", "verdict"} <= claim.keys()
         low, high = claim["interval"]
         if claim["estimate"] is not None:
             assert low <= claim["estimate"] <= high
-        assert claim["verdict"] and claim["source"]
+        assert claim["verdict"] in VERDICTS and claim["grounds"] and claim["finding"]
     assert claims(summary, "a unit certified never")[0]["verdict"] == "confirmed"
 
 
@@ -212,7 +213,7 @@ def test_collapse_is_flat_where_time_is_only_rescaled():
         )
 
     flat = experiment.collapse_claim(experiment.collapse(result(first)))
-    assert flat["verdict"].startswith("undecided") and flat["comparisons_apart"][0] == 0
+    assert flat["verdict"] == "undecided" and flat["comparisons_apart"][0] == 0
     first[3] = np.ceil(first[3] / 4)
     broken = experiment.collapse_claim(experiment.collapse(result(first)))
     assert broken["verdict"] == "refuted" and broken["breaks_at"] == [0.8]
@@ -258,4 +259,4 @@ def test_quick_channels(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "summary.json").read_text())
-    assert not [c["claim"] for c in found["claims"] if c["verdict"].startswith("refuted")]
+    assert not [c["claim"] for c in found["claims"] if c["verdict"] == "refuted"]

@@ -186,12 +186,12 @@ def test_wedge_passage_against_random_walks():
 
 def test_verdicts(claims):
     expected = {
-        1: "holds under condition",
-        2: "fails",
-        3: "fails",
-        4: "holds under condition",
-        5: "holds under condition",
-        6: "holds under condition",
+        1: "conditional",
+        2: "refuted",
+        3: "refuted",
+        4: "conditional",
+        5: "conditional",
+        6: "conditional",
     }
     assert {number: claim["verdict"] for number, claim in claims.items()} == expected
     numbers = {number: claim["numbers"] for number, claim in claims.items()}
@@ -226,7 +226,7 @@ def test_store_draw_and_redraw(result, tmp_path, monkeypatch, capsys):
     assert len(summary["claims"]) == 6
     assert summary["comparisons"] == summary["comparisons_that_agree"] == len(summary["cases"]) + 6
     assert {"git_commit", "versions", "command"} <= summary["provenance"].keys()
-    assert "FAILS" in capsys.readouterr().out
+    assert "REFUTED" in capsys.readouterr().out
 
     monkeypatch.setattr(example, "simulate", lambda options: pytest.fail("recomputed"))
     for suffix in ("png", "pdf"):

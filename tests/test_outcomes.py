@@ -176,3 +176,61 @@ def test_counts_are_consistent_for_any_history(values):
 
 
 _jitted = jax.jit(play)
+
+
+# --- Identities of counts -------------------------------------------------------------------------
+
+
+def test_counts_add_up_in_a_million_cells():
+    """A million histories of eight looks with margins drawn to hit every rule: the outcomes
+    partition the units, and counts, spells and first events agree with one another."""
+    cells, looks, every = 250_000, 8, 5  # of 4 units each: a million unit histories
+    draw = np.random.default_rng(0)
+    size = (looks + 1, cells, 4)
+    margins = draw.normal(size=size).astype(np.float32)
+    margins[draw.uniform(size=size) < 0.1] *= 1e-7  # dust and rounding
+    margins[draw.uniform(size=size) < 0.05] = 0
+    margins[draw.uniform(size=size) < 0.003] = np.nan
+    margins[0][np.isnan(margins[0])] = -1
+    bounds = jnp.full(4, 1e-6, jnp.float32)
+
+    @jax.jit
+    def watch(margins):
+        history = jax.vmap(lambda m: outcomes.start_history(statistics(m), bounds))(margins[0])
+        for look in range(1, looks + 1):
+            history = jax.vmap(
+                lambda h, m, step=look * every: outcomes.observe_probe(
+                    h, jnp.int32(step), m, bounds, since=every, tolerance=1e-6, sustain=2 * every
+                )
+            )(history, margins[look])
+        return history
+
+    history = jax.tree.map(np.asarray, watch(margins))
+    codes = outcomes.classify(history)
+    counts = np.bincount(codes.ravel(), minlength=len(Outcome))
+    assert counts.sum() == 4 * cells and (counts > 0).all()  # every outcome occurs
+    h = history
+    started_alive = ~h.dead_at_start
+    np.testing.assert_array_equal(started_alive + h.recoveries - h.deaths, h.alive)
+    np.testing.assert_array_equal(h.first_recovery != NEVER, h.recoveries > 0)
+    np.testing.assert_array_equal(h.first_death != NEVER, h.deaths > 0)
+    assert (abs(h.recoveries - h.deaths) <= 1).all()  # they take turns
+    diverged = (h.diverged_at != NEVER)[:, None] & np.ones_like(h.alive)
+    recovered = np.isin(
+        codes,
+        [Outcome.RECOVERED_SUSTAINED, Outcome.RECOVERED_TRANSIENT, Outcome.RECOVERED_UNCONFIRMED],
+    )
+    assert (h.recoveries[recovered] > 0).all() and not (recovered & diverged).any()
+    assert h.alive[codes == Outcome.RECOVERED_UNCONFIRMED].all()
+    assert not h.alive[codes == Outcome.STILL_DEAD].any()
+    assert (h.recoveries[codes == Outcome.STILL_DEAD] == 0).all()
+    np.testing.assert_array_equal(
+        (codes == Outcome.DIVERGED), diverged & h.dead_at_start & ~h.near_zero_at_start
+    )
+    assert ((h.first_sustained == NEVER) | (h.first_sustained >= h.first_recovery)).all()
+    horizon = looks * every
+    assert (h.steps_dead <= horizon).all() and (h.steps_dead % every == 0).all()
+    never_moved = (h.recoveries == 0) & (h.deaths == 0) & ~diverged
+    np.testing.assert_array_equal(
+        h.steps_dead[never_moved], np.where(h.dead_at_start[never_moved], horizon, 0)
+    )

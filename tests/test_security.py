@@ -7,10 +7,11 @@ import os
 import pathlib
 import zipfile
 
+import jax
 import numpy as np
 import pytest
 
-from relu_dynamics import store
+from relu_dynamics import cli, store
 from relu_dynamics.axes import make_grid
 from relu_dynamics.config import Config
 
@@ -165,3 +166,38 @@ def test_names_of_blocks_come_from_numbers_alone(tmp_path):
     for name in ("0.npz", "-0000001.npz", "00000000.npz ", "٠٠٠٠٠٠٠٠.npz", "99999999999.npz"):
         (tmp_path / "blocks" / name).write_bytes(b"x")
     assert store.stored_blocks(tmp_path, GRID) == []
+
+
+# --- The compile cache ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield tmp_path
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_the_compile_cache_is_the_users_own(home):
+    folder = cli.use_private_cache()
+    assert folder == home / "relu_dynamics" / "compiled"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert jax.config.jax_compilation_cache_dir == str(folder)
+
+
+@pytest.mark.parametrize("kind", ["writable by others", "a link", "a file", "writable parent"])
+def test_a_compile_cache_that_others_could_have_written_is_not_used(home, kind):
+    folder = home / "relu_dynamics" / "compiled"
+    folder.parent.mkdir()
+    if kind == "a link":
+        (home / "elsewhere").mkdir()
+        folder.symlink_to(home / "elsewhere")
+    elif kind == "a file":
+        folder.write_text("")
+    else:
+        folder.mkdir()
+        (folder if kind == "writable by others" else folder.parent).chmod(0o777)
+    assert cli.use_private_cache() is None
+    assert jax.config.jax_compilation_cache_dir is None

@@ -1,0 +1,150 @@
+"""Seeded bugs that the suite must catch: `python tests/mutations.py` prints passed / total as JSON.
+
+Each is one line of the package changed in a copy of the repository, in a way that still runs and
+gives wrong science; it is caught when the tests named with it fail. About five minutes on two
+cores. Not collected by pytest.
+"""
+
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from typing import NamedTuple
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+class Mutation(NamedTuple):
+    """A bug: what it does, where, and which tests should see it."""
+
+    bug: str
+    file: str  # of the package
+    old: str  # occurs exactly once
+    new: str
+    tests: str
+
+
+MUTATIONS = (
+    Mutation(
+        "a unit at exactly 0 counts as alive",
+        "outcomes.py",
+        "    dead = margin <= 0\n",
+        "    dead = margin < 0\n",
+        "test_outcomes.py",
+    ),
+    Mutation(
+        "dust counts as a recovery",
+        "outcomes.py",
+        "    threshold = jnp.maximum(bound, tolerance)\n",
+        "    threshold = 0.0\n",
+        "test_outcomes.py",
+    ),
+    Mutation(
+        "a diverged run keeps its units' other outcomes",
+        "outcomes.py",
+        '((h.diverged_at != NEVER)[..., None], Outcome.DIVERGED)',
+        '((h.diverged_at == -2)[..., None], Outcome.DIVERGED)',
+        "test_outcomes.py",
+    ),
+    Mutation(
+        "ReLU has the derivative 1/2 at 0",
+        "models.py",
+        '    "relu": jax.nn.relu,\n',
+        '    "relu": lambda z: jnp.maximum(z, 0),\n',
+        "test_training.py",
+    ),
+    Mutation(
+        "decoupled decay does not scale with the learning rate",
+        "training.py",
+        "lambda u, p, m: u - rate * decay * p if m else u",
+        "lambda u, p, m: u - decay * p if m else u",
+        "test_training.py",
+    ),
+    Mutation(
+        "every step draws the same batch",
+        "training.py",
+        'jax.random.fold_in(purpose_key(key, "batch"), step)',
+        'jax.random.fold_in(purpose_key(key, "batch"), 0)',
+        "test_training.py",
+    ),
+    Mutation(
+        "deviations of z are those of a sample, 1/(n-1)",
+        "probes.py",
+        "halve(jnp.add, (z - mean[None, :]) ** 2) / size)",
+        "halve(jnp.add, (z - mean[None, :]) ** 2) / (size - 1))",
+        "test_probes.py",
+    ),
+    Mutation(
+        "exact intervals are one-sided",
+        "statistics.py",
+        "    tail = (1 - level) / 2\n",
+        "    tail = 1 - level\n",
+        "test_statistics.py",
+    ),
+    Mutation(
+        "blocks of a seed are trained with another seed",
+        "axes.py",
+        "return self.seeds[block // self.chunks]",
+        "return self.seeds[block % len(self.seeds)]",
+        "test_grids.py",
+    ),
+    Mutation(
+        "a damaged block passes",
+        "store.py",
+        "    if digest != _digest(arrays, header):\n",
+        "    if False:\n",
+        "test_reliability.py",
+    ),
+    Mutation(
+        "the absorbing shift of a normalization is too shallow",
+        "theory.py",
+        'np.sqrt(size if normalization == "rms" else size - 1)',
+        'np.sqrt(size - 1 if normalization == "rms" else size - 2)',
+        "test_theory.py",
+    ),
+    Mutation(
+        "heavy-ball's residue goes unaccounted",
+        "channels.py",
+        'scaled(-rate * momentum)(get("trace"))',
+        'scaled(-rate * momentum**2)(get("trace"))',
+        "test_channels.py",
+    ),
+)
+
+
+def is_caught(mutation: Mutation) -> bool:
+    """Whether the tests named with a bug fail on a copy that has it."""
+    with tempfile.TemporaryDirectory(prefix="relu_dynamics_mutation_") as name:
+        copy = pathlib.Path(name) / "copy"
+        ignored = shutil.ignore_patterns(".*", "runs", "docs", "__pycache__", "*.egg-info")
+        shutil.copytree(ROOT, copy, ignore=ignored)
+        path = copy / "relu_dynamics" / mutation.file
+        text = path.read_text()
+        if text.count(mutation.old) != 1:
+            raise ValueError(f"{mutation.bug}: its line is not in {mutation.file} exactly once.")
+        path.write_text(text.replace(mutation.old, mutation.new))
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not slow", "-n", "0"]
+        tests = f"tests/{mutation.tests}"
+        done = subprocess.run([*command, tests], cwd=copy, capture_output=True, text=True)
+        if done.returncode not in (0, 1):  # 2 and more: it did not come to the tests
+            raise RuntimeError(done.stdout[-2000:] + done.stderr[-2000:])
+        return done.returncode == 1
+
+
+def main() -> None:
+    """Tries every mutation, or those whose file is named on the command line."""
+    chosen = [m for m in MUTATIONS if not sys.argv[1:] or m.file in sys.argv[1:]]
+    missed = []
+    for mutation in chosen:
+        caught = is_caught(mutation)
+        print(f"{'caught' if caught else 'MISSED'}: {mutation.bug}", file=sys.stderr, flush=True)
+        missed += [] if caught else [mutation.bug]
+    found = {"passed": len(chosen) - len(missed), "total": len(chosen), "missed": missed}
+    print(json.dumps(found))
+    sys.exit(bool(missed))
+
+
+if __name__ == "__main__":
+    main()
