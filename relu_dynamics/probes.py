@@ -37,9 +37,9 @@ class LayerSummary(NamedTuple):
     recovered: jax.Array  # fraction of units that recovered since the look before, likewise
 
 
-# `halve` writes out the tree of so many rows, when a row has so many numbers.
-ROWS = 32
-WIDE = 512
+ROWS = 32  # `halve` reduces so many wide rows in one pass,
+GROUPS = 8  # and arrays of wide rows by so many groups of them
+WIDE = 512  # numbers
 
 
 def halve(
@@ -49,27 +49,27 @@ def halve(
 ) -> jax.Array:
     """Reduces the leading axis by combining its two halves, again and again.
 
-    The same reduction as `op.reduce(each(*arrays), axis=0)` of an elementwise `each`, which
-    is given one row or more at a time, in an order
-    that XLA turns into full-width vector instructions (on CPU the plain reduce does not vectorize
-    over short unit axes). The tree of the last rows is written out where rows are wide: one pass
-    that stores nothing between, of the same numbers.
+    The same reduction as `op.reduce(each(*arrays), axis=0)` of an elementwise `each`, which is
+    given one row or more at a time. XLA turns this order into full-width vector instructions; on
+    CPU it does not vectorize the plain reduce over short unit axes. Where rows are wide, several
+    halvings are one pass that stores nothing between; the numbers are the same.
     """
     odd = []
-    most = ROWS if math.prod(arrays[0].shape[1:]) >= WIDE else 1
-    while (size := arrays[0].shape[0]) > most:
-        half, rest = divmod(size, 2)
+    wide = math.prod(arrays[0].shape[1:]) >= WIDE
+    while (size := arrays[0].shape[0]) > 1:
+        parts = size if wide and size <= ROWS else GROUPS if wide and size % GROUPS == 0 else 2
+        length, rest = divmod(size, parts)
         if rest:
             odd.append(each(*(a[-1:] for a in arrays)))
-        low, high = ([a[start : start + half] for a in arrays] for start in (0, half))
-        arrays, each = (op(each(*low), each(*high)),), lambda z: z
-    rows = [each(*(a[i : i + 1] for a in arrays)) for i in range(size)]
-    while len(rows) > 1:
-        half, rest = divmod(len(rows), 2)
-        if rest:
-            odd.append(rows[-1])
-        rows = [op(a, b) for a, b in zip(rows[:half], rows[half : 2 * half], strict=True)]
-    result = rows[0]
+        slices = [slice(i * length, (i + 1) * length) for i in range(parts)]
+        rows = [each(*(a[part] for a in arrays)) for part in slices]
+        while len(rows) > 1:
+            half, over = divmod(len(rows), 2)
+            if over:
+                odd.append(rows[-1])
+            rows = [op(a, b) for a, b in zip(rows[:half], rows[half : 2 * half], strict=True)]
+        arrays, each = (rows[0],), lambda z: z
+    result = each(*arrays)
     for row in odd:
         result = op(result, row)
     return result[0]

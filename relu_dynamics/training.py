@@ -346,8 +346,39 @@ def look(
 
 
 def _look(config, params, inputs, apply):
-    with jax.default_matmul_precision(PRECISION):
-        forward = apply(config, params, inputs)
+    def plain(params, inputs):
+        with jax.default_matmul_precision(PRECISION):
+            return _seen(config, params, apply(config, params, inputs))
+
+    one_unit = apply is models.apply and models.is_one_unit(config)
+    return (_look_at_columns(config, plain) if one_unit else plain)(params, inputs)
+
+
+def _look_at_columns(config: Config, plain: Callable) -> Callable:
+    """`plain` with a rule for `jax.vmap`: networks of one unit are looked at as one layer, each a
+    unit of it. Both agree to rounding (tested)."""
+    form = jax.custom_batching.custom_vmap(plain)
+
+    @form.def_vmap
+    def rule(lanes, batched, params, inputs):
+        if batched[1] or not all(jax.tree.leaves(batched[0])):
+            axes = jax.tree.map(lambda b: 0 if b else None, tuple(batched))
+            result = jax.vmap(plain, in_axes=axes, axis_size=lanes)(params, inputs)
+        else:
+            columns = models.to_columns(params)
+            with jax.default_matmul_precision(PRECISION):
+                z = inputs @ columns.weights + columns.bias[None, :]
+            group = {"kernel": columns.weights, "bias": columns.bias}
+            forward = models.Forward(z, (z,), (inputs,))
+            layer = _seen(config, {models.layer_name(1): group}, forward)
+            result = jax.tree.map(lambda values: values[:, None], layer)
+        return result, jax.tree.map(lambda _: True, result)
+
+    return form
+
+
+def _seen(config, params, forward):
+    """(statistics, rounding bounds, `probes.slope_statistics`) of a forward pass."""
     statistics = probes.unit_statistics(forward.preactivations)
     bounds = []
     for layer, (z, seen) in enumerate(
