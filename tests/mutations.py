@@ -44,8 +44,8 @@ MUTATIONS = (
     Mutation(
         "a diverged run keeps its units' other outcomes",
         "outcomes.py",
-        "((h.diverged_at != NEVER)[..., None], Outcome.DIVERGED)",
-        "((h.diverged_at == -2)[..., None], Outcome.DIVERGED)",
+        '((h.diverged_at != NEVER)[..., None], Outcome.DIVERGED)',
+        '((h.diverged_at == -2)[..., None], Outcome.DIVERGED)',
         "test_outcomes.py",
     ),
     Mutation(
