@@ -141,6 +141,9 @@ def draw(rows: list[dict], path: Path) -> None:
             label = network.replace("16-w-w-1", "16-32-32-1")
             axis.plot(x, y, "o-", ms=3, color=colors[network], label=label)
         axis.set(xscale="log", yscale="log", xlabel=names.get(quantity, quantity))
+        if quantity in names:  # less than two decades: the values themselves
+            axis.set_xticks(x, [f"{value}" for value in x])
+            axis.xaxis.minorticks_off()
     for axis in list(axes.flat)[len(curves) :]:
         axis.remove()
     for axis in axes[:, 0]:
@@ -172,8 +175,8 @@ def main() -> None:
                 flush=True,
             )
             jax.clear_caches()
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+            if options.json:
+                options.json.write_text(json.dumps(rows, indent=1) + "\n")
     if options.figure:
         draw(rows, options.figure)
 
