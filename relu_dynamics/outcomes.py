@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from relu_dynamics import probes
 from relu_dynamics.probes import UnitStatistics
 
 DEFINITION_VERSION = 1  # part of a stored result's identity: raise it when a definition changes
@@ -108,16 +109,34 @@ def _first(recorded: Array, happens: jax.Array, step: jax.Array) -> jax.Array:
 
 
 def observe_batch(
-    history: History, step: jax.Array, loss: jax.Array, statistics: UnitStatistics
+    history: History, step: jax.Array, loss: jax.Array | None, statistics: UnitStatistics
 ) -> History:
-    """The history after minibatch statistics of the forward pass at `step`."""
+    """The history after minibatch statistics of the forward pass at `step`. A loss of None is
+    left to `observe_losses`."""
+    diverged_at = history.diverged_at
+    if loss is not None:
+        diverged_at = _first(diverged_at, ~jnp.isfinite(loss), step)
     return history._replace(
         batch_first_active=_first(history.batch_first_active, statistics.margin > 0, step),
         batch_mean_sum=history.batch_mean_sum + statistics.mean,
         batch_peak=jnp.maximum(history.batch_peak, statistics.margin),
         batch_active_sum=history.batch_active_sum + statistics.active_fraction,
-        diverged_at=_first(history.diverged_at, ~jnp.isfinite(loss), step),
+        diverged_at=diverged_at,
     )
+
+
+def observe_losses(history: History, first: jax.Array, losses: jax.Array) -> History:
+    """The history after the training losses of a stretch of steps, [steps, ...] from step `first`
+    on; `diverged_at` is [...].
+
+    Of a stretch rather than of a step: a pass over what is recorded anyway costs less than one
+    more operation at every step.
+    """
+    count = losses.shape[0]
+    steps = first + jnp.arange(count).reshape(count, *[1] * (losses.ndim - 1))
+    later = jnp.iinfo(jnp.int32).max
+    at = probes.halve(jnp.minimum, jnp.where(jnp.isfinite(losses), later, steps))
+    return history._replace(diverged_at=_first(history.diverged_at, at < later, at))
 
 
 def observe_probe(

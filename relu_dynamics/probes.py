@@ -3,6 +3,7 @@
 Axes: `batch` examples, `units` of all hidden layers in order (the first layer's come first).
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -36,22 +37,42 @@ class LayerSummary(NamedTuple):
     recovered: jax.Array  # fraction of units that recovered since the look before, likewise
 
 
-def halve(op: Callable[[jax.Array, jax.Array], jax.Array], z: jax.Array) -> jax.Array:
+ROWS = 32  # `halve` reduces so many wide rows in one pass,
+GROUPS = 8  # and arrays of wide rows by so many groups of them
+WIDE = 512  # numbers
+
+
+def halve(
+    op: Callable[[jax.Array, jax.Array], jax.Array],
+    *arrays: jax.Array,
+    each: Callable[..., jax.Array] = lambda z: z,
+) -> jax.Array:
     """Reduces the leading axis by combining its two halves, again and again.
 
-    The same reduction as `op.reduce(z, axis=0)`, in an order that XLA turns into full-width
-    vector instructions (on CPU the plain reduce does not vectorize over short unit axes).
+    The same reduction as `op.reduce(each(*arrays), axis=0)` of an elementwise `each`, which is
+    given one row or more at a time. XLA turns this order into full-width vector instructions; on
+    CPU it does not vectorize the plain reduce over short unit axes. Where rows are wide, several
+    halvings are one pass that stores nothing between; the numbers are the same.
     """
     odd = []
-    while z.shape[0] > 1:
-        half, rest = divmod(z.shape[0], 2)
+    wide = math.prod(arrays[0].shape[1:]) >= WIDE
+    while (size := arrays[0].shape[0]) > 1:
+        parts = size if wide and size <= ROWS else GROUPS if wide and size % GROUPS == 0 else 2
+        length, rest = divmod(size, parts)
         if rest:
-            odd.append(z[-1])
-        z = op(z[:half], z[half : 2 * half])
-    result = z[0]
+            odd.append(each(*(a[-1:] for a in arrays)))
+        slices = [slice(i * length, (i + 1) * length) for i in range(parts)]
+        rows = [each(*(a[part] for a in arrays)) for part in slices]
+        while len(rows) > 1:
+            half, over = divmod(len(rows), 2)
+            if over:
+                odd.append(rows[-1])
+            rows = [op(a, b) for a, b in zip(rows[:half], rows[half : 2 * half], strict=True)]
+        arrays, each = (rows[0],), lambda z: z
+    result = each(*arrays)
     for row in odd:
         result = op(result, row)
-    return result
+    return result[0]
 
 
 def unit_statistics(preactivations: tuple[jax.Array, ...]) -> UnitStatistics:
@@ -64,11 +85,11 @@ def unit_statistics(preactivations: tuple[jax.Array, ...]) -> UnitStatistics:
         size = z.shape[0]
         mean = halve(jnp.add, z) / size
         return UnitStatistics(
-            active_fraction=halve(jnp.add, (z > 0).astype(z.dtype)) / size,
+            active_fraction=halve(jnp.add, z, each=lambda z: (z > 0).astype(z.dtype)) / size,
             margin=halve(jnp.maximum, z),
             mean=mean,
             # Two passes: E z^2 - (E z)^2 cancels when |mean| >> deviation, as in deeply dead units.
-            deviation=jnp.sqrt(halve(jnp.add, (z - mean[None, :]) ** 2) / size),
+            deviation=jnp.sqrt(halve(jnp.add, z, each=lambda z: (z - mean[None, :]) ** 2) / size),
             minimum=halve(jnp.minimum, z),
         )
 

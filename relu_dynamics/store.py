@@ -10,6 +10,7 @@ Knows records, never training.
 
 import contextlib
 import errno
+import functools
 import hashlib
 import io
 import json
@@ -492,6 +493,7 @@ def _version(name: str) -> str:
         return "unknown"
 
 
+@functools.cache
 def git_commit() -> str:
     """The commit of the source tree, with "+changes" when it differs; "unknown" outside git."""
     here = pathlib.Path(__file__).resolve().parent

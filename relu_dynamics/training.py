@@ -349,8 +349,39 @@ def look(
 
 
 def _look(config, params, inputs, apply):
-    with jax.default_matmul_precision(PRECISION):
-        forward = apply(config, params, inputs)
+    def plain(params, inputs):
+        with jax.default_matmul_precision(PRECISION):
+            return _seen(config, params, apply(config, params, inputs))
+
+    one_unit = apply is models.apply and models.is_one_unit(config)
+    return (_look_at_columns(config, plain) if one_unit else plain)(params, inputs)
+
+
+def _look_at_columns(config: Config, plain: Callable) -> Callable:
+    """`plain` with a rule for `jax.vmap`: networks of one unit are looked at as one layer, each a
+    unit of it. Both agree to rounding (tested)."""
+    form = jax.custom_batching.custom_vmap(plain)
+
+    @form.def_vmap
+    def rule(lanes, batched, params, inputs):
+        if batched[1] or not all(jax.tree.leaves(batched[0])):
+            axes = jax.tree.map(lambda b: 0 if b else None, tuple(batched))
+            result = jax.vmap(plain, in_axes=axes, axis_size=lanes)(params, inputs)
+        else:
+            columns = models.to_columns(params)
+            with jax.default_matmul_precision(PRECISION):
+                z = inputs @ columns.weights + columns.bias[None, :]
+            group = {"kernel": columns.weights, "bias": columns.bias}
+            forward = models.Forward(z, (z,), (inputs,))
+            layer = _seen(config, {models.layer_name(1): group}, forward)
+            result = jax.tree.map(lambda values: values[:, None], layer)
+        return result, jax.tree.map(lambda _: True, result)
+
+    return form
+
+
+def _seen(config, params, forward):
+    """(statistics, rounding bounds, `probes.slope_statistics`) of a forward pass."""
     statistics = probes.unit_statistics(forward.preactivations)
     bounds = []
     for layer, (z, seen) in enumerate(
@@ -419,13 +450,23 @@ def run(
         )
         return layers, statistics if trace_units else None
 
-    def step(task, carry, indices):
+    def step(shared, carry, indices):
+        config, task, key = shared
         state, history = carry
         now = state.step
         state, snapshot = _step(config, task, key, indices, state)
-        history = outcomes.observe_batch(history, now, snapshot.loss, snapshot.batch)
+        history = outcomes.observe_batch(history, now, None, snapshot.batch)
         record = (snapshot.batch, snapshot.gradient_norm) if trace_units else None
         return (state, history), (snapshot.loss, record)
+
+    def finish(carry, out):
+        state, history = carry
+        losses, record = out
+        history = outcomes.observe_losses(history, state.step - every, losses)
+        return (state, history), (losses if trace_units else losses.mean(0), record)
+
+    stretch = _lanes_last if models.is_one_unit(config) else _stretch
+    train_stretch = stretch(step, finish)
 
     def segment(carry, first):
         # The draws of a segment at once: threefry in a loop of single steps costs more than a
@@ -437,8 +478,8 @@ def run(
             state = jax.lax.cond(
                 first == config.killed_at, functools.partial(_kill, config, key), lambda s: s, state
             )
-        train = functools.partial(step, task_at(first))
-        (state, history), (losses, record) = jax.lax.scan(train, (state, before), indices)
+        shared = config, task_at(first), key
+        (state, history), (losses, record) = train_stretch(shared, (state, before), indices)
         # A look belongs to the period before it: what was learned, before the task changes.
         statistics, bound, slope = look_at_probe(state.params, first)
         history = outcomes.observe_probe(
@@ -450,7 +491,6 @@ def run(
             tolerance=config.tolerance,
             sustain=config.sustain,
         )
-        losses = losses if trace_units else losses.mean()
         seen = probe_record(statistics, slope, before, history)
         return (state, history), (losses, record, seen)
 
@@ -475,6 +515,61 @@ def run(
         held_loss=tasks.loss(config, output, held_targets),
         held_error=tasks.error(config, output, held_targets),
     )
+
+
+def _stretch(step: Callable, finish: Callable) -> Callable:
+    """The steps between two looks as a function of (shared, carry, xs): finish(carry, out) of what
+    `jax.lax.scan` makes of step(shared, carry, x). `finish` also takes arrays that end in an axis
+    of lanes."""
+    return lambda shared, carry, xs: finish(
+        *jax.lax.scan(functools.partial(step, shared), carry, xs)
+    )
+
+
+def _lanes_last(step: Callable, finish: Callable) -> Callable:
+    """`_stretch` of a carry (State, History) with a rule for `jax.vmap`: the lanes' axis is last.
+
+    `jax.vmap` of a scan puts the lanes first. Parameters of one-unit networks would then lie
+    across the columns that `models.one_unit_gradients` works on, and be turned at every step.
+    """
+    plain = _stretch(step, finish)
+    form = jax.custom_batching.custom_vmap(plain)
+
+    @form.def_vmap
+    def rule(lanes, batched, shared, carry, xs):
+        first = lambda tree: jax.tree.map(lambda b: 0 if b else None, tree)  # noqa: E731
+        everywhere = lambda tree: jax.tree.map(lambda _: True, tree)  # noqa: E731
+        if any(jax.tree.leaves(batched[2])):  # batches that differ between lanes: nothing to share
+            result = jax.vmap(plain, in_axes=tuple(map(first, batched)))(shared, carry, xs)
+            return result, everywhere(result)
+        # All lanes get arrays of their own, but a common count of steps stays one number.
+        own = everywhere(carry)
+        own = (own[0]._replace(step=batched[1][0].step), own[1])
+        # Rows at multiples of 4 KiB would all meet in the same few places of the L1 cache.
+        spare = 16 if lanes % 1024 == 0 else 0
+
+        def widen(leaf, is_batched):
+            ends = [(0, spare)] + [(0, 0)] * (leaf.ndim - 1)
+            return jnp.pad(leaf, ends, mode="edge") if is_batched and spare else leaf
+
+        def turn(leaf, is_batched, is_own):
+            if is_own and not is_batched:
+                leaf = jnp.broadcast_to(leaf, (lanes, *leaf.shape))
+            return jnp.moveaxis(widen(leaf, True), 0, -1) if is_own else leaf
+
+        def back(leaf, is_own):
+            return jnp.moveaxis(leaf[..., :lanes], -1, 0) if is_own else leaf
+
+        axes = jax.tree.map(lambda is_own: -1 if is_own else None, own)
+        all_lanes = _stretch(
+            jax.vmap(step, in_axes=(first(batched[0]), axes, None), out_axes=(axes, -1)), finish
+        )
+        shared = jax.tree.map(widen, shared, batched[0])
+        carry, out = all_lanes(shared, jax.tree.map(turn, carry, batched[1], own), xs)
+        result = jax.tree.map(back, carry, own), jax.tree.map(back, out, everywhere(out))
+        return result, (own, everywhere(out))
+
+    return form
 
 
 @functools.partial(jax.jit, static_argnames="trace_units")

@@ -30,7 +30,7 @@ def test_layer_summary_counts_dead_units_by_layer():
     margin = jnp.asarray([-1.0, 0.0, 1.0, jnp.nan, 2.0])
     zeros = jnp.zeros(5)
     statistics = probes.UnitStatistics(zeros, margin, zeros, zeros, zeros)
-    summary = probes.layer_summary(statistics, (2, 3))
+    summary = probes.layer_summary(statistics, (2, 3), zeros, zeros, zeros, zeros)
     np.testing.assert_allclose(summary.dead_fraction, [1.0, 0.0])  # NaN is not dead
 
 
@@ -58,3 +58,23 @@ def test_active_fraction_at_init_is_the_normal_cdf(bias):
     found = probes.unit_statistics((z,)).active_fraction
     wanted = theory.active_probability(bias, np.linalg.norm(w, axis=0))
     np.testing.assert_allclose(found, wanted, atol=5.5 * 0.5 / 200_000**0.5)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 32, 33, 64, 100])
+@pytest.mark.parametrize("units", [3, 512])
+def test_halving_wide_rows_gives_the_numbers_of_halving_arrays(rows, units):
+    """Several halvings in one pass are the same sum in the same order, bit for bit."""
+    z = np.random.default_rng(0).normal(size=(rows, units)).astype(np.float32)
+
+    def obvious(z):
+        odd = []
+        while len(z) > 1:
+            half, rest = divmod(len(z), 2)
+            odd += [z[-1]] * rest
+            z = z[:half] + z[half : 2 * half]
+        return sum(odd, start=z[0])
+
+    found = probes.halve(jnp.add, jnp.asarray(z), each=lambda z: z * 2)
+    np.testing.assert_array_equal(found, obvious(z * 2))
+    margin = probes.halve(jnp.maximum, jnp.asarray(z))
+    np.testing.assert_array_equal(margin, z.max(0))

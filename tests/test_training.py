@@ -364,6 +364,39 @@ def test_one_unit_networks_as_columns_are_the_networks(activation, output_bias):
         )
 
 
+@pytest.mark.parametrize("lanes", [3, 1024])  # rows of 4 KiB get spare columns
+@pytest.mark.parametrize("optimizer", ["momentum", "adam"])
+def test_whole_runs_of_one_unit_as_columns_are_the_runs(optimizer, lanes, monkeypatch):
+    """Lanes on the last axis and looks at all lanes as one layer == `jax.vmap` of the obvious
+    form: the same events, numbers to rounding, and a diverged lane stays by itself."""
+    config = dataclasses.replace(
+        SMALL, hidden=(1,), biased_layer=1, biased_units=1, optimizer=optimizer,
+        steps=20, probe_every=5, sustain=5,
+    )  # fmt: skip
+    config, task, key = setup(config)
+    rates = np.geomspace(1e-3, 0.1, lanes).astype(np.float32)
+    rates[1] = 1e30
+    configs = dataclasses.replace(
+        jax.tree.map(lambda value: jnp.full(lanes, value), config),
+        learning_rate=jnp.asarray(rates),
+        initial_bias=jnp.linspace(-2.0, 0.5, lanes),
+    )
+    train = lambda: jax.vmap(training.run, in_axes=(0, None, None))(configs, task, key)  # noqa: E731
+    fast = train()
+    monkeypatch.setattr(training, "_lanes_last", training._stretch)
+    monkeypatch.setattr(training, "_look_at_columns", lambda config, plain: plain)
+    monkeypatch.setattr(training, "_all_units_at_once", lambda config, plain: plain)
+    obvious = train()
+    assert (fast.history.diverged_at[1] >= 0) and (fast.history.diverged_at[0] < 0)
+    fine = np.asarray(obvious.history.diverged_at) < 0
+    for found, wanted in zip(jax.tree.leaves(fast), jax.tree.leaves(obvious), strict=True):
+        assert found.shape == wanted.shape and found.dtype == wanted.dtype
+        if found.ndim and found.shape[0] == lanes:
+            found, wanted = np.asarray(found)[fine], np.asarray(wanted)[fine]
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(fast.history.diverged_at, obvious.history.diverged_at)
+
+
 def test_one_unit_networks_with_their_own_examples_are_not_mixed_up():
     config = dataclasses.replace(SMALL, hidden=(1,), biased_layer=1, biased_units=1)
     config, task, key = setup(config)
