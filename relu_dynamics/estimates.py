@@ -34,6 +34,10 @@ def _began_alive(result):
     return ~result.dead_at_start & ~result.near_zero_at_start
 
 
+def _all_units(result):
+    return xr.ones_like(result.dead_at_start)
+
+
 def _finite(result):
     return result.diverged_at == NEVER
 
@@ -64,6 +68,16 @@ MEASURES: dict[str, Measure] = {
         _began_alive,
         lambda r: ~r.alive & _finite(r),
         "alive on the probe set at step 0, dead at the horizon; not in a diverged run",
+    ),
+    "born_dead": Measure(
+        _all_units,
+        lambda r: r.dead_at_start,
+        "all units; dead on the probe set at step 0",
+    ),
+    "dead": Measure(
+        _all_units,
+        lambda r: ~r.alive & _finite(r),
+        "all units; dead on the probe set at the horizon, not in a diverged run",
     ),
     "came_back": Measure(
         lambda r: _began_alive(r) & (r.first_death != NEVER),
