@@ -11,6 +11,7 @@ import pathlib
 import queue
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import xarray as xr
@@ -79,3 +80,12 @@ def sweep_study(
 def open_study(names: Mapping[str, Grid], out: pathlib.Path) -> dict[str, xr.Dataset]:
     """The stored results of a study's arms; raises as `store.open_result` when one is missing."""
     return {name: store.open_result(out / folder_name(name)).load() for name in names}
+
+
+def read_summary(out: pathlib.Path) -> dict[str, Any]:
+    """The summary.json of a study; raises a `store.FolderError` when there is none."""
+    path = out / store.SUMMARY_FILE
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        raise store.FolderError(f"{str(path)!r} is not there; run the experiment first.") from None
