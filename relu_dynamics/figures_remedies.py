@@ -1,0 +1,1 @@
+REMEDIES_FIGURES = {}
