@@ -377,8 +377,8 @@ def shares(results: Results, task: str, cell: Cell, measure: str = "dead") -> np
 def contrast_claims(
     results: Results, options: Options
 ) -> dict[tuple[str, str, str], tuple[Claim, dict]]:
-    """(cause, condition, task or "all") -> the claim on it, with the false-discovery rate controlled
-    over all of them, and what else both cells show. "all" is the mean over the tasks of a seed."""
+    """(cause, condition, task or "all") -> the claim on it, and what else both cells show. The
+    false-discovery rate is controlled over all; "all" is the mean over the tasks of a seed."""
     keys, made, more = [], [], []
     for contrast in contrasts(options):
         _, sentence, source = SENTENCES[contrast.cause]
@@ -447,21 +447,41 @@ def combined_claims(
         _, sentence, source = SENTENCES[cause]
         for task in out:
             tasks = options.tasks if task == "all" else (task,)
+            cells = [(t, c) for c in of_cause for t in tasks]
             arms = _mean_of(
-                (shares(results, t, c.harmed), shares(results, t, c.plain))
-                for c in of_cause
-                for t in tasks
+                (shares(results, t, c.harmed), shares(results, t, c.plain)) for t, c in cells
+            )
+            more = [found[cause, c.condition, t][1] for t, c in cells]
+            born, diverged = (
+                np.mean([m[name] for m in more], axis=0) for name in ("born_dead", "diverged")
             )
             overall = _difference(sentence, source, *arms, len(tasks), options, task)
-            parts = {
-                f"{c.condition} ({t})" if task == "all" else c.condition: found[
-                    cause, c.condition, t
-                ][0]
-                for c in of_cause
-                for t in tasks
-            }
-            out[task][cause] = claims.combined(overall, parts)
+            overall = overall._replace(
+                finding=f"{overall.finding}. Born dead {born[0]:.3f} against {born[1]:.3f}; runs "
+                f"diverged {diverged[0]:.3f} against {diverged[1]:.3f}."
+            )
+            parts = {f"{c.condition} ({t})": found[cause, c.condition, t][0] for t, c in cells}
+            claim = claims.combined(overall, parts)
+            if claim.condition:
+                claim = claim._replace(condition=_where(cause, of_cause, tasks, found))
+            out[task][cause] = claim
     return out
+
+
+def _where(cause, of_cause, tasks, found) -> str:
+    """The verdicts of a cause by task and condition, in words, with how many runs diverged."""
+    texts = []
+    for task in tasks:
+        verdicts: dict[str, list[str]] = {}
+        for contrast in of_cause:
+            claim, more = found[cause, contrast.condition, task]
+            lost = more["diverged"][0]
+            note = f" ({lost:.0%} of the runs diverge)" if lost >= 0.1 else ""
+            verdicts.setdefault(claim.verdict, []).append(contrast.condition + note)
+        texts.append(
+            f"{task}: " + ", ".join(f"{v} at {', '.join(at)}" for v, at in verdicts.items())
+        )
+    return "; ".join(texts)
 
 
 # Which cause is strongest -------------------------------------------------------------------------
@@ -525,30 +545,27 @@ def strongest_two(rows: Sequence[Mapping]) -> tuple[str, str]:
     return first, second
 
 
-def interaction(
-    results: Results, options: Options, causes: Sequence[str], doses: Sequence[float]
-) -> dict:
-    """Whether two causes together kill more than the sum of each alone, at the given doses: the
-    dead share with both, minus with either, plus with neither; by task and as their mean."""
+def interaction(results: Results, options: Options, causes: Sequence[str]) -> dict:
+    """Whether two causes together kill more than independent ones would, at their harmful doses:
+    of independent causes the shares alive multiply, so this is (alive with one) x (alive with the
+    other) - (alive with both) x (alive with neither), by seed; by task and as their mean."""
     axes = [dose_axes(options)[name][1] for name in causes]
     plain = [REFERENCE[name] for name in causes]
+    doses = [HARMFUL[name][-1] for name in causes]
 
-    def share(task, values):
-        return shares(results, task, Cell("map", dict(zip(axes, values, strict=True))))
+    def alive(task, *values):
+        return 1 - shares(results, task, Cell("map", dict(zip(axes, values, strict=True))))
 
     per_task = {
-        task: tuple(
-            share(task, one) + share(task, two)
-            for one, two in (
-                (doses, plain),
-                ((doses[0], plain[1]), (plain[0], doses[1])),
-            )
+        task: (
+            alive(task, doses[0], plain[1]) * alive(task, plain[0], doses[1]),
+            alive(task, *doses) * alive(task, *plain),
         )
         for task in options.tasks
     }
-    out = {t: _interval(statistics.paired_mean(*p, bounds=(-2, 2))) for t, p in per_task.items()}
-    out["all"] = _interval(statistics.paired_mean(*_mean_of(per_task.values()), bounds=(-2, 2)))
-    return {"causes": list(causes), "doses": list(doses), "by_task": out}
+    out = {t: _interval(statistics.paired_mean(*p, bounds=(-1, 1))) for t, p in per_task.items()}
+    out["all"] = _interval(statistics.paired_mean(*_mean_of(per_task.values()), bounds=(-1, 1)))
+    return {"causes": list(causes), "doses": doses, "by_task": out}
 
 
 # The summary --------------------------------------------------------------------------------------
@@ -632,7 +649,6 @@ def summarize(results: Results, options: Options) -> dict:
     ]
     ranked = strengths(results, options)
     pair = strongest_two(ranked)
-    doses = [next(row["dose"] for row in ranked if row["cause"] == name) for name in pair]
     first = next(iter(next(iter(results.values())).values()))
     return {
         "question": "what kills ReLU units, and how strongly?",
@@ -666,7 +682,7 @@ def summarize(results: Results, options: Options) -> dict:
             for (cause, condition, task), (claim, more) in found.items()
         ],
         "strengths": ranked,
-        "map": interaction(results, options, pair, doses),
+        "map": interaction(results, options, pair),
         "balance": balance(rows),
         "doses": {
             name: {"arm": arm, "axis": axis, "doses": list(doses)}
@@ -691,7 +707,7 @@ def print_summary(summary: dict) -> None:
     both = pair["by_task"]["all"]
     low, high = both["interval"]
     print(
-        f"{' and '.join(pair['causes'])} together, beyond the sum of both: "
+        f"{' and '.join(pair['causes'])} together, dead beyond independent causes: "
         f"{both['estimate']:+.3f} [{low:+.3f}, {high:+.3f}]"
     )
     print("balance of death and recovery:", summary["balance"])

@@ -739,8 +739,8 @@ def print_summary(summary: dict) -> None:
         base = summary["base"][task]
         low, high = base["dead"]["interval"]
         print(
-            f"\n{task}: plain ReLU has {base['dead']['estimate']:.3f} [{low:.3f}, {high:.3f}] of its "
-            f"units dead at the end, held-out loss {base['held_loss']['median']:.3g} (median). "
+            f"\n{task}: plain ReLU has {base['dead']['estimate']:.3f} [{low:.3f}, {high:.3f}] of "
+            f"its units dead at the end, held-out loss {base['held_loss']['median']:.3g} (median). "
             "Differences to it:"
         )
         print(f"{'':34}{'dead':>24}{'held-out loss':>26}{'time':>6}{'wrong way':>11}")

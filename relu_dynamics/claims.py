@@ -109,11 +109,9 @@ def difference_claim(
 def verdict_of(difference: Interval, least: float = 0.0) -> str:
     """The verdict on "the difference is above 0" from its interval; `least` >= 0 is the smallest
     difference that would matter."""
-    if float(difference.low) > 0:
-        return "confirmed"
     if float(difference.high) < 0 or float(difference.high) < least:
-        return "refuted"
-    return "undecided"
+        return "refuted"  # also where it is above 0, but surely too small to matter
+    return "confirmed" if float(difference.low) > 0 else "undecided"
 
 
 def more_seeds(difference: Interval) -> float:

@@ -199,7 +199,7 @@ def draw_effects(summary: Mapping) -> Figure:
             first = first or axes
             places = {name: i for i, name in enumerate(main)}
             _draw_contrasts(axes, summary, [r for r in rows if r["condition"] == rate], places)
-            axes.set(title=f"learning {rate}", ylim=(len(main) - 0.5, -0.5))
+            axes.set(title=rate, ylim=(len(main) - 0.5, -0.5))
             axes.set_yticks(range(len(main)), [labels[name] for name in main])
             if column:
                 axes.tick_params(labelleft=False)
@@ -216,13 +216,13 @@ def draw_effects(summary: Mapping) -> Figure:
         axes.yaxis.tick_right()
         axes.spines.right.set_visible(True)
         axes.spines.left.set_visible(False)
-        axes.set(title="rate; matched momentum", ylim=(len(places) - 0.5, -0.5))
+        axes.set(title="other contrasts", ylim=(len(places) - 0.5, -0.5))
         figure.supxlabel(
             textwrap.fill(
                 _caption(summary)
                 + "Change of the dead share at the end against the same cell without the cause, "
-                "paired by seed. Filled: survives the control of false discoveries (5 %). Last "
-                "panel: rate 3 against 0.1 at each momentum; momentum 0.9 at a rate against plain "
+                "paired by seed, at three learning rates. Filled: survives the control of false "
+                "discoveries (5 %). Last panel: rate 3 against 0.1 at each momentum; momentum 0.9 at a rate against plain "
                 "SGD at ten times that rate.",
                 148,
             ),
@@ -230,9 +230,7 @@ def draw_effects(summary: Mapping) -> Figure:
             color="0.25",
         )
         handles = [
-            plt.Line2D(
-                [], [], color=c, marker=m, linestyle="none", label=task.replace("_", " ")
-            )
+            plt.Line2D([], [], color=c, marker=m, linestyle="none", label=task.replace("_", " "))
             for task, c, m in zip(summary["tasks"], COLOURS, MARKERS, strict=False)
         ]
         figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
@@ -263,7 +261,7 @@ def _draw_contrasts(axes: Axes, summary: Mapping, rows: list[Mapping], places: M
     axes.axvline(0, color="0.6", linewidth=0.6, zorder=0)
     for place in range(len(places) - 1):
         axes.axhline(place + 0.5, color="0.93", linewidth=0.5, zorder=0)
-    axes.set(xlabel="change of dead share", xlim=(-0.7, 1.02))
+    axes.set(xlabel="change of share", xlim=(-0.7, 1.05))
 
 
 def draw_pairwise_map(summary: Mapping) -> Figure:
@@ -300,7 +298,7 @@ def draw_pairwise_map(summary: Mapping) -> Figure:
             both = summary["map"]["by_task"][task]
             low, high = both["interval"]
             axes.set_title(
-                f"{task.replace('_', ' ')}\nbeyond the sum {both['estimate']:+.2f} "
+                f"{task.replace('_', ' ')}\nbeyond chance {both['estimate']:+.2f} "
                 f"[{low:+.2f}, {high:+.2f}]",
                 fontsize=7.5,
             )
@@ -315,8 +313,8 @@ def draw_pairwise_map(summary: Mapping) -> Figure:
         _note(
             figure,
             _caption(summary)
-            + f"Beyond the sum: the dead share with both causes (at {pair}), minus with each, plus "
-            "with neither. ?: interval wider than 0.2.",
+            + f"Beyond chance: the dead share at {pair} beyond that of two causes that act "
+            "independently. ?: interval wider than 0.2.",
         )
     return figure
 
