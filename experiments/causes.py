@@ -475,8 +475,9 @@ def _where(cause, of_cause, tasks, found) -> str:
         verdicts: dict[str, list[str]] = {}
         for contrast in of_cause:
             claim, more = found[cause, contrast.condition, task]
-            lost = more["diverged"][0]
-            note = f" ({lost:.0%} of the runs diverge)" if lost >= 0.1 else ""
+            lost, lost_without = more["diverged"]
+            note = f" ({lost:.0%} of the runs diverge, {lost_without:.0%} without)"
+            note = note if max(lost, lost_without) >= 0.1 else ""
             verdicts.setdefault(claim.verdict, []).append(contrast.condition + note)
         texts.append(
             f"{task}: " + ", ".join(f"{v} at {', '.join(at)}" for v, at in verdicts.items())

@@ -98,6 +98,7 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {  # name: (label, what it changes
     ),
 }
 LOW = "lower rate"
+NO_COHORT = ("too_large",)  # no bias of an ordinary size makes its units dead
 LEAST = 0.01
 DEFINITIONS = {
     "dead": "share of all hidden units with max z <= 0 over the training examples at the horizon; "
@@ -176,21 +177,19 @@ def task_grids(options: Options, task: str) -> dict[str, Grid]:
         raise ValueError(f"biases={told(options.biases)} must all be negative.")
     if options.timing_rounds < 2:
         raise ValueError(f"timing_rounds={options.timing_rounds} must be at least 2.")
-    axes = {
-        "learning_rate": (options.rate, options.low_rate),
-        "initial_bias": (0.0, *options.biases),
-    }
-    cells = 2 * (1 + len(options.biases))
-    return {
-        arm: make_grid(
+    rates = (options.rate, options.low_rate)
+
+    def grid(arm):
+        biases = (0.0,) if arm in NO_COHORT else (0.0, *options.biases)
+        return make_grid(
             arm_config(options, task, arm),
-            axes,
+            {"learning_rate": rates, "initial_bias": biases},
             options.seeds,
             root_seed=options.root_seed,
-            lanes=cells,
+            lanes=len(rates) * len(biases),
         )
-        for arm in arm_names(options)
-    }
+
+    return {arm: grid(arm) for arm in arm_names(options)}
 
 
 # What is compared ---------------------------------------------------------------------------------
@@ -297,7 +296,7 @@ def comparisons(
                 share = measure in ("dead", "flat")
                 bounds, least = ((-1, 1), LEAST) if share else (None, 0.0)
                 add((task, arm, low, measure), first, second, bounds, note, least)
-            for bias in options.biases:
+            for bias in () if arm in NO_COHORT else options.biases:
                 cells = [
                     {"learning_rate": r, "initial_bias": bias}
                     for r in (options.low_rate if low else options.rate, options.rate)
