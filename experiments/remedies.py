@@ -765,9 +765,9 @@ def _told(difference: Mapping | None) -> str:
 
 def run(options: Options) -> None:
     """Compute -> store -> draw."""
-    arms = {task: task_grids(options, task) for task in options.tasks}
-    if not arms:
+    if not options.tasks:
         raise ValueError("tasks=() must name at least one.")
+    arms = {task: task_grids(options, task) for task in options.tasks}
     study = {f"{task} {arm}": grid for task, own in arms.items() for arm, grid in own.items()}
     digest = studies.question_hash(study)
     out = options.out or pathlib.Path("runs") / f"remedies-{digest[:12]}"
