@@ -3,7 +3,7 @@
 Claims under test: those of the article on the dying-ReLU problem, that He and Xavier
 initialization, leaky ReLU, PReLU, ELU, batch normalization and a low learning rate reduce dead
 units; and the popular one that GELU is immune, because its gradient is never 0. The base is a
-network in which plain ReLU units die: heavy-ball momentum 0.9 at learning rate 0.1, He
+network in which plain ReLU units die: heavy-ball momentum 0.9 at learning rate 0.3, He
 initialization. Every remedy changes one thing (a few change two), and every one is tried at the
 base rate and at a tenth of it.
 
@@ -102,11 +102,11 @@ NO_COHORT = ("too_large",)  # no bias of an ordinary size makes its units dead
 LEAST = 0.01
 DEFINITIONS = {
     "dead": "share of all hidden units with max z <= 0 over the training examples at the horizon; "
-    "a diverged run has none",
+    "in a diverged run all count as dead",
     "flat": "share of all hidden units whose activation has derivative exactly 0 in float32 for "
-    "all training examples at the horizon (for ReLU: the dead ones); a diverged run has none",
-    "held_loss": "held-out loss after the last step (nats, or half the squared error); seeds in "
-    "which either arm is not finite are left out of both",
+    "all training examples at the horizon (for ReLU: the dead ones); in a diverged run all are",
+    "held_loss": "natural logarithm of the held-out loss after the last step; seeds in which "
+    "either arm is not finite are left out of both",
     "held_error": "held-out share wrong or mean squared error after the last step; likewise",
     "recovered": "of the units dead on the training examples at step 0 in both arms: alive again "
     "for at least the sustain steps; not so in a diverged run",
@@ -125,9 +125,9 @@ class Options:
     """Tasks, each with all arms."""
     arms: tuple[str, ...] = ()
     """Remedies to try, by name; all of them by default. Plain ReLU is always there."""
-    rate: float = 0.1
+    rate: float = 0.3
     """Learning rate of the base, at which units die."""
-    low_rate: float = 0.01
+    low_rate: float = 0.03
     """The lower one, a remedy of its own and with every other."""
     biases: tuple[float, ...] = (-5.0, -8.0)
     """Initial biases of the dead cohort; with a normalization they are its shift."""
@@ -203,22 +203,26 @@ def birth_cell(options: Options, low: bool) -> Cell:
     return {"learning_rate": options.low_rate if low else options.rate, "initial_bias": 0.0}
 
 
-def last_share(result: xr.Dataset, name: str, cell: Cell) -> np.ndarray:
-    """A layer summary at the last look, as its mean over all units, [seed]; 0 in a diverged run."""
+def last_share(result: xr.Dataset, name: str, cell: Cell, diverged: float) -> np.ndarray:
+    """A layer summary at the last look, as its mean over all units, [seed]; `diverged` in a run
+    that diverged."""
     widths = np.asarray(estimates.config_of(result)["hidden"], float)
     at = result.sel(cell, method="nearest")
     last = at[name].isel(probe_step=-1).transpose("seed", "layer").values
     share = last @ widths / widths.sum()
-    return np.where(at.diverged_at.values == NEVER, share, 0.0)
+    return np.where(at.diverged_at.values == NEVER, share, diverged)
 
 
 def birth_values(result: xr.Dataset, cell: Cell) -> dict[str, np.ndarray]:
-    """What is compared from birth, one number a seed."""
+    """What is compared from birth, one number a seed. A remedy that makes a run diverge has saved
+    none of its units: they count as dead and flat."""
     at = result.sel(cell, method="nearest")
+    diverged = estimates.per_seed(result, "diverged", cell)
+    loss = at.held_loss.values.astype(float)
     return {
-        "dead": estimates.per_seed(result, "dead", cell),
-        "flat": last_share(result, "layer_flat_fraction", cell),
-        "held_loss": at.held_loss.values.astype(float),
+        "dead": estimates.per_seed(result, "dead", cell) + diverged,
+        "flat": last_share(result, "layer_flat_fraction", cell, 1.0),
+        "held_loss": np.log(np.maximum(loss, 1e-30)),
         "held_error": at.held_error.values.astype(float),
     }
 
@@ -360,7 +364,7 @@ def birth_claims(results: Results, options: Options) -> list[Claim]:
             f"; flat (derivative exactly 0 everywhere) {flat[1]:.3f} against {flat[0]:.3f}, median "
             "held-out loss "
             + ", ".join(
-                f"{np.nanmedian(pair[1]):.3g} against {np.nanmedian(pair[0]):.3g} ({task})"
+                f"{_median(pair[1]):.3g} against {_median(pair[0]):.3g} ({task})"
                 for task, pair in zip(options.tasks, values["held_loss"], strict=True)
             )
         )
@@ -372,14 +376,20 @@ def birth_claims(results: Results, options: Options) -> list[Claim]:
     ]
 
 
+def _median(logarithms: np.ndarray) -> float:
+    """The median of numbers from their logarithms; nan where none is finite."""
+    kept = logarithms[np.isfinite(logarithms)]
+    return float(np.exp(np.median(kept))) if kept.size else np.nan
+
+
 def _reduction(what: str, than: str, without, own, note: str) -> Claim:
     return claims.difference_claim(
         f"{what} reduces dead units (against {than}).",
         "dying ReLU",
         without,
         own,
-        finding="From birth {second:.3f} of all units are dead at the end, against {first:.3f}: "
-        "{estimate:+.3f} [{low:+.3f}, {high:+.3f}] fewer" + note + ".",
+        finding="From birth {second:.3f} of all units are dead at the end (or their run diverged), "
+        "against {first:.3f}: {estimate:+.3f} [{low:+.3f}, {high:+.3f}] fewer" + note + ".",
         definition=DEFINITIONS["dead"],
         figure="remedies_ranking",
         least=LEAST,
@@ -447,7 +457,7 @@ def gelu_claims(results: Results, options: Options) -> list[Claim]:
     }
     wrong = np.mean(
         [
-            last_share(results[t]["gelu"], "layer_wrong_way_fraction", cells[0])
+            last_share(results[t]["gelu"], "layer_wrong_way_fraction", cells[0], 0.0)
             for t in options.tasks
         ]
     )
@@ -480,7 +490,7 @@ def gelu_claims(results: Results, options: Options) -> list[Claim]:
 
 def _birth_share(result: xr.Dataset, cell: Cell) -> tuple[dict, float]:
     at = estimates.cells(result, "dead").sel(cell, method="nearest")
-    return _estimate(at), float(last_share(result, "layer_flat_fraction", cell).mean())
+    return _estimate(at), float(last_share(result, "layer_flat_fraction", cell, 0.0).mean())
 
 
 # Activations --------------------------------------------------------------------------------------
@@ -603,7 +613,7 @@ def ranking(
     timed: Mapping[str, Mapping],
 ) -> list[dict]:
     """Every variant with its paired differences to plain ReLU, fewest dead units first (mean over
-    the tasks; from birth)."""
+    the tasks; from birth; those of diverged runs count as dead)."""
     rows = []
     for arm, low in variants(options):
         row: dict[str, Any] = {"arm": arm, "low_rate": low, "label": label_of(arm, low)}
@@ -633,32 +643,38 @@ def ranking(
                 **{k: v for k, v in entry.items() if not isinstance(k, tuple)},
                 "difference": {k[1]: v for k, v in entry.items() if isinstance(k, tuple)},
             }
-        row["dead"] = float(np.mean([t["dead"]["estimate"] for t in row["tasks"].values()]))
+        row["lost"] = float(np.mean([t["lost"]["estimate"] for t in row["tasks"].values()]))
         rows.append(row)
-    return sorted(rows, key=lambda row: row["dead"])
+    return sorted(rows, key=lambda row: row["lost"])
 
 
 def birth_row(result: xr.Dataset, cell: Cell) -> dict[str, Any]:
     """One cell from birth: its measures with intervals and counts, its hazards, its price."""
+    result = result.sel({name: [value] for name, value in cell.items()}, method="nearest")
     row: dict[str, Any] = {
-        measure: _estimate(estimates.cells(result, measure).sel(cell, method="nearest"))
+        measure: _estimate(estimates.cells(result, measure).squeeze())
         for measure in ("dead", "born_dead", "died", "diverged")
     }
-    for name in ("flat", "wrong_way"):
-        values = last_share(result, f"layer_{name}_fraction", cell)
+    shares = {
+        "lost": birth_values(result, cell)["dead"],
+        "flat": last_share(result, "layer_flat_fraction", cell, 0.0),
+        "wrong_way": last_share(result, "layer_wrong_way_fraction", cell, 0.0),
+    }
+    for name, values in shares.items():
         found = statistics.seed_clustered_mean(values)
         row[name] = {
             "estimate": float(found.estimate),
             "interval": [float(found.low), float(found.high)],
             "seeds": len(values),
         }
-    at = result.sel(cell, method="nearest")
     for name in ("held_loss", "held_error"):
+        values = result[name].values.ravel()
+        kept = values[np.isfinite(values)]
         row[name] = {
-            "median": _finite(np.nanmedian(at[name].values)),
-            "seeds_not_finite": int((~np.isfinite(at[name].values)).sum()),
+            "median": float(np.median(kept)) if kept.size else None,
+            "seeds_not_finite": int(values.size - kept.size),
         }
-    last = estimates.hazards(result, windows=2).sel(cell, method="nearest").isel(window=-1)
+    last = estimates.hazards(result, windows=2).squeeze().isel(window=-1)
     row["hazards"] = {
         name: [_finite(float(last[name + end])) for end in ("", "_low", "_high")]
         for name in ("death", "recovery", "stationary")
@@ -739,14 +755,16 @@ def print_summary(summary: dict) -> None:
         low, high = base["dead"]["interval"]
         print(
             f"\n{task}: plain ReLU has {base['dead']['estimate']:.3f} [{low:.3f}, {high:.3f}] of "
-            f"its units dead at the end, held-out loss {base['held_loss']['median']:.3g} (median). "
+            f"its units dead at the end, median held-out loss {base['held_loss']['median']}. "
             "Differences to it:"
         )
-        print(f"{'':34}{'dead':>24}{'held-out loss':>26}{'time':>6}{'wrong way':>11}")
+        print(
+            f"{'':42}{'dead or diverged':>24}{'log held-out loss':>26}{'time':>6}{'wrong way':>11}"
+        )
         for row in summary["ranking"]:
             entry = row["tasks"][task]
             print(
-                f"{row['label']:34}{_told(entry['difference']['dead']):>24}"
+                f"{row['label']:42}{_told(entry['difference']['dead']):>24}"
                 f"{_told(entry['difference']['held_loss']):>26}{row['time']['ratio']:6.2f}"
                 f"{entry['wrong_way']['estimate']:11.3f}"
             )

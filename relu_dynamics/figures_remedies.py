@@ -43,10 +43,10 @@ def draw_ranking(summary: Mapping) -> Figure:
     rows = [row for row in summary["ranking"] if not row["low_rate"] or row["arm"] == "relu"]
     first_bias = f"recovered {summary['biases'][0]:g}"
     panels = (
-        ("dead", "dead units", "change of share"),
+        ("dead", "dead or diverged", "change of share"),
         ("flat", "flat units", "change of share"),
         (first_bias, f"cohort at {summary['biases'][0]:g} revived", "change of P"),
-        ("held_error", "held-out error", "change"),
+        ("held_loss", "held-out loss", "change of log"),
     )
     with plt.style.context(STYLE):
         figure, grid = plt.subplots(
@@ -77,14 +77,14 @@ def draw_ranking(summary: Mapping) -> Figure:
 def _caption(summary: Mapping) -> str:
     config, base = summary["config"], summary["base"]
     hidden = "-".join(str(width) for width in config["hidden"])
-    dead = ", ".join(f"{task} {row['dead']['estimate']:.2f}" for task, row in base.items())
+    dead = ", ".join(f"{task} {row['lost']['estimate']:.2f}" for task, row in base.items())
     return (
         f"Against plain ReLU at learning rate {summary['rate']:g}, momentum {config['momentum']:g} "
-        f"(share dead: {dead}). Hidden {hidden}, batch {config['batch_size']}, {config['steps']} "
+        f"(share lost: {dead}). Hidden {hidden}, batch {config['batch_size']}, {config['steps']} "
         f"steps, {summary['seeds']} seeds; bars: 95 %, paired by seed. Dead: max z <= 0 over the "
         f"{config['examples']} training examples; flat: derivative exactly 0 on all. Filled: "
-        "survives the control of false discoveries (5 %). Order: fewest dead. The cohort is paired "
-        "on the units dead at step 0 in both arms; no mark: too few. Time: noisy, small networks."
+        "survives the control of false discoveries (5 %). Units of diverged runs count as dead. "
+        "The cohort is paired on the units dead at step 0 in both arms; no mark: too few. Time: noisy, small networks."
     )
 
 

@@ -115,9 +115,9 @@ def test_the_cohort_is_paired_on_units_dead_in_both_arms():
     assert found["first"].tolist() == [1, 2] and found["second"].tolist() == [0, 1]
 
 
-def test_a_share_at_the_last_look_weighs_layers_by_width_and_leaves_out_diverged_runs():
+def test_a_share_at_the_last_look_weighs_layers_by_width_and_knows_diverged_runs():
     axes = ("learning_rate", "initial_bias", "seed")
-    looks = np.array([[[9.0, 9.0], [0.5, 0.25]], [[9.0, 9.0], [1.0, 1.0]]])  # seed, look, layer
+    looks = np.array([[[9.0, 9.0], [0.5, 0.25]], [[9.0, 9.0], [0.0, 0.0]]])  # seed, look, layer
     result = xr.Dataset(
         {
             "layer_flat_fraction": ((*axes, "probe_step", "layer"), looks[None, None]),
@@ -127,8 +127,8 @@ def test_a_share_at_the_last_look_weighs_layers_by_width_and_leaves_out_diverged
         {"identity": json.dumps({"config": {"hidden": [10, 30]}, "axes": []})},
     )
     cell = {"learning_rate": 0.1, "initial_bias": 0.0}
-    found = experiment.last_share(result, "layer_flat_fraction", cell)
-    assert found.tolist() == [(10 * 0.5 + 30 * 0.25) / 40, 0.0]
+    found = experiment.last_share(result, "layer_flat_fraction", cell, 1.0)
+    assert found.tolist() == [(10 * 0.5 + 30 * 0.25) / 40, 1.0]
 
 
 # Claims from numbers made by hand -----------------------------------------------------------------
@@ -185,7 +185,7 @@ def test_price_counts_variants_by_hand():
     ("changes", "words"),
     [
         ({"arms": ("leaky",)}, 'did you mean "leaky_relu"'),
-        ({"low_rate": 0.5}, "low_rate=0.5 must be below rate=0.1"),
+        ({"low_rate": 0.5}, "low_rate=0.5 must be below rate=0.3"),
         ({"biases": (0.0,)}, "must all be negative"),
         ({"timing_rounds": 1}, "must be at least 2"),
         ({"tasks": ()}, "must name at least one"),
@@ -220,8 +220,8 @@ def test_quick_remedies(tmp_path):
     assert made["GELU's gradient is never 0."]["verdict"] == "refuted"
     labels = [row["label"] for row in summary["ranking"]]
     assert "leaky ReLU + lower rate" in labels and "plain ReLU" not in labels
-    dead = [row["dead"] for row in summary["ranking"]]
-    assert dead == sorted(dead)
+    lost = [row["lost"] for row in summary["ranking"]]
+    assert lost == sorted(lost)
     leaky = next(row for row in summary["ranking"] if row["label"] == "leaky ReLU")
     assert leaky["tasks"]["digits"]["flat"]["estimate"] == 0  # its derivative is never 0
     assert leaky["time"]["rounds"] == 3 and leaky["time"]["ratio"] > 0
