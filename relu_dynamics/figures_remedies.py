@@ -45,7 +45,7 @@ def draw_ranking(summary: Mapping) -> Figure:
     panels = (
         ("dead", "dead or diverged", "change of share"),
         ("flat", "flat units", "change of share"),
-        (first_bias, f"cohort at {summary['biases'][0]:g} revived", "change of P"),
+        (first_bias, f"biased to {summary['biases'][0]:g} revived", "change of P"),
         ("held_loss", "held-out loss", "change of log"),
     )
     with plt.style.context(STYLE):
@@ -84,7 +84,8 @@ def _caption(summary: Mapping) -> str:
         f"steps, {summary['seeds']} seeds; bars: 95 %, paired by seed. Dead: max z <= 0 over the "
         f"{config['examples']} training examples; flat: derivative exactly 0 on all. Filled: "
         "survives the control of false discoveries (5 %). Units of diverged runs count as dead. "
-        "The cohort is paired on the units dead at step 0 in both arms; no mark: too few. Time: noisy, small networks."
+        "The cohort is paired on the units dead at step 0 in both arms; no mark: too few. Time: "
+        "noisy, small networks."
     )
 
 
@@ -119,7 +120,7 @@ def _draw_time(axes: Axes, rows: Sequence[Mapping]):
         axes.plot([low, high], [place, place], color="0.4", linewidth=0.8)
         axes.plot(row["time"]["ratio"], place, marker="D", color="0.25", markersize=2.5)
     axes.axvline(1, color="0.6", linewidth=0.6, zorder=0)
-    axes.set(title="time a step", xlabel="times plain ReLU", xscale="log")
+    axes.set(title="time a step", xlabel="x plain ReLU", xscale="log")
     low, high = axes.get_xlim()
     ticks = [t for t in (0.5, 1, 2, 4, 8) if low <= t <= high]
     axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
@@ -148,7 +149,7 @@ def draw_activations(summary: Mapping) -> Figure:
             middle.annotate(
                 f"{SHAPE_NAMES[name]}' = 0\nat {at:.4f}",
                 (at, 0),
-                (-4.9, 0.42) if name == "silu" else (-4.9, 0.75),
+                (-4.9, 0.6) if name == "silu" else (-4.9, 1.1),
                 color=colour,
                 fontsize=6.5,
                 arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5},
@@ -159,14 +160,14 @@ def draw_activations(summary: Mapping) -> Figure:
             right.plot(at, 1e-44, marker="|", color=colour, markersize=6, clip_on=False)
             right.text(
                 -119,
-                10.0 ** (-3.5 - 3.6 * number),
+                10.0 ** (-5.5 - 3.6 * number),
                 f"{SHAPE_NAMES[name]} 0 from {at:.2f}",
                 color=colour,
                 fontsize=6.5,
             )
         left.set(title="f(z)", xlabel="z", ylabel="value", ylim=(-2.1, 3.1))
         left.legend(loc="upper left", fontsize=6.5, labelspacing=0.2, handlelength=1.6)
-        middle.set(title="f'(z)", xlabel="z", ylabel="derivative", ylim=(-0.2, 1.2))
+        middle.set(title="f'(z)", xlabel="z", ylabel="derivative", ylim=(-0.2, 1.85))
         middle.axhline(0, color="0.8", linewidth=0.6, zorder=0)
         right.set(
             title="|f'(z)| far to the left, float32",
