@@ -109,11 +109,9 @@ def difference_claim(
 def verdict_of(difference: Interval, least: float = 0.0) -> str:
     """The verdict on "the difference is above 0" from its interval; `least` >= 0 is the smallest
     difference that would matter."""
-    if float(difference.low) > 0:
-        return "confirmed"
     if float(difference.high) < 0 or float(difference.high) < least:
-        return "refuted"
-    return "undecided"
+        return "refuted"  # also where it is above 0, but surely too small to matter
+    return "confirmed" if float(difference.low) > 0 else "undecided"
 
 
 def more_seeds(difference: Interval) -> float:
@@ -141,6 +139,27 @@ def controlled(claims: Sequence[Claim], level: float = 0.05) -> list[Claim]:
         verdict = claims[i].verdict if survives or equivalent else "undecided"
         out[i] = claims[i]._replace(p_value=adjusted, verdict=verdict)
     return out
+
+
+def combined(overall: Claim, parts: Mapping[str, Claim]) -> Claim:
+    """One claim from its verdicts under several conditions, `parts` (condition -> the claim under
+    it, already `controlled`). `overall` is the claim on the mean over the conditions, of which
+    everything but the verdict is kept.
+
+    Confirmed or refuted when it is so under every condition; conditional when it is confirmed
+    under some; else undecided. Such a verdict is no test of its own: its p value is None.
+    """
+    found = {name: [c for c, part in parts.items() if part.verdict == name] for name in VERDICTS}
+    whole = next((name for name in VERDICTS if len(found[name]) == len(parts)), None)
+    verdict = whole or ("conditional" if found["confirmed"] else "undecided")
+    needed = [part.more_seeds for part in parts.values() if part.verdict == "undecided"]
+    spelled = [f"{name} at {', '.join(where)}" for name, where in found.items() if where]
+    return overall._replace(
+        verdict=verdict,
+        condition="" if whole else "; ".join(spelled),
+        more_seeds=max((n for n in needed if n is not None), default=None),
+        p_value=None,
+    )
 
 
 def print_claims(rows: Iterable[Mapping[str, Any]]) -> None:

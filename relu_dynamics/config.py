@@ -80,7 +80,8 @@ class Config:
     """Factor on every initial weight, > 0 (traced when given)."""
     scaling_dose: float | None = None
     """How bad the input scaling is: the mean in deviations for "shifted" (default 3), the factor on
-    feature 0 for "one_bad_feature" (default 100) (traced when given)."""
+    the first feature that is not constant for "one_bad_feature" (default 100) (traced when
+    given)."""
     killed_fraction: float | None = None
     """Share of every hidden layer's units, in [0, 1], that are killed at step `killed_at`: incoming
     weights 0, bias -1, no memory in the optimizer. Which ones is random, the same for all cells of

@@ -7,7 +7,7 @@ seeds, so anything pooled over cells is clustered by seed.
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +33,10 @@ def _at_risk(result):
 
 def _began_alive(result):
     return ~result.dead_at_start & ~result.near_zero_at_start
+
+
+def _all_units(result):
+    return xr.ones_like(result.dead_at_start)
 
 
 def _finite(result):
@@ -65,6 +69,16 @@ MEASURES: dict[str, Measure] = {
         _began_alive,
         lambda r: ~r.alive & _finite(r),
         "alive on the probe set at step 0, dead at the horizon; not in a diverged run",
+    ),
+    "born_dead": Measure(
+        _all_units,
+        lambda r: r.dead_at_start,
+        "all units; dead on the probe set at step 0",
+    ),
+    "dead": Measure(
+        _all_units,
+        lambda r: ~r.alive & _finite(r),
+        "all units; dead on the probe set at the horizon, not in a diverged run",
     ),
     "came_back": Measure(
         lambda r: _began_alive(r) & (r.first_death != NEVER),
@@ -110,6 +124,22 @@ def counts(
         among = among & (result.unit_layer == layer)
     succeeds, among = (part.transpose(*runs, "unit").values for part in (succeeds, among))
     return (succeeds & among).sum(-1), among.sum(-1)
+
+
+def per_seed(
+    result: xr.Dataset, measure: str, cell: Mapping[str, float], layer: int | None = None
+) -> np.ndarray:
+    """A measure's proportion in every seed of one cell, float64 [seed]; nan where a seed has no
+    unit in the denominator. `cell` gives the value of every axis; raises a ValueError for a value
+    that the axis does not have."""
+    place = []
+    for name in axis_names(result):
+        known = np.flatnonzero(np.isclose(result[name].values, cell[name], rtol=1e-9, atol=0))
+        if not known.size:
+            raise ValueError(f"{name}={cell[name]!r} is not a value of the axis {name}.")
+        place.append(int(known[0]))
+    successes, trials = (part[tuple(place)] for part in counts(result, measure, layer))
+    return np.where(trials > 0, successes / np.maximum(trials, 1), np.nan)
 
 
 def cells(

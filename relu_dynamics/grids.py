@@ -464,13 +464,14 @@ def sweep_grid(
     progress: bool = False,
     shard: Shard = None,
     executor: AnyExecutor | None = None,
+    devices: list[jax.Device] | None = None,
 ) -> xr.Dataset:
-    """`sweep` for a grid that is already made."""
+    """`sweep` for a grid that is already made, on some of the local devices (all by default)."""
     part = check_shard(shard)
     if out is None:
         if part and part[1] > 1 and shard is not None:
             raise ValueError(f"shard={part[0]}/{part[1]} needs out=FOLDER, which all shards share.")
-        return _sweep_in_memory(grid, progress, executor)
+        return _sweep_in_memory(grid, progress, executor, devices)
     # A folder of another grid is refused first, and "nothing is dead" before a folder is made.
     folder = store.check_folder(out, grid)
     size = block_bytes(grid)
@@ -479,10 +480,10 @@ def sweep_grid(
     store.check_room(folder, (own + grid.blocks * (missing > 0)) * size)  # and a labelled copy
     check_at_risk(grid)
     folder = store.open_folder(out, grid)
-    return _sweep_to_folder(grid, folder, progress, part or (0, 1), executor)
+    return _sweep_to_folder(grid, folder, progress, part or (0, 1), executor, devices)
 
 
-def _sweep_in_memory(grid, progress, executor):
+def _sweep_in_memory(grid, progress, executor, devices):
     needed = 3 * grid.blocks * block_bytes(grid)  # blocks, their join and its labelled copy
     try:
         training.check_memory(needed, "give out=FOLDER to stream blocks to disk, or fewer seeds")
@@ -491,12 +492,13 @@ def _sweep_in_memory(grid, progress, executor):
     check_at_risk(grid)
     attributes = store.provenance(grid)
     blocks = {}
-    for block, result in _watched(grid, range(grid.blocks), progress, executor=executor):
+    watched = _watched(grid, range(grid.blocks), progress, 0, executor, devices)
+    for block, result in watched:
         blocks[block] = store.flatten_result(result)
     return store.join(grid, blocks.__getitem__, attributes)
 
 
-def _sweep_to_folder(grid, folder, progress, part, executor):
+def _sweep_to_folder(grid, folder, progress, part, executor, devices):
     """Trains what is missing of a shard; whoever then finds all blocks makes the result."""
     report = rich.console.Console(stderr=True).print
     number, shards = part
@@ -508,7 +510,7 @@ def _sweep_to_folder(grid, folder, progress, part, executor):
             done = set(store.finished_blocks(folder, grid, report))
         missing = [b for b in range(number, grid.blocks, shards) if b not in done]
         blocks = _still_missing(grid, folder, missing)
-        for block, result in _watched(grid, blocks, progress, len(done), executor):
+        for block, result in _watched(grid, blocks, progress, len(done), executor, devices):
             with store.writing(folder):
                 store.write_block(folder, grid, block, result)
             trained += 1
@@ -546,7 +548,7 @@ def _still_missing(grid: Grid, folder: pathlib.Path, missing: list[int]) -> Iter
             yield block
 
 
-def _watched(grid, blocks, progress, done=0, executor=None):
+def _watched(grid, blocks, progress, done, executor, devices):
     """Yields from the devices or the executor under a progress bar: blocks, rate, time left,
     recovered so far."""
     columns = [
@@ -563,7 +565,7 @@ def _watched(grid, blocks, progress, done=0, executor=None):
         task = bar.add_task("training", total=grid.blocks, completed=done, facts="compiling")
         started = time.monotonic()
         source = (
-            run_blocks(grid, blocks)
+            run_blocks(grid, blocks, devices)
             if executor is None
             else run_blocks_on(executor, grid, blocks, console.print)
         )

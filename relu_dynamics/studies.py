@@ -4,12 +4,16 @@ A study is a mapping from a name (the arm's) to a grid. All arms share the root 
 same seed is the same data, and the same weights where the shapes agree: arms are paired by seed.
 """
 
+import concurrent.futures
 import hashlib
 import json
 import pathlib
+import queue
 import re
 from collections.abc import Mapping
+from typing import Any
 
+import jax
 import xarray as xr
 
 from relu_dynamics import grids, store
@@ -31,7 +35,11 @@ def sweep_study(
     study: Mapping[str, Grid], out: pathlib.Path, *, shard: grids.Shard = None
 ) -> dict[str, xr.Dataset]:
     """The labelled result of every arm, in memory; each is stored in its folder below `out`, so
-    that the same call goes on after a stop. All folders are checked before the first starts."""
+    that the same call goes on after a stop. All folders are checked before the first starts.
+
+    Compiling an arm's program mostly takes longer than running it, so with many arms every device
+    trains an arm of its own; with few arms all devices share each.
+    """
     folders = {name: out / folder_name(name) for name in study}
     if len(set(folders.values())) < len(study):
         raise ValueError(
@@ -39,17 +47,45 @@ def sweep_study(
         )
     for name, grid in study.items():
         store.check_folder(folders[name], grid)
-    results = {}
-    for number, (name, grid) in enumerate(study.items(), start=1):
-        print(
-            f"{number}/{len(study)} {name}: {grid.runs:,} runs of {grid.config.steps:,} steps",
-            flush=True,
-        )
-        folder = folders[name]
-        results[name] = grids.sweep_grid(grid, out=folder, progress=True, shard=shard).load()
-    return results
+    together = jax.local_devices()
+    parts = [[device] for device in together] if len(study) > 2 * len(together) else [together]
+    free: queue.SimpleQueue = queue.SimpleQueue()
+    for part in parts:
+        free.put(part)
+
+    def work(number, name, grid):
+        devices = free.get()
+        try:
+            print(
+                f"{number}/{len(study)} {name}: {grid.runs:,} runs of {grid.config.steps:,} steps",
+                flush=True,
+            )
+            return grids.sweep_grid(
+                grid, out=folders[name], progress=len(parts) == 1, shard=shard, devices=devices
+            ).load()
+        finally:
+            free.put(devices)
+
+    pool = concurrent.futures.ThreadPoolExecutor(len(parts))
+    try:
+        running = {
+            name: pool.submit(work, number, name, grid)
+            for number, (name, grid) in enumerate(study.items(), start=1)
+        }
+        return {name: future.result() for name, future in running.items()}
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def open_study(names: Mapping[str, Grid], out: pathlib.Path) -> dict[str, xr.Dataset]:
     """The stored results of a study's arms; raises as `store.open_result` when one is missing."""
     return {name: store.open_result(out / folder_name(name)).load() for name in names}
+
+
+def read_summary(out: pathlib.Path) -> dict[str, Any]:
+    """The summary.json of a study; raises a `store.FolderError` when there is none."""
+    path = out / store.SUMMARY_FILE
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        raise store.FolderError(f"{str(path)!r} is not there; run the experiment first.") from None

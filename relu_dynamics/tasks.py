@@ -168,12 +168,13 @@ def _scale(config: Config, inputs: jax.Array, held: jax.Array) -> tuple[jax.Arra
     low, high = inputs.min(0, keepdims=True), inputs.max(0, keepdims=True)
     # A constant feature has nothing to scale: it becomes 0.
     standard = lambda x: (x - mean) / jnp.where(deviation > 0, deviation, 1)  # noqa: E731
+    varying = jnp.argmax(deviation[0] > 0)  # the first pixel of digits, say, is 0 in all of them
     scale = {
         "standardized": standard,
         "minmax": lambda x: (x - low) / jnp.where(high > low, high - low, 1),
         "raw": lambda x: x,
         "shifted": lambda x: standard(x) + shift,  # every feature's mean so many deviations off
-        "one_bad_feature": lambda x: standard(x).at[:, 0].multiply(factor),
+        "one_bad_feature": lambda x: standard(x).at[:, varying].multiply(factor),
     }[config.input_scaling]
     return scale(inputs), scale(held)
 

@@ -1,0 +1,231 @@
+"""experiments/remedies.py: exact points of the activations, the paired cohort, claims from numbers
+made by hand, and a run as a user starts it."""
+
+import dataclasses
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from relu_dynamics import claims, config, models, theory
+from relu_dynamics.outcomes import NEVER, Outcome
+
+SCRIPT = pathlib.Path(__file__).parents[1] / "experiments" / "remedies.py"
+
+
+def _load():
+    spec = importlib.util.spec_from_file_location("remedies_experiment", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+experiment = _load()
+
+
+# Activations --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "point", "known"),
+    [
+        ("gelu", theory.gelu_stationary_point(), -0.751792),
+        ("silu", theory.silu_stationary_point(), -1.278465),
+    ],
+)
+def test_the_derivative_is_0_where_theory_says_and_negative_below(name, point, known):
+    assert abs(point - known) < 1e-6
+    at, below, above = experiment.derivative(name, np.array([point, point - 0.01, point + 0.01]))
+    assert abs(at) < 1e-6 and below < 0 < above
+
+
+def test_where_the_float32_derivative_is_exactly_0():
+    shapes = experiment.shapes()
+    assert shapes["stationary"]["gelu"] == theory.gelu_stationary_point()
+    assert shapes["stationary"]["silu"] == theory.silu_stationary_point()
+    found = shapes["flat_below"]
+    assert found["relu"] == 0
+    assert found["leaky_relu"] is None and found["prelu"] is None
+    # e^z is 0 in float32 only below -87. But JAX has the derivative of expm1 as expm1(z) + 1, and
+    # that is 0 from where e^z is half the spacing of floats below 1: 2^-25.
+    assert found["elu"] == pytest.approx(-25 * np.log(2), abs=0.01)
+    assert np.exp(np.float32(found["elu"])) > 0
+    assert -15 <= found["gelu"] <= -10  # FIELD: exact GELU is flat by -15
+    for name in ("elu", "gelu", "silu"):
+        left, right = experiment.derivative(name, np.array([found[name], found[name] + 0.011]))
+        assert left == 0 and right != 0
+
+
+def test_a_relu_has_no_derivative_at_0():
+    assert experiment.derivative("relu", np.array([-1.0, 0.0, 1.0])).tolist() == [0, 0, 1]
+
+
+# The arms -----------------------------------------------------------------------------------------
+
+
+def test_every_arm_is_a_config_that_can_run():
+    for arm in experiment.ARMS:
+        made = config.validate(experiment.arm_config(experiment.DEFAULTS, "digits", arm))
+        assert made.activation in models.ACTIVATIONS
+    grids = experiment.task_grids(experiment.DEFAULTS, "digits")
+    assert len({(g.root_seed, g.seeds) for g in grids.values()}) == 1  # paired by seed
+
+
+def test_every_variant_is_compared_once_and_plain_relu_never_with_itself():
+    found = experiment.variants(experiment.DEFAULTS)
+    assert len(found) == len(set(found)) == 2 * len(experiment.ARMS) - 1
+    assert ("relu", False) not in found and ("relu", True) in found
+    assert experiment.label_of("relu", True) == "lower rate"
+    assert experiment.label_of("batch", True) == "BatchNorm + lower rate"
+
+
+# The same dead cohort -----------------------------------------------------------------------------
+
+
+def _result(dead, recovered):
+    """Two seeds of four units at one cell; the last unit has no imposed bias."""
+    shape = ("learning_rate", "initial_bias", "seed", "unit")
+    codes = np.where(recovered, Outcome.RECOVERED_SUSTAINED, Outcome.STILL_DEAD)
+    return xr.Dataset(
+        {
+            "dead_at_start": (shape, np.array(dead, bool)[None, None]),
+            "near_zero_at_start": (shape, np.zeros((1, 1, 2, 4), bool)),
+            "outcome": (shape, codes[None, None]),
+        },
+        {
+            "learning_rate": [0.1],
+            "initial_bias": [-5.0],
+            "biased": ("unit", [True, True, True, False]),
+        },
+    )
+
+
+def test_the_cohort_is_paired_on_units_dead_in_both_arms():
+    first = _result([[1, 1, 0, 1], [1, 1, 1, 1]], [[1, 0, 0, 1], [1, 1, 0, 1]])
+    second = _result([[1, 0, 1, 1], [1, 1, 0, 1]], [[0, 0, 1, 0], [1, 0, 0, 0]])
+    cell = {"learning_rate": 0.1, "initial_bias": -5.0}
+    found = experiment.cohort_counts(first, second, cell, cell)
+    assert found["trials"].tolist() == [1, 2] and found["union"].tolist() == [3, 3]
+    assert found["first"].tolist() == [1, 2] and found["second"].tolist() == [0, 1]
+
+
+def test_a_share_at_the_last_look_weighs_layers_by_width_and_knows_diverged_runs():
+    axes = ("learning_rate", "initial_bias", "seed")
+    looks = np.array([[[9.0, 9.0], [0.5, 0.25]], [[9.0, 9.0], [0.0, 0.0]]])  # seed, look, layer
+    result = xr.Dataset(
+        {
+            "layer_flat_fraction": ((*axes, "probe_step", "layer"), looks[None, None]),
+            "diverged_at": (axes, np.array([[[NEVER, 3]]])),
+        },
+        {"learning_rate": [0.1], "initial_bias": [0.0]},
+        {"identity": json.dumps({"config": {"hidden": [10, 30]}, "axes": []})},
+    )
+    cell = {"learning_rate": 0.1, "initial_bias": 0.0}
+    found = experiment.last_share(result, "layer_flat_fraction", cell, 1.0)
+    assert found.tolist() == [(10 * 0.5 + 30 * 0.25) / 40, 1.0]
+
+
+# Claims from numbers made by hand -----------------------------------------------------------------
+
+
+def test_birth_claims_follow_the_planted_effect(monkeypatch):
+    options = dataclasses.replace(
+        experiment.DEFAULTS, arms=("leaky_relu", "elu", "too_large"), tasks=("a", "b")
+    )
+    results = {t: {arm: (t, arm) for arm in experiment.arm_names(options)} for t in options.tasks}
+    noise = np.random.default_rng(0)
+
+    def values(result, cell):
+        task, arm = result
+        low = cell["learning_rate"] == options.low_rate
+        dead = {"relu": 0.1 if low else 0.5, "leaky_relu": 0.2, "elu": 0.5, "too_large": 0.5}[arm]
+        if arm == "elu" and task == "b":
+            dead = 0.3
+        names = ("dead", "flat", "held_loss", "held_error")
+        return {name: dead + noise.uniform(0, 1e-4, 40) for name in names}
+
+    monkeypatch.setattr(experiment, "birth_values", values)
+    made = {c.claim.split(" reduces")[0]: c for c in experiment.birth_claims(results, options)}
+    assert made["Leaky ReLU"].verdict == "confirmed"
+    assert made["Leaky ReLU"].estimate == pytest.approx(0.3, abs=1e-3)
+    assert made["A low learning rate"].verdict == "confirmed"
+    assert made["He initialization"].verdict == "refuted"  # as many as with weights too large
+    assert made["ELU"].verdict == "conditional"
+    assert made["ELU"].condition == "confirmed at b; refuted at a"
+    assert "Xavier (Glorot) initialization" not in made
+
+
+def test_price_counts_variants_by_hand():
+    def row(dead, loss, interval):
+        claim = {"verdict": loss, "interval": interval}
+        return {"tasks": {"a": {"difference": {"dead": {"verdict": dead}, "held_loss": claim}}}}
+
+    rows = [
+        row("confirmed", "confirmed", [-2, -1]),
+        row("confirmed", "refuted", [1, 2]),
+        row("confirmed", "undecided", [-1, 2]),
+        row("refuted", "confirmed", [-2, -1]),
+    ]
+    options = dataclasses.replace(experiment.DEFAULTS, tasks=("a",))
+    assert experiment.price(rows, options) == {
+        "a": {"lower loss": 1, "higher loss": 1, "undecided": 1}
+    }
+
+
+# As a user runs it --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"arms": ("leaky",)}, 'did you mean "leaky_relu"'),
+        ({"low_rate": 0.5}, "low_rate=0.5 must be below rate=0.3"),
+        ({"biases": (0.0,)}, "must all be negative"),
+        ({"timing_rounds": 1}, "must be at least 2"),
+        ({"tasks": ()}, "must name at least one"),
+    ],
+)
+def test_bad_options_get_one_line(changes, words):
+    with pytest.raises(ValueError, match=words) as raised:
+        experiment.run(dataclasses.replace(experiment.DEFAULTS, **changes))
+    assert "\n" not in str(raised.value)
+
+
+def test_an_unknown_arm_ends_with_exit_code_2():
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--arms", "gelu", "batchnorm"], capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_quick_remedies(tmp_path):
+    run = lambda *more: subprocess.run(  # noqa: E731
+        [sys.executable, str(SCRIPT), "--quick", "--out", str(tmp_path), *more],
+        capture_output=True,
+        text=True,
+    )
+    done = run()
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert {row["verdict"] for row in summary["claims"]} <= set(claims.VERDICTS)
+    made = {row["claim"]: row for row in summary["claims"]}
+    assert made["GELU's gradient is never 0."]["verdict"] == "refuted"
+    labels = [row["label"] for row in summary["ranking"]]
+    assert "leaky ReLU + lower rate" in labels and "plain ReLU" not in labels
+    lost = [row["lost"] for row in summary["ranking"]]
+    assert lost == sorted(lost)
+    leaky = next(row for row in summary["ranking"] if row["label"] == "leaky ReLU")
+    assert leaky["tasks"]["digits"]["flat"]["estimate"] == 0  # its derivative is never 0
+    assert leaky["time"]["rounds"] == 3 and leaky["time"]["ratio"] > 0
+    for name in ("remedies_ranking", "remedies_activations"):
+        (tmp_path / f"{name}.png").unlink()
+    assert run("--draw").returncode == 0
+    assert (tmp_path / "remedies_ranking.png").stat().st_size > 10_000
