@@ -1,0 +1,71 @@
+"""Ensembles: many seeds in one compiled call, for networks so small that a seed alone is no work.
+
+`relu_dynamics.grids` vmaps over the cells of one seed, which share data and batches; that is right
+where a cell's network is large or cells are many. Here the lanes are seeds (and their cells): a
+thousand networks of two units a layer cost little more than one. What a lane returns is a function
+of its key, so that the caller decides what is kept. Nothing is resumed: a stop loses the call.
+"""
+
+import concurrent.futures
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from relu_dynamics import grids, tasks, training
+from relu_dynamics.axes import Grid
+from relu_dynamics.config import Config
+from relu_dynamics.tasks import Task
+from relu_dynamics.training import Run
+
+
+def over_keys(
+    function: Callable[..., Any], keys: jax.Array, lanes: int, shared: Any = ()
+) -> Any:
+    """`function(key, *shared)` for every key [keys]; a tree of host arrays [keys, ...].
+
+    Compiled once for `lanes` keys a call (the last call is padded and cut); calls go to the local
+    devices in turn. The number of lanes may change the last bits of a result, the number of devices
+    does not.
+    """
+    lanes = min(lanes, len(keys))
+    program = jax.jit(jax.vmap(function, in_axes=(0, *[None] * len(shared))))
+    data = jax.random.key_data(keys)
+    data = np.concatenate([data, np.repeat(data[-1:], -len(data) % lanes, axis=0)])
+    devices = jax.local_devices()
+
+    def call(number):
+        part = data[number * lanes : (number + 1) * lanes]
+        arguments = jax.device_put((part, *shared), devices[number % len(devices)])
+        result = program(jax.random.wrap_key_data(arguments[0]), *arguments[1:])
+        return jax.tree.map(np.asarray, result)
+
+    with concurrent.futures.ThreadPoolExecutor(len(devices)) as pool:
+        parts = list(pool.map(call, range(len(data) // lanes)))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(keys)], *parts)
+
+
+def run_keys(root_seed: int, seeds: tuple[int, ...]) -> jax.Array:
+    """The run keys of many seeds as one array [seeds]; those of `training.run_key`."""
+    data = [jax.random.key_data(training.run_key(root_seed, seed)) for seed in seeds]
+    return jax.random.wrap_key_data(np.stack(data))
+
+
+def train_all(grid: Grid, read: Callable[[Config, Task, Run], Any], lanes: int) -> Any:
+    """What `read(config, task, run)` returns of every run of a grid, as host arrays
+    [seeds, cells, ...]; `lanes` seeds are trained in one call.
+
+    The same runs as `grids.sweep_grid` trains, up to float rounding (another batch shape).
+    """
+    configs = grids.block_configs(grid, np.arange(grid.cells))
+    keys = run_keys(grid.root_seed, grid.seeds)
+
+    def of_seed(key, configs, data):
+        def of_cell(config):
+            task = tasks.make_task(config, training.purpose_key(key, "task"), data)
+            return read(config, task, training.run(config, task, key))
+
+        return jax.vmap(of_cell)(configs)
+
+    return over_keys(of_seed, keys, lanes, (configs, tasks.load_data(grid.config)))
