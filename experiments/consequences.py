@@ -32,7 +32,6 @@ from relu_dynamics import (
     statistics,
     store,
     studies,
-    tasks,
     training,
 )
 from relu_dynamics.axes import Grid, make_grid
@@ -60,7 +59,7 @@ CAPACITY = dataclasses.replace(
     task="digits_random_labels",
     examples=1797,  # all: what is held out of random labels says nothing
     batch_size=64,
-    steps=3000,
+    steps=2000,
     probe_every=500,
     optimizer="adam",
     learning_rate=0.003,
@@ -87,6 +86,9 @@ class Options:
     """Seeds a cell."""
     root_seed: int = 0
     """Decides all noise together with the seeds."""
+    fast_compile: bool = False
+    """Compile with fewer optimizations: quicker for short runs, slower for long ones, and the
+    last bits of the numbers are others."""
     out: pathlib.Path | None = None
     """Output folder; by default runs/consequences-<hash of the question>."""
     draw: bool = False
@@ -102,6 +104,7 @@ QUICK = Options(
     smaller=(0.4,),
     threshold=1.0,
     seeds=12,
+    fast_compile=True,
 )
 
 
@@ -157,9 +160,7 @@ def check(options: Options) -> None:
     if not options.widths or len(set(options.widths)) < len(options.widths):
         raise ValueError(f"widths={options.widths} must be one or more different widths.")
     if len(options.fractions) < 4 or sorted(set(options.fractions)) != list(options.fractions):
-        raise ValueError(
-            f"fractions={options.fractions} must be at least 4 shares, ascending: a curve is fitted."
-        )
+        raise ValueError(f"fractions={options.fractions} must be at least 4 shares, ascending.")
     if options.fractions[0] != 0 or SHARE not in options.fractions:
         raise ValueError(f"fractions={options.fractions} must begin with 0 and hold {SHARE}.")
     unknown = [share for share in options.smaller if share not in options.fractions]
@@ -183,7 +184,7 @@ def check(options: Options) -> None:
 def run(options: Options) -> None:
     """Compute -> store -> draw."""
     study = make_study(options)
-    more = (options.threshold, options.smaller, options.widths)
+    more = (options.threshold, options.smaller, options.widths, options.fast_compile)
     question = studies.question_hash(study, *more)
     out = options.out or pathlib.Path("runs") / f"consequences-{question[:12]}"
     if options.draw:
@@ -191,6 +192,7 @@ def run(options: Options) -> None:
         summary = summarize(options, results)
     else:
         started = time.monotonic()
+        jax.config.update("jax_disable_most_optimizations", options.fast_compile)
         results = studies.sweep_study(study, out)
         summary = summarize(options, results)
         summary["wall_seconds"] = round(time.monotonic() - started, 2)
@@ -324,7 +326,8 @@ def _designs(fractions: np.ndarray) -> dict[str, list[tuple[float, np.ndarray]]]
         "kink anywhere": [(float(knot), bent(knot)) for knot in inner],
         # A power of the share of units that is left: no threshold anywhere.
         "smooth": [
-            (float(p), np.stack([one, (1 - fractions) ** -p], 1)) for p in np.arange(0.25, 6.1, 0.25)
+            (float(p), np.stack([one, (1 - fractions) ** -p], 1))
+            for p in np.arange(0.25, 6.1, 0.25)
         ],
     }
 
@@ -351,8 +354,8 @@ def threshold_test(
     """Whether the mean of curves [seeds, fractions] bends at 40 %.
 
     The mean of nine tenths of the seeds is fitted by every family of curves (weights: one over the
-    variance of the mean), and predicts the mean of the tenth left out: `misfit` is the squared error
-    of that, in variances of the mean left out, over what the plain mean of the nine tenths gets (1:
+    variance of the mean), and predicts the mean of the tenth left out: `misfit` is the squared
+    error of that, in variances of the mean left out, over what the plain mean of the others gets (1:
     nothing is lost by the family). `knot` is where a bend fits best, with its interval over
     bootstraps of the seeds.
     """

@@ -121,9 +121,7 @@ def main_by_name(commands: Mapping[str, Command], description: str) -> None:
     guard(parse_and_run)
 
 
-def choose(
-    arguments: list[str], names: tuple[str, ...], description: str
-) -> tuple[str, list[str]]:
+def choose(arguments: list[str], names: tuple[str, ...], description: str) -> tuple[str, list[str]]:
     """(NAME, the other arguments) of a command line that begins with one of `names` or "all".
 
     Raises a one-line ValueError without one; --help in its place prints the names and ends."""

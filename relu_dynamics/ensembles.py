@@ -20,30 +20,34 @@ from relu_dynamics.tasks import Task
 from relu_dynamics.training import Run
 
 
-def over_keys(
-    function: Callable[..., Any], keys: jax.Array, lanes: int, shared: Any = ()
-) -> Any:
-    """`function(key, *shared)` for every key [keys]; a tree of host arrays [keys, ...].
+def over(function: Callable[..., Any], values: Any, lanes: int, shared: Any = ()) -> Any:
+    """`function(value, *shared)` for every value of an array [values]; a tree of host arrays
+    [values, ...].
 
-    Compiled once for `lanes` keys a call (the last call is padded and cut); calls go to the local
+    Compiled once for `lanes` values a call (the last call is padded and cut); calls go to the local
     devices in turn. The number of lanes may change the last bits of a result, the number of devices
     does not.
     """
-    lanes = min(lanes, len(keys))
+    values = np.asarray(values)
+    size, lanes = len(values), min(lanes, len(values))
     program = jax.jit(jax.vmap(function, in_axes=(0, *[None] * len(shared))))
-    data = jax.random.key_data(keys)
-    data = np.concatenate([data, np.repeat(data[-1:], -len(data) % lanes, axis=0)])
+    values = np.concatenate([values, np.repeat(values[-1:], -size % lanes, axis=0)])
     devices = jax.local_devices()
 
     def call(number):
-        part = data[number * lanes : (number + 1) * lanes]
+        part = values[number * lanes : (number + 1) * lanes]
         arguments = jax.device_put((part, *shared), devices[number % len(devices)])
-        result = program(jax.random.wrap_key_data(arguments[0]), *arguments[1:])
-        return jax.tree.map(np.asarray, result)
+        return jax.tree.map(np.asarray, program(*arguments))
 
     with concurrent.futures.ThreadPoolExecutor(len(devices)) as pool:
-        parts = list(pool.map(call, range(len(data) // lanes)))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(keys)], *parts)
+        parts = list(pool.map(call, range(len(values) // lanes)))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:size], *parts)
+
+
+def over_keys(function: Callable[..., Any], keys: jax.Array, lanes: int, shared: Any = ()) -> Any:
+    """`over` for an array of keys [keys]; the function consumes its key."""
+    from_data = lambda data, *shared: function(jax.random.wrap_key_data(data), *shared)  # noqa: E731
+    return over(from_data, jax.random.key_data(keys), lanes, shared)
 
 
 def run_keys(root_seed: int, seeds: tuple[int, ...]) -> jax.Array:

@@ -31,7 +31,7 @@ def draw_consequences(summary: Mapping[str, Any]) -> Figure:
         _draw_relative(grid[1, 0], summary)
         _draw_by_units(grid[1, 1], summary)
         _draw_arms(grid[1, 2], summary)
-        figure.supxlabel(textwrap.fill(_caption(summary), 150), fontsize=7, color="0.25")
+        figure.supxlabel(textwrap.fill(_caption(summary), 132), fontsize=7, color="0.25")
     return figure
 
 
@@ -61,9 +61,7 @@ def _draw_relative(axes: Axes, summary):
         _, x, y, ends = _points(summary, "killed at step 0", width, "loss")
         _bars(axes, x, y / y[0], ends / y[0], color=colour, marker="o")
         test = next(
-            t
-            for t in summary["tests"]
-            if t["width"] == width and t["quantity"] == "held-out loss"
+            t for t in summary["tests"] if t["width"] == width and t["quantity"] == "held-out loss"
         )
         row = test["tenth_worse"]
         if row["estimate"] is not None:
@@ -99,6 +97,11 @@ def _draw_by_units(axes: Axes, summary):
         xscale="log", xlabel="living units a layer", ylabel="held-out loss (nats)", ylim=(0, None)
     )
     axes.set_title("dead or missing")
+    ticks = [1, 2, 4, 6, 10, 20, 40, 100, 1000]
+    axes.set_xticks(ticks, [str(t) for t in ticks])
+    axes.minorticks_off()
+    living = [r["units_left"] for r in summary["rows"]]
+    axes.set_xlim(0.85 * min(living), 1.15 * max(living))
     axes.legend()
 
 
@@ -111,7 +114,13 @@ def _draw_arms(axes: Axes, summary):
             _bars(axes, x, y, ends, color=colour, marker="o", mfc=face, linestyle=line)
     axes.plot([], [], color="0.3", marker="o", label="killed at step 0")
     axes.plot(
-        [], [], color="0.3", marker="o", mfc="white", linestyle=(0, (3, 1.5)), label="killed at half"
+        [],
+        [],
+        color="0.3",
+        marker="o",
+        mfc="white",
+        linestyle=(0, (3, 1.5)),
+        label="killed at half",
     )
     axes.legend(loc="upper left")
     axes.set(
@@ -121,9 +130,9 @@ def _draw_arms(axes: Axes, summary):
 
 def _caption(summary) -> str:
     return (
-        f"Digits, two hidden layers, SGD; {summary['seeds']} seeds a point, 95 % intervals (t over "
-        f"seeds). Dead: {summary['definitions']['killed']}; chosen at random, the same share of "
-        f"both layers. Time: mean minibatch loss between looks below {summary['threshold']:g} nats, "
+        f"Digits, two hidden layers, SGD; {summary['seeds']} seeds a point, 95 % intervals (t "
+        f"over seeds). {summary['definitions']['killed'].capitalize()}; chosen at random, the same "
+        f"share of both layers. Time: mean minibatch loss between looks below {summary['threshold']:g} nats, "
         f"censored at {summary['steps']} steps (restricted mean). Dashed: the article's 40 %; "
         "thick: interval of the share at which loss is a tenth worse."
     )
