@@ -355,9 +355,9 @@ def threshold_test(
 
     The mean of nine tenths of the seeds is fitted by every family of curves (weights: one over the
     variance of the mean), and predicts the mean of the tenth left out: `misfit` is the squared
-    error of that, in variances of the mean left out, over what the plain mean of the others gets (1:
-    nothing is lost by the family). `knot` is where a bend fits best, with its interval over
-    bootstraps of the seeds.
+    error of that, in variances of the mean left out, over what the mean of the others gets
+    itself (1: nothing is lost by the family). `knot` is where a bend fits best, with its interval
+    over bootstraps of the seeds.
     """
     families = _designs(fractions)
     variance = curves.var(0, ddof=1)

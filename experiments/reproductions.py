@@ -468,8 +468,8 @@ def run_collapse(options: Collapse) -> None:
         return {
             "question": "how probable is a network that is constant after training?",
             "definition": f"collapsed: the output's range over {options.points} points of "
-            f"[-sqrt 3, sqrt 3] is <= {CONSTANT:g}; half: on one half-line only; born dead: a hidden layer "
-            "with all units <= 0 on all points at step 0",
+            f"[-sqrt 3, sqrt 3] is <= {CONSTANT:g}; half: on one half-line only; born dead: a "
+            "hidden layer with all units <= 0 on all points at step 0",
             "interval": "Clopper-Pearson, 95 %; differences: t over paired seeds",
             "rows": rows,
             "table": collapse_table(options, rows),
@@ -752,7 +752,6 @@ def layers_study(options: Layers) -> dict[str, Grid]:
         optimizer="momentum",
         momentum=0.9,
         examples=1024,
-        probe_size=512,
         steps=options.steps,
         probe_every=max(options.steps // 10, 1),
         **{**FULL, "batch_size": 64},
@@ -782,7 +781,7 @@ def run_layers(options: Layers) -> None:
         exact = activation_rows()
         return {
             "question": "which layers' dead units recover?",
-            "definition": "dead: max z over 512 training examples <= 0; recovered: dead at step 0, "
+            "definition": "dead: max z over all 1,024 training examples <= 0; recovered: dead at step 0, "
             "alive at a later look",
             "interval": "Korn-Graubard, clustered by seed, 95 %",
             "rows": rows,
@@ -865,8 +864,6 @@ def first_layer_certificates(options: Layers, grid: Grid) -> dict[str, int]:
         for bias in options.initial_biases:
             config = dataclasses.replace(grid.config, initial_bias=bias)
             task = tasks.make_task(config, training.purpose_key(key, "task"), data)
-            # On all training examples: a unit that is dead on fewer may yet see the others.
-            task = task._replace(probe=task.inputs)
             state = training.start(training.as_arrays(config), key)
             found = certificates.certify(config, task, state, horizon=options.steps)
             first = slice(0, config.hidden[0])
@@ -930,8 +927,8 @@ def layers_table(options: Layers, rows: Sequence[Mapping], exact: Sequence[Mappi
 def layers_claims(rows: Sequence[Mapping], certified: Mapping[str, int]) -> list[Claim]:
     """The first layer never recovers; deeper ones do."""
     definition = (
-        "dead on 512 training examples at step 0 (a quarter of the layer biased), alive at a later "
-        "look"
+        "dead on all 1,024 training examples at step 0 (a quarter of the layer biased), alive at a "
+        "later look"
     )
 
     def total(layer):
@@ -945,12 +942,12 @@ def layers_claims(rows: Sequence[Mapping], certified: Mapping[str, int]) -> list
             source=UVA,
             verdict="confirmed" if certified["never"] == certified["dead"] else "conditional",
             finding=f"{certified['never']} of {certified['dead']} first-layer units that are dead "
-            f"on all training examples are certified never to come back (their gradient and momentum "
-            f"are 0); {back} of {dead:,} that were dead on the probe set were seen alive again.",
+            f"are certified never to come back (their gradient and momentum are 0); {back} of "
+            f"{dead:,} that began dead were seen alive again.",
             estimate=back / max(dead, 1),
             interval=None,
             count=f"{certified['dead']} certificates, {dead:,} unit-runs",
-            definition=definition + "; certificates: dead on all training examples",
+            definition=definition,
             condition=""
             if certified["never"] == certified["dead"]
             else "no decay, noise or residue: plain momentum from a fresh start",
@@ -1086,8 +1083,8 @@ def run_continual(options: Continual) -> None:
             "interval": "clustered by seed, 95 %",
             "reduced": f"{options.bit_periods} periods of {options.bit_period:,} steps against the "
             f"paper's 300 of 10,000, and {options.digit_periods} of {options.digit_period} steps "
-            "on 8 x 8 digits with three layers of 32 units against 800 of 60,000 images with three of "
-            "2,000: nothing is said about losses that appear later",
+            "on 8 x 8 digits with three layers of 32 units against 800 of 60,000 images with "
+            "three of 2,000: nothing is said about losses that appear later",
             "rows": rows,
             "table": continual_table(rows),
             "claims": continual_claims(study, curves),
@@ -1257,8 +1254,8 @@ def birth_claim(rows: Sequence[Mapping]) -> Claim:
         source=SIMON,
         verdict="confirmed" if misses <= allowed else "refuted",
         finding=f"{sum(meets)} of {len(meets)} cells have the law for the finite dimension in "
-        f"their 95 % interval, {sum(limit)} its limit of many dimensions (at most {allowed} misses are "
-        "expected by chance).",
+        f"their 95 % interval, {sum(limit)} its limit of many dimensions (at most {allowed} "
+        "misses are expected by chance).",
         estimate=float(np.mean(meets)),
         interval=None,
         count=f"{len(meets)} cells, {rows[0]['trials']:,} latents each",

@@ -50,7 +50,7 @@ def draw_born_dead(summary: Summary) -> Figure:
                 _points(
                     axes, [r["depth"] for r in own], own, color=colour, label=label, **style, **line
                 )
-            depths = np.arange(2, max(row["depth"] for row in rows) + 1)
+            depths = np.arange(3, max(3, *(row["depth"] for row in rows)) + 1)
             low, high = theory.born_dead_network_bounds(width, depths)
             axes.fill_between(depths, low, high, color=colour, alpha=0.2, linewidth=0)
         axes.plot([], [], "s", mfc="white", color="0.3", label="asym.")
@@ -181,7 +181,7 @@ def draw_layers(summary: Summary) -> Figure:
             )
         left.set(
             ylabel="dead fraction",
-            ylim=(0, None),
+            ylim=(0, 1.4 * left.get_ylim()[1]),
             title=f"as published, rate {rates[0]:g}",
         )
         for i, (rate, colour) in enumerate(zip(rates, COLOURS[2:], strict=False)):
@@ -197,13 +197,6 @@ def draw_layers(summary: Summary) -> Figure:
                 label=f"rate {rate:g}",
             )
         certified = summary["certificates"]
-        right.annotate(
-            f"layer 1: {certified['never']} of {certified['dead']}\ncertified never",
-            (1, 0.02),
-            (0.75, 0.35),
-            fontsize=7,
-            arrowprops={"arrowstyle": "-", "linewidth": 0.5},
-        )
         right.set(ylabel="P(recovers at some look)", ylim=(-0.03, 1), title="a quarter begins dead")
         for axes in (left, right):
             axes.set(xlabel="hidden layer", xticks=layers, xlim=(0.5, layers.max() + 0.5))
@@ -213,10 +206,8 @@ def draw_layers(summary: Summary) -> Figure:
             figure,
             f"Digits, hidden {'-'.join(map(str, asked['hidden']))}, uniform initial weights and "
             f"biases, heavy-ball 0.9, batch 64, {asked['steps']} steps, {asked['seeds']} seeds; "
-            "dead: max z <= 0 over 512 training examples. 95 % intervals clustered by seed. Right: "
-            "initial biases "
-            + ", ".join(f"{b:g}" for b in asked["initial_biases"])
-            + " pooled; certificates speak of units dead on all training examples.",
+            "dead: max z <= 0 over 1,024 training examples. 95 % intervals clustered by seed. Right: "
+            "initial biases " + ", ".join(f"{b:g}" for b in asked["initial_biases"]) + " pooled.",
         )
     return figure
 
@@ -244,9 +235,11 @@ def draw_continual(summary: Summary) -> Figure:
         _caption(
             figure,
             f"{asked['seeds']} seeds, bands: 95 %, clustered by seed. Regression: 20 bits, 5 "
-            f"hidden units, one example a step, a bit flips every {asked['bit_period']:,} steps. Digits: "
-            f"32-32-32, batch 32, pixels permuted anew every {asked['digit_period']} steps. Dead: "
-            "max z <= 0 over the period's training examples. " + summary["reduced"] + ".",
+            f"hidden units, one example a step, a bit flips every {asked['bit_period']:,} "
+            f"steps. Digits: 32-32-32, batch 32, pixels permuted anew every "
+            f"{asked['digit_period']} steps. Dead: max z <= 0 over the period's training examples. "
+            + summary["reduced"]
+            + ".",
         )
     return figure
 
@@ -319,9 +312,9 @@ def draw_boundary(summary: Summary) -> Figure:
         _caption(
             figure,
             f"One network (seed {asked['seed']}), {summary['pixels']} x {summary['pixels']} runs "
-            f"an image, {asked['steps']} full-batch steps; recovered: the unit, dead on the training "
-            "inputs at step 0, is alive at the last look. White square: the next image, where most "
-            "boundary lies. One seed a pixel: an image has no interval.",
+            f"an image, {asked['steps']} full-batch steps; recovered: the unit, dead on the "
+            "training inputs at step 0, is alive at the last look. White square: the next "
+            "image, where most boundary lies. One seed a pixel: an image has no interval.",
         )
     return figure
 
