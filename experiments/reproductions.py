@@ -781,8 +781,8 @@ def run_layers(options: Layers) -> None:
         exact = activation_rows()
         return {
             "question": "which layers' dead units recover?",
-            "definition": "dead: max z over all 1,024 training examples <= 0; recovered: dead at step 0, "
-            "alive at a later look",
+            "definition": "dead: max z over all 1,024 training examples <= 0; recovered: dead at "
+            "step 0, alive at a later look",
             "interval": "Korn-Graubard, clustered by seed, 95 %",
             "rows": rows,
             "certificates": certified,

@@ -197,7 +197,13 @@ def draw_layers(summary: Summary) -> Figure:
                 label=f"rate {rate:g}",
             )
         certified = summary["certificates"]
-        right.set(ylabel="P(recovers at some look)", ylim=(-0.03, 1), title="a quarter begins dead")
+        right.set(
+            ylabel="P(recovers at some look)",
+            ylim=(-0.03, 1.25),
+            yticks=np.arange(0, 1.01, 0.2),
+            title="a quarter begins dead (layer 1: "
+            f"{certified['never']} of {certified['dead']} certified never)",
+        )
         for axes in (left, right):
             axes.set(xlabel="hidden layer", xticks=layers, xlim=(0.5, layers.max() + 0.5))
             axes.legend(loc="upper left")
@@ -206,8 +212,10 @@ def draw_layers(summary: Summary) -> Figure:
             figure,
             f"Digits, hidden {'-'.join(map(str, asked['hidden']))}, uniform initial weights and "
             f"biases, heavy-ball 0.9, batch 64, {asked['steps']} steps, {asked['seeds']} seeds; "
-            "dead: max z <= 0 over 1,024 training examples. 95 % intervals clustered by seed. Right: "
-            "initial biases " + ", ".join(f"{b:g}" for b in asked["initial_biases"]) + " pooled.",
+            "dead: max z <= 0 over 1,024 training examples. 95 % intervals clustered by seed. "
+            "Right: initial biases "
+            + ", ".join(f"{b:g}" for b in asked["initial_biases"])
+            + " pooled.",
         )
     return figure
 
