@@ -1129,6 +1129,7 @@ def continual_claims(study: Mapping[str, Grid], curves: Mapping[str, tuple]) -> 
                         own[:, quarter : 2 * quarter].mean(-1),
                         finding=f"{what} {{first:.3g}} in the last quarter of the periods, "
                         "{second:.3g} in the second: {estimate:+.3g} [{low:+.3g}, {high:+.3g}].",
+                        bounds=(-1, 1) if what == "Dead share" else None,
                         definition="dead on all training examples of the period, at its end; the "
                         "second quarter is the base, because the first still learns from nothing",
                         figure="continual",
@@ -1285,8 +1286,10 @@ class Boundary:
     """How many times each is enlarged along both axes."""
     steps: int = 200
     """Full-batch gradient-descent steps."""
-    seed: int = 0
-    """The one network of all pixels."""
+    initial_bias: float = -1.0
+    """Of half of the second hidden layer's units, where it is not the second axis."""
+    seed: int = 5
+    """The one network of all pixels; one in which some dead units come back somewhere."""
     root_seed: int = 0
     """Decides all noise together with the seed."""
     out: pathlib.Path | None = None
@@ -1296,6 +1299,7 @@ class Boundary:
 
 
 DEAD, RECOVERED, DIVERGED = 0, 1, 2
+EVENTS = {"ever": "alive at some later step", "end": "alive at the last step"}
 VERTICAL = {"upstream_rate": (0.01, 100.0), "initial_bias": (-3.0, -0.5)}
 
 
@@ -1381,7 +1385,7 @@ def run_boundary(options: Boundary) -> None:
         hidden=(8, 8),
         steps=options.steps,
         probe_every=max(options.steps // 10, 1),
-        **(FULL | {"biased_layer": 2, "initial_bias": -1.5}),
+        **(FULL | {"biased_layer": 2, "biased_units": 4, "initial_bias": options.initial_bias}),
     )
 
     def grid_of(rates, ends):
@@ -1392,61 +1396,78 @@ def run_boundary(options: Boundary) -> None:
         return make_grid(base, axes, [options.seed], root_seed=options.root_seed)
 
     def compute(out):
-        images, rates, heights = [], options.rates, ends
-        for number in range(options.zooms + 1):
-            image = boundary_image(grid_of(rates, heights))
-            line = edges(image == RECOVERED)
-            images.append(
-                {
-                    "rates": list(rates),
-                    "ends": list(heights),
-                    "classes": ["".join(map(str, column)) for column in image.tolist()],
-                    "share": [float((image == kind).mean()) for kind in range(3)],
-                    "recovery": box_dimension(line),
-                    "divergence": box_dimension(edges(image == DIVERGED)),
-                }
-            )
-            print(f"image {number}: dead, recovered, diverged {images[-1]['share']}", flush=True)
-            if not line.any():
-                break
-            left, low = choose_zoom(line, options.zoom)
-            images[-1]["next"] = [left, low, 1 / options.zoom]
-            rates = part_of(rates, left, left + 1 / options.zoom)
-            heights = part_of(heights, low, low + 1 / options.zoom)
+        images = [
+            image for event in EVENTS for image in zoomed_images(options, event, ends, grid_of)
+        ]
         return {
             "question": "is the boundary of recovery fractal?",
-            "definition": "recovered: dead on the training inputs at step 0, alive at the last "
-            "look; diverged: a loss or margin that was not finite; one network for all pixels",
+            "definition": "one of four units, dead on the training inputs at step 0, is alive at "
+            "some later step (ever) or at the last one (end); diverged: a loss or margin that was "
+            "not finite; one network for all pixels",
             "interval": "t over the zoomed images; the local slopes are the range within one image",
             "vertical": options.vertical,
             "pixels": options.pixels,
             "images": images,
             "table": boundary_table(images),
-            "claims": [boundary_claim(images, options)],
+            "claims": [boundary_claim(images, options, event) for event in EVENTS],
         }
 
     grid = grid_of(options.rates, ends)
     conduct("boundary", options, grid, compute, figures_reproductions.draw_boundary)
 
 
-def boundary_image(grid: Grid) -> np.ndarray:
+def zoomed_images(
+    options: Boundary,
+    event: str,
+    ends: tuple[float, float],
+    grid_of: Callable[[tuple[float, float], tuple[float, float]], Grid],
+) -> list[dict[str, Any]]:
+    """The image of an event over the whole axes, and its zooms into where most boundary lies."""
+    images, rates = [], options.rates
+    for number in range(options.zooms + 1):
+        image = boundary_image(grid_of(rates, ends), event)
+        line = edges(image == RECOVERED)
+        share = [float((image == kind).mean()) for kind in range(3)]
+        images.append(
+            {
+                "event": event,
+                "rates": list(rates),
+                "ends": list(ends),
+                "classes": ["".join(map(str, column)) for column in image.tolist()],
+                "share": share,
+                "recovery": box_dimension(line),
+                "divergence": box_dimension(edges(image == DIVERGED)),
+            }
+        )
+        print(f"{event}, image {number}: dead, recovered, diverged {share}", flush=True)
+        if not line.any():
+            break
+        left, low = choose_zoom(line, options.zoom)
+        images[-1]["next"] = [left, low, 1 / options.zoom]
+        rates = part_of(rates, left, left + 1 / options.zoom)
+        ends = part_of(ends, low, low + 1 / options.zoom)
+    return images
+
+
+def boundary_image(grid: Grid, event: str) -> np.ndarray:
     """The class of every pixel [x, y] of a grid of one seed."""
     result = grids.sweep_grid(grid, progress=True)
-    unit = int(np.flatnonzero(result.biased.values)[0])
     names = [name for name, _ in grid.axes]
-    order = lambda part: part.transpose(*names).values  # noqa: E731
     cells = result.isel(seed=0)
-    at_unit = cells.isel(unit=unit)
-    if not bool(order(at_unit.dead_at_start).any()):
-        raise ValueError("seed: the unit is not dead at step 0 in any pixel; use another seed.")
-    back = order(at_unit.dead_at_start & at_unit.alive)
-    diverged = order(cells.diverged_at != NEVER)
+    biased = cells.isel(unit=np.flatnonzero(result.biased.values))
+    if not bool(biased.dead_at_start.any()):
+        raise ValueError("seed: no biased unit is dead at step 0 in any pixel; use another seed.")
+    # Batches are the whole training set: seen at every step, not only at looks.
+    alive = biased.alive if event == "end" else biased.batch_first_active != NEVER
+    back = (biased.dead_at_start & alive).any("unit").transpose(*names).values
+    diverged = (cells.diverged_at != NEVER).transpose(*names).values
     return np.where(diverged, DIVERGED, np.where(back, RECOVERED, DEAD))
 
 
-def boundary_dimension(images: Sequence[Mapping]) -> Interval | None:
-    """Mean dimension of the recovery boundary over the images, t over images."""
-    found = [image["recovery"]["dimension"] for image in images if image["recovery"]]
+def boundary_dimension(images: Sequence[Mapping], event: str) -> Interval | None:
+    """Mean dimension of an event's boundary over its images, t over images."""
+    own = [image["recovery"] for image in images if image["event"] == event]
+    found = [dimension["dimension"] for dimension in own if dimension]
     if len(found) < 2:
         return None
     return statistics.seed_clustered_mean(np.array(found), bounds=None)
@@ -1454,33 +1475,32 @@ def boundary_dimension(images: Sequence[Mapping]) -> Interval | None:
 
 def boundary_table(images: Sequence[Mapping]) -> list[dict]:
     """Sohl-Dickstein's range of dimensions (of another boundary) beside ours."""
-    mean = boundary_dimension(images)
-    if mean is None:
-        return []
-    row = plain_interval(mean)
-    quantity = "box-counting dimension (there: of convergence; here: of recovery)"
-    verdict = "conditional: another boundary"
-    return [entry(SOHL, quantity, "1.17 to 1.98", row, verdict)]
+    out = []
+    for event, words in EVENTS.items():
+        mean = boundary_dimension(images, event)
+        if mean is not None:
+            quantity = f"box-counting dimension (there: of convergence; here: {words})"
+            verdict = "conditional: another boundary"
+            out.append(entry(SOHL, quantity, "1.17 to 1.98", plain_interval(mean), verdict))
+    return out
 
 
 SMOOTH = 1.1  # what box counting gives at most for smooth curves at this resolution (tested)
 
 
-def boundary_claim(images: Sequence[Mapping], options: Boundary) -> Claim:
+def boundary_claim(images: Sequence[Mapping], options: Boundary, event: str) -> Claim:
     """Whether the dimension is above that of a smooth curve."""
-    mean = boundary_dimension(images)
+    mean = boundary_dimension(images, event)
     ends = (np.nan, np.nan) if mean is None else (float(mean.low), float(mean.high))
     verdict = "undecided"
-    if mean is not None and ends[0] > SMOOTH:
+    if ends[0] > SMOOTH:
         verdict = "confirmed"
-    elif mean is not None and ends[1] < SMOOTH:
+    elif ends[1] < SMOOTH:
         verdict = "refuted"
-    each = ", ".join(
-        "none" if image["recovery"] is None else f"{image['recovery']['dimension']:.2f}"
-        for image in images
-    )
+    own = [image["recovery"] for image in images if image["event"] == event]
+    each = ", ".join("none" if found is None else f"{found['dimension']:.2f}" for found in own)
     return Claim(
-        claim="The boundary of recovery is fractal",
+        claim=f"The boundary of recovery is fractal ({EVENTS[event]})",
         source=SOHL,
         verdict=verdict,
         finding=f"Box-counting dimensions of the images, each enlarged {options.zoom:g} times: "
@@ -1488,10 +1508,9 @@ def boundary_claim(images: Sequence[Mapping], options: Boundary) -> Claim:
         f"finite resolution after {options.steps} steps decides for these scales only.",
         estimate=None if mean is None else float(mean.estimate),
         interval=None if mean is None else ends,
-        count=f"{len(images)} images of {options.pixels} x {options.pixels} runs, one network",
-        definition="boundary between pixels whose dead unit is alive at the last look and all "
-        "others; zooms are where most boundary lies, which favours rough parts",
-        more_seeds=None,
+        count=f"{len(own)} images of {options.pixels} x {options.pixels} runs, one network",
+        definition=f"boundary between pixels where a unit that began dead is {EVENTS[event]} and "
+        "all others; zooms are where most boundary lies, which favours rough parts",
         figure="boundary",
     )
 
@@ -1547,7 +1566,7 @@ COMMANDS = {
     "boundary": cli.Command(
         run_boundary,
         Boundary(),
-        Boundary(pixels=32, zooms=1, steps=50),
+        Boundary(pixels=32, zooms=1, steps=100),
         "The image of the recovery boundary, with zooms.",
     ),
 }

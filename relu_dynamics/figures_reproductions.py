@@ -297,20 +297,24 @@ _CLASSES = (("still dead", "#3B4B7A"), ("recovered", "#F0C75E"), ("diverged", "#
 
 
 def draw_boundary(summary: Summary) -> Figure:
-    """The images of all zooms with the window of the next, and their box counts."""
-    images = summary["images"]
+    """A row an event: its images with the window of the next, and their box counts."""
+    events = list(dict.fromkeys(image["event"] for image in summary["images"]))
+    rows = [[i for i in summary["images"] if i["event"] == event] for event in events]
+    columns = 1 + max(map(len, rows))
     label = summary["vertical"].replace("_", " ")
     with plt.style.context(STYLE):
-        columns = 3
-        down = -(-(len(images) + 1) // columns)
-        figure, grid = plt.subplots(down, columns, figsize=(PAGE, 0.8 + 2.35 * down), squeeze=False)
-        for number, (axes, image) in enumerate(zip(grid.flat, images, strict=False)):
-            _draw_image(axes, image, summary["vertical"])
-            axes.set_title(f"image {number}" + (" (all)" if number == 0 else ""))
-            axes.set(xlabel="learning rate", ylabel=label)
-        _draw_box_counts(grid.flat[len(images)], images)
-        for axes in grid.flat[len(images) + 1 :]:
-            axes.set_axis_off()
+        figure, grid = plt.subplots(
+            len(events), columns, figsize=(PAGE, 0.9 + 1.75 * len(events)), squeeze=False
+        )
+        for event, images, line in zip(events, rows, grid, strict=True):
+            for number, (axes, image) in enumerate(zip(line, images, strict=False)):
+                _draw_image(axes, image)
+                axes.set_title(f"{event}, x {summary['options']['zoom'] ** number:,.0f}")
+                axes.set_xlabel("learning rate")
+            line[0].set_ylabel(label)
+            for axes in line[len(images) : -1]:
+                axes.set_axis_off()
+            _draw_box_counts(line[-1], images)
         figure.legend(
             handles=[Patch(color=colour, label=name) for name, colour in _CLASSES],
             loc="outside upper center",
@@ -320,14 +324,15 @@ def draw_boundary(summary: Summary) -> Figure:
         _caption(
             figure,
             f"One network (seed {asked['seed']}), {summary['pixels']} x {summary['pixels']} runs "
-            f"an image, {asked['steps']} full-batch steps; recovered: the unit, dead on the "
-            "training inputs at step 0, is alive at the last look. White square: the next "
-            "image, where most boundary lies. One seed a pixel: an image has no interval.",
+            f"an image, {asked['steps']} full-batch steps. Recovered: one of four units, dead on "
+            "the training inputs at step 0, is alive at some step (ever) or at the last one (end). "
+            "White square: the next image, where most boundary lies. Box counts: sides in pixels, "
+            "with the dimension of each image. One seed a pixel: an image has no interval.",
         )
     return figure
 
 
-def _draw_image(axes: Axes, image: Mapping, vertical: str):
+def _draw_image(axes: Axes, image: Mapping):
     classes = np.array([[int(c) for c in column] for column in image["classes"]])
     colours = ListedColormap([colour for _, colour in _CLASSES])
     axes.imshow(
@@ -344,8 +349,9 @@ def _draw_image(axes: Axes, image: Mapping, vertical: str):
         left, low, side = image["next"]
         axes.add_patch(Rectangle((left, low), side, side, fill=False, color="white", linewidth=1.2))
     for ends, setter in ((image["rates"], axes.set_xticks), (image["ends"], axes.set_yticks)):
-        close = abs(ends[1] - ends[0]) < 0.02 * abs(ends[1])
-        setter([0, 1], [f"{end:.6g}" if close else f"{end:.3g}" for end in ends])
+        digits = 2 + max(0, int(np.ceil(-np.log10(abs(ends[1] - ends[0]) / abs(ends[1])))))
+        setter([0, 1], [f"{end:.{digits}g}" for end in ends])
+    axes.tick_params(labelsize=6, pad=1)
     axes.get_xticklabels()[0].set_horizontalalignment("left")
     axes.get_xticklabels()[1].set_horizontalalignment("right")
     for tick, place in zip(axes.get_yticklabels(), ("bottom", "top"), strict=True):
@@ -354,13 +360,14 @@ def _draw_image(axes: Axes, image: Mapping, vertical: str):
 
 
 def _draw_box_counts(axes: Axes, images: Sequence[Mapping]):
-    for number, (image, colour) in enumerate(zip(images, COLOURS, strict=False)):
+    for image, colour in zip(images, COLOURS, strict=False):
         found = image["recovery"]
         if found:
-            text = f"{number}: {found['dimension']:.2f}"
+            text = f"{found['dimension']:.2f}"
             axes.plot(found["sides"], found["boxes"], "o-", color=colour, label=text)
-    axes.set(
-        xscale="log", yscale="log", xlabel="side of a box (pixels)", ylabel="boxes on boundary"
-    )
-    axes.legend(title="image: dimension", title_fontsize=7)
-    axes.set_title("box counts")
+    axes.set(xscale="log", yscale="log", xlabel="side", title="boxes")
+    sides = next((image["recovery"]["sides"] for image in images if image["recovery"]), [])
+    axes.set_xticks(sides, [str(side) for side in sides])
+    axes.minorticks_off()
+    if sides:
+        axes.legend(handlelength=0.8, labelspacing=0.1, loc="lower left", fontsize=6)

@@ -259,12 +259,16 @@ def test_zooms_go_where_the_boundary_is():
 
 
 def test_the_verdict_on_the_boundary():
-    images = [{"recovery": {"dimension": d}} for d in (1.0, 1.01, 1.02)]
-    options = reproductions.Boundary()
-    assert reproductions.boundary_claim(images, options).verdict == "refuted"
-    images = [{"recovery": {"dimension": d}} for d in (1.5, 1.55, 1.6)]
-    assert reproductions.boundary_claim(images, options).verdict == "confirmed"
-    assert reproductions.boundary_claim([{"recovery": None}], options).verdict == "undecided"
+    def verdict(*dimensions):
+        images = [
+            {"event": "ever", "recovery": {"dimension": d} if d else None} for d in dimensions
+        ]
+        return reproductions.boundary_claim(images, reproductions.Boundary(), "ever").verdict
+
+    assert verdict(1.0, 1.01, 1.02) == "refuted"
+    assert verdict(1.5, 1.55, 1.6) == "confirmed"
+    assert verdict(1.0, 1.6, 1.3) == "undecided"
+    assert verdict(None) == "undecided"
 
 
 # End to end ---------------------------------------------------------------------------------------
