@@ -1320,11 +1320,15 @@ def part_of(ends: tuple[float, float], first: float, last: float) -> tuple[float
     return (float(ends[0] + first * width), float(ends[0] + last * width))
 
 
-def edges(inside: np.ndarray) -> np.ndarray:
-    """Pixels of a boolean image [x, y] whose right or upper neighbour is of the other kind."""
-    found = np.zeros(inside.shape, bool)
-    found[:-1] |= inside[:-1] != inside[1:]
-    found[:, :-1] |= inside[:, :-1] != inside[:, 1:]
+def edges(image: np.ndarray, one: int, other: int) -> np.ndarray:
+    """Pixels of an image [x, y] of classes that are of the one or the other of two, and whose right
+    or upper neighbour is of the second of them."""
+    found = np.zeros(image.shape, bool)
+    for here, there, place in (
+        (image[:-1], image[1:], found[:-1]),
+        (image[:, :-1], image[:, 1:], found[:, :-1]),
+    ):
+        place |= ((here == one) & (there == other)) | ((here == other) & (there == one))
     return found
 
 
@@ -1426,7 +1430,7 @@ def zoomed_images(
     images, rates = [], options.rates
     for number in range(options.zooms + 1):
         image = boundary_image(grid_of(rates, ends), event)
-        line = edges(image == RECOVERED)
+        line = edges(image, DEAD, RECOVERED)
         share = [float((image == kind).mean()) for kind in range(3)]
         images.append(
             {
@@ -1436,7 +1440,7 @@ def zoomed_images(
                 "classes": ["".join(map(str, column)) for column in image.tolist()],
                 "share": share,
                 "recovery": box_dimension(line),
-                "divergence": box_dimension(edges(image == DIVERGED)),
+                "divergence": box_dimension(edges((image == DIVERGED).astype(int), 0, 1)),
             }
         )
         print(f"{event}, image {number}: dead, recovered, diverged {share}", flush=True)
@@ -1510,7 +1514,8 @@ def boundary_claim(images: Sequence[Mapping], options: Boundary, event: str) -> 
         interval=None if mean is None else ends,
         count=f"{len(own)} images of {options.pixels} x {options.pixels} runs, one network",
         definition=f"boundary between pixels where a unit that began dead is {EVENTS[event]} and "
-        "all others; zooms are where most boundary lies, which favours rough parts",
+        "those where none is, without those that diverged; zooms are where most boundary lies, "
+        "which favours rough parts",
         figure="boundary",
     )
 

@@ -230,13 +230,15 @@ def test_smooth_boundaries_stay_below_the_limit(size, shape):
         "circle": circle(size),
         "slope": x[:, None] * 0.37 + 3 < x[None, :],
     }[shape]
-    found = reproductions.box_dimension(reproductions.edges(inside))
+    found = reproductions.box_dimension(reproductions.edges(inside.astype(int), 0, 1))
     assert 0.85 < found["dimension"] <= reproductions.SMOOTH
 
 
 def test_rough_boundaries_have_a_larger_dimension():
     noise = np.random.default_rng(0).random((128, 128)) < 0.5
-    assert reproductions.box_dimension(reproductions.edges(noise))["dimension"] > 1.9
+    assert (
+        reproductions.box_dimension(reproductions.edges(noise.astype(int), 0, 1))["dimension"] > 1.9
+    )
     # The boundary of a Koch-like construction: a Sierpinski carpet, log 8 / log 3 = 1.893
     carpet = np.ones((1, 1), bool)
     for _ in range(5):
@@ -245,6 +247,13 @@ def test_rough_boundaries_have_a_larger_dimension():
         carpet = np.concatenate([row, middle, row])
     assert reproductions.box_dimension(carpet)["dimension"] == pytest.approx(1.893, abs=0.1)
     assert reproductions.box_dimension(np.zeros((64, 64), bool)) is None
+
+
+def test_an_edge_lies_between_two_classes_only():
+    image = np.array([[0, 0, 1], [0, 2, 1], [0, 0, 2]])
+    found = reproductions.edges(image, 0, 1)
+    np.testing.assert_array_equal(np.argwhere(found), [[0, 1]])
+    np.testing.assert_array_equal(np.argwhere(reproductions.edges(image, 1, 2)), [[1, 1], [1, 2]])
 
 
 def test_zooms_go_where_the_boundary_is():
