@@ -12,8 +12,8 @@ import pathlib
 import signal
 import stat
 import sys
-from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import jax
 import tyro
@@ -89,6 +89,50 @@ def use_private_cache() -> pathlib.Path | None:
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
     return folder
+
+
+class Command(NamedTuple):
+    """One of several commands of a script."""
+
+    run: Callable[[Any], None]
+    defaults: Any
+    quick: Any
+    description: str
+
+
+def main_by_name(commands: Mapping[str, Command], description: str) -> None:
+    """`main` for a script whose first argument is the NAME of a command, or "all" of them.
+
+    `all` takes only --quick: every command then runs with its defaults, in order. Ends as `guard`
+    says.
+    """
+
+    def parse_and_run():
+        name, arguments = choose(sys.argv[1:], tuple(commands), description)
+        names = tuple(commands) if name == "all" else (name,)
+        if name == "all" and set(arguments) - {"--quick"}:
+            raise ValueError("all: takes no option but --quick; give one NAME for its options.")
+        chosen = [(commands[each].run, parse(arguments, *commands[each][1:])) for each in names]
+        use_private_cache()
+        grids.use_all_cores()
+        for run, options in chosen:
+            run(options)
+
+    guard(parse_and_run)
+
+
+def choose(arguments: list[str], names: tuple[str, ...], description: str) -> tuple[str, list[str]]:
+    """(NAME, the other arguments) of a command line that begins with one of `names` or "all".
+
+    Raises a one-line ValueError without one; --help in its place prints the names and ends."""
+    listed = ", ".join((*names, "all"))
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(f"{description}\nNAME: one of {listed}. NAME --help lists its options.")
+        raise SystemExit(0)
+    if not arguments or arguments[0].startswith("-"):
+        raise ValueError(f"NAME is missing: give one of {listed} first.")
+    config.check_choice("NAME", arguments[0], (*names, "all"))
+    return arguments[0], arguments[1:]
 
 
 def guard(call: Callable[[], None]) -> None:

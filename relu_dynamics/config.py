@@ -35,6 +35,7 @@ TRACED = (
     "weight_scale",
     "scaling_dose",
     "killed_fraction",
+    "target_scale",
 )
 MOST_UNITS = 2**20  # of a layer
 MOST_LAYERS = 1000
@@ -86,6 +87,9 @@ class Config:
     """Share of every hidden layer's units, in [0, 1], that are killed at step `killed_at`: incoming
     weights 0, bias -1, no memory in the optimizer. Which ones is random, the same for all cells of
     a seed, and a larger share contains a smaller one (traced when given)."""
+    target_scale: float | None = None
+    """Factor on the targets of a regression task, > 0: their variance grows with its square (traced
+    when given)."""
 
     task: str = _static("digits")
     """Name of the task, see `relu_dynamics.tasks.TASKS`."""
@@ -184,6 +188,7 @@ _RANGES = {  # field: (test, rule in words)
     "weight_scale": (lambda v: v > 0, "must be finite and > 0"),
     "scaling_dose": (lambda v: True, "must be finite"),
     "killed_fraction": (lambda v: 0 <= v <= 1, "must be in [0, 1]"),
+    "target_scale": (lambda v: v > 0, "must be finite and > 0"),
     "tolerance": (lambda v: v >= 0, "must be finite and >= 0"),
 }
 
@@ -372,6 +377,13 @@ def validate(config: Config) -> Config:
         raise ValueError(
             f"killed_fraction={config.killed_fraction!r} needs normalization='none': a normalized "
             "unit is not dead for ever because its weights are 0."
+        )
+    if config.target_scale is not None and (
+        tasks.TASKS[config.task].classes or config.change_every is not None
+    ):
+        raise ValueError(
+            f"target_scale={config.target_scale!r} needs a regression task that does not change, "
+            f"not task={config.task!r}; use another task, or target_scale=None."
         )
     return dataclasses.replace(config, **static, **traced)
 

@@ -84,7 +84,7 @@ def block_program(configs: Config, key: jax.Array, data: tuple | None) -> BlockR
 def _block_task(configs: Config, key: jax.Array, data: tuple | None) -> tuple[tasks.Task, Any]:
     """The task of a block's lanes and its vmap axis: one for all, unless the axes change it."""
     make = functools.partial(tasks.make_task, key=training.purpose_key(key, "task"), data=data)
-    if configs.scaling_dose is None:
+    if configs.scaling_dose is None and configs.target_scale is None:
         return make(configs), None
     return jax.vmap(make)(configs), 0
 

@@ -51,9 +51,11 @@ INITIALIZERS: dict[str, Callable] = {
     "xavier_uniform": nn.initializers.xavier_uniform(),
     "lecun_normal": nn.initializers.variance_scaling(1.0, "fan_in", "normal"),
     "orthogonal": nn.initializers.orthogonal(2**0.5),
-    # Both also set the biases, see `initialize`.
+    # These three also set the biases, see `initialize`.
     "randomized_asymmetric": nn.initializers.zeros,
     "data_dependent": nn.initializers.variance_scaling(2.0, "fan_in", "normal"),
+    # U(-1, 1) / sqrt(fan_in) for weights and biases, the default of PyTorch's linear layers.
+    "torch_default": nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
     "too_small": nn.initializers.variance_scaling(0.02, "fan_in", "normal"),
     "too_large": nn.initializers.variance_scaling(200.0, "fan_in", "normal"),
 }
@@ -191,6 +193,8 @@ def initialize(config: Config, key: jax.Array, inputs: jax.Array | None = None) 
     params = build(config).init(key, jnp.zeros((2, input_dimension(config))))["params"]
     if config.initializer == "randomized_asymmetric":
         params = _randomized_asymmetric(config, params, jax.random.fold_in(key, 1))
+    if config.initializer == "torch_default":
+        params = _with_uniform_biases(config, params, jax.random.fold_in(key, 1))
     if config.weight_scale is not None:
         scale = lambda leaf: leaf * config.weight_scale if leaf.ndim == 2 else leaf  # noqa: E731
         params = jax.tree.map(scale, params)
@@ -204,12 +208,27 @@ def initialize(config: Config, key: jax.Array, inputs: jax.Array | None = None) 
     )
 
 
+def _affine_names(config: Config) -> list[str]:
+    """The parameter groups of all affine maps, from the inputs on."""
+    return [layer_name(layer) for layer in range(1, len(config.hidden) + 1)] + ["output"]
+
+
+def _with_uniform_biases(config: Config, params: Params, key: jax.Array) -> Params:
+    """Every bias from U(-1, 1) / sqrt(fan_in)."""
+    out = dict(params)
+    for i, name in enumerate(_affine_names(config)):
+        if "bias" in params[name]:
+            fan_in, units = params[name]["kernel"].shape
+            values = jax.random.uniform(jax.random.fold_in(key, i), (units,), minval=-1, maxval=1)
+            out[name] = {**params[name], "bias": values / fan_in**0.5}
+    return out
+
+
 def _randomized_asymmetric(config: Config, params: Params, key: jax.Array) -> Params:
     """Lu et al., arXiv 1903.06733: of each unit's weights and bias one, chosen at random, is drawn
     from Beta(2, 1) on [0, 1], the others from N(0, 0.6007^2 / fan_in)."""
-    names = [layer_name(layer) for layer in range(1, len(config.hidden) + 1)] + ["output"]
     out = dict(params)
-    for i, name in enumerate(names):
+    for i, name in enumerate(_affine_names(config)):
         fan_in, units = params[name]["kernel"].shape
         normal_key, beta_key, place_key = (
             jax.random.fold_in(jax.random.fold_in(key, i), j) for j in range(3)

@@ -203,6 +203,8 @@ def make_task(config: Config, key: jax.Array, data: tuple | None) -> Task:
     if data is not None or config.input_scaling != "standardized":
         # Synthetic inputs are made at their natural scale: "standardized" leaves them so.
         inputs, held_inputs = _scale(config, inputs, held_inputs)
+    if config.target_scale is not None:
+        targets, held_targets = (part * config.target_scale for part in (targets, held_targets))
     return Task(
         inputs=inputs,
         targets=targets,

@@ -614,13 +614,35 @@ def born_dead_network_bounds(width: ArrayLike, weight_layers: ArrayLike) -> tupl
 def autoencoder_dead_at_birth(gamma: ArrayLike, samples: ArrayLike) -> Real:
     """P(a sparse-autoencoder latent with a random direction is silent on `samples` tokens).
 
-    E[Phi(-gamma a)^samples] over a ~ N(0, 1), with gamma = ||mean|| / standard deviation of the
-    Gaussian tokens along a direction, >= 0. Exactly 1 / (samples + 1) at gamma = 1; 2^-samples at
+    E[Phi(-gamma a)^samples] over a ~ N(0, 1), with gamma = ||mean|| / ||deviations|| of the
+    Gaussian tokens (sqrt(d) times one coordinate's deviation), >= 0, in the limit of many
+    dimensions d. Exactly 1 / (samples + 1) at gamma = 1; 2^-samples at
     0; 1/2 in the limit. Source: derived (setting of Simon, Adams & Zou, arXiv 2605.31518), by
     quadrature to 1e-10.
     """
     gamma, samples = _at_least_zero("gamma", gamma), _whole("samples", samples)
     return _plain(np.vectorize(_silent_latent, otypes=[float])(gamma, samples))
+
+
+def autoencoder_dead_at_birth_finite(
+    gamma: ArrayLike, samples: ArrayLike, dimension: ArrayLike
+) -> Real:
+    """`autoencoder_dead_at_birth` of latents in a finite `dimension` d >= 3.
+
+    Tokens of deviation 1 in every direction have a mean of length gamma sqrt(d); a direction drawn
+    at random has the cosine c with it, of density ~ (1 - c^2)^((d-3)/2), so that E[Phi(-gamma
+    sqrt(d) c)^samples] takes the place of the limit's normal average. Source: derived.
+    """
+    gamma, samples = _at_least_zero("gamma", gamma), _whole("samples", samples)
+    dimension = _whole("dimension", dimension, least=3)
+    angles = np.linspace(0, np.pi, 200_001)[1:-1]  # of the direction with the mean
+
+    def probability(gamma: float, samples: float, dimension: float) -> float:
+        density = (dimension - 2) * np.log(np.sin(angles))  # but for a constant
+        silent = samples * log_ndtr(-gamma * np.sqrt(dimension) * np.cos(angles))
+        return float(np.exp(density + silent).sum() / np.exp(density).sum())
+
+    return _plain(np.vectorize(probability, otypes=[float])(gamma, samples, dimension))
 
 
 # Other activations ----------------------------------------------------------------------------

@@ -1,0 +1,1580 @@
+"""Published numbers on dead ReLU units, measured again: `reproductions.py NAME`.
+
+born-dead            P(a new network is constant) against width and depth (Lu et al.)
+collapse             P(a trained network is constant), He's and the asymmetric initialization
+target-variance      P(a unit dies) against the targets' variance and momentum (Arnekvist et al.)
+layers               dead units per layer before and after training, and who recovers (UvA tutorial)
+continual            dead units under tasks that change for ever (Dohare et al.)
+autoencoder-birth    P(a latent is silent on all tokens) at initialization (setting of Simon et al.)
+boundary             the image of the recovery boundary, with zooms (after Sohl-Dickstein)
+all                  all of them with their defaults
+
+Each writes summary.json, with a table of published numbers beside ours, and a figure to --out.
+The axes are options: `born-dead --widths 4 --depths 7 --networks 200000 --init he` asks for another
+cell. All together about TIME_DEFAULT on two cores; --quick under a minute each.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from relu_dynamics import (
+    certificates,
+    claims,
+    cli,
+    ensembles,
+    estimates,
+    figures,
+    figures_reproductions,
+    grids,
+    models,
+    statistics,
+    store,
+    studies,
+    tasks,
+    theory,
+    training,
+)
+from relu_dynamics.axes import Grid, make_grid
+from relu_dynamics.certificates import Verdict
+from relu_dynamics.claims import Claim
+from relu_dynamics.config import Config, check_choice
+from relu_dynamics.outcomes import NEVER
+from relu_dynamics.statistics import Interval
+
+LU = "Lu et al., arXiv 1903.06733"
+ARNEKVIST = "Arnekvist et al., arXiv 2005.06195"
+UVA = "UvA deep learning tutorial 3 (JAX)"
+DOHARE = "Dohare et al., Nature 632:768"
+SIMON = "setting of Simon, Adams & Zou, arXiv 2605.31518"
+SOHL = "Sohl-Dickstein, arXiv 2402.06184"
+INITS = {"he": "he_normal", "rai": "randomized_asymmetric"}
+FULL = {"batch_size": None, "initial_bias": 0.0, "biased_layer": 1, "biased_units": 1}
+
+
+# What all of them share ---------------------------------------------------------------------------
+
+
+def plain_interval(interval: Interval) -> dict[str, Any]:
+    """An interval with its counts as plain values."""
+    row = {
+        "estimate": float(interval.estimate),
+        "interval": [float(interval.low), float(interval.high)],
+        "clusters": int(interval.clusters),
+    }
+    if interval.trials is not None:
+        row |= {"successes": int(interval.successes), "trials": int(interval.trials)}
+    return row
+
+
+def entry(source: str, quantity: str, published: str, row: Mapping[str, Any], verdict: str) -> dict:
+    """A line of the table: source, published number, ours with its interval, verdict."""
+    return {
+        "source": source,
+        "quantity": quantity,
+        "published": published,
+        "ours": row["estimate"],
+        "interval": row["interval"],
+        "count": f"{row.get('trials', row['clusters']):,}",
+        "verdict": verdict,
+    }
+
+
+def against(row: Mapping[str, Any], low: float = -np.inf, high: float = np.inf) -> str:
+    """The verdict on "the number lies between low and high" from its interval."""
+    if low <= row["interval"][0] and row["interval"][1] <= high:
+        return "confirmed"
+    if row["interval"][1] < low or row["interval"][0] > high:
+        return "refuted"
+    return "undecided"
+
+
+def conduct(
+    name: str,
+    options: Any,
+    grid: Grid,
+    compute: Callable[[pathlib.Path], dict[str, Any]],
+    draw: Callable[[Mapping[str, Any]], Any],
+) -> None:
+    """Compute -> store -> draw, for one NAME. `grid` says what was run in the provenance."""
+    asked = {k: v for k, v in dataclasses.asdict(options).items() if k not in ("out", "draw")}
+    digest = hashlib.sha256(json.dumps([asked, grid.hash], sort_keys=True).encode()).hexdigest()
+    out = options.out or pathlib.Path("runs") / f"{name}-{digest[:12]}"
+    path = out / store.SUMMARY_FILE
+    if options.draw:
+        if not path.is_file():
+            raise ValueError(f"{str(path)!r} is not there; run the experiment first.")
+        summary = json.loads(path.read_text())
+    else:
+        if path.is_file() and json.loads(path.read_text()).get("question_hash") != digest:
+            raise store.OtherGridError(f"{str(out)!r} holds another question; use another --out.")
+        print(f"== {name}", flush=True)
+        started = time.monotonic()
+        out.mkdir(parents=True, exist_ok=True)
+        summary = compute(out)
+        summary["claims"] = [c.as_json() for c in claims.controlled(summary["claims"])]
+        summary |= {"name": name, "question_hash": digest, "options": asked}
+        summary["provenance"] = store.provenance(grid)
+        summary["wall_seconds"] = round(time.monotonic() - started, 2)
+        store.write_summary(out, json.loads(json.dumps(summary, default=str)))
+        print_table(summary["table"])
+        claims.print_claims(summary["claims"])
+    stem = name.replace("-", "_")
+    print("wrote", *figures.save(draw(summary), out / stem, summary["provenance"]))
+
+
+def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """The table of published numbers as text."""
+    for row in rows:
+        low, high = row["interval"]
+        print(
+            f"{row['source']}: {row['quantity']}\n    published {row['published']}; here "
+            f"{row['ours']:.4g} [{low:.4g}, {high:.4g}] of {row['count']}: {row['verdict']}"
+        )
+
+
+def check_counts(**counts: int) -> None:
+    """Raises a one-line ValueError for a number that is not at least 1."""
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name}={value} must be at least 1.")
+
+
+def initializer(name: str) -> str:
+    """The initializer of a short name; raises a ValueError with the nearest known one."""
+    check_choice("init", name, (*INITS, *models.INITIALIZERS))
+    if name == "data_dependent":
+        raise ValueError("init='data_dependent' is no draw of a network alone; use another.")
+    return INITS.get(name, name)
+
+
+# Born dead ----------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class BornDead:
+    """P(a new network is constant on a symmetric 1-D domain)."""
+
+    widths: tuple[int, ...] = (2, 3, 5, 10)
+    """Units of every hidden layer."""
+    depths: tuple[int, ...] = (3, 5, 10, 20)
+    """Weight layers L, so that there are L - 1 hidden layers."""
+    networks: int = 1_000_000
+    """Networks a width."""
+    init: tuple[str, ...] = ("he", "rai")
+    """Initializers: he, rai (randomized asymmetric) or any other name of the package."""
+    points: int = 33
+    """Points of the domain where biases are not 0 (elsewhere its two half-lines are exact)."""
+    networks_with_biases: int = 100_000
+    """Networks a width where biases are not 0."""
+    root_seed: int = 0
+    """Decides all noise."""
+    out: pathlib.Path | None = None
+    """Output folder; by default runs/born-dead-<hash of the question>."""
+    draw: bool = False
+    """Only draw again from what is stored."""
+
+
+def silent_layers(config: Config, inputs: jax.Array, networks: int, root_seed: int) -> np.ndarray:
+    """The first hidden layer (from 1) of each of many new networks that is silent on all inputs
+    [points, 1], int [networks]; one more than the hidden layers where none is.
+
+    From a silent layer on everything is constant, so that a network of fewer layers is born dead
+    exactly if its first layers hold a silent one: one ensemble answers for every depth.
+    """
+
+    def first_silent(number):
+        key = jax.random.fold_in(jax.random.fold_in(root, len(config.hidden)), number)
+        with jax.default_matmul_precision(training.PRECISION):
+            z = models.apply(config, models.initialize(config, key), inputs).preactivations
+        silent = jnp.stack([(layer <= 0).all() for layer in z])
+        return jnp.where(silent.any(), silent.argmax(), len(z)) + 1
+
+    root = training.run_key(root_seed, config.hidden[0])
+    return ensembles.over(first_silent, jnp.arange(networks, dtype=jnp.uint32), 1000)
+
+
+def run_born_dead(options: BornDead) -> None:
+    """Counts networks that are constant, beside exact values and bounds."""
+    check_counts(networks=options.networks, with_biases=options.networks_with_biases)
+    if min(options.widths, default=0) < 1 or min(options.depths, default=0) < 2:
+        raise ValueError(
+            f"widths={options.widths}, depths={options.depths}: widths must be >= 1 and depths "
+            ">= 2 weight layers."
+        )
+    if options.points < 2:
+        raise ValueError(f"points={options.points} must be at least 2.")
+    configs = {
+        (init, width): Config(
+            task="abs",
+            hidden=(width,) * (max(options.depths) - 1),
+            initializer=initializer(init),
+            examples=options.points,
+            **FULL,
+        )
+        for init in options.init
+        for width in options.widths
+    }
+    if not configs:
+        raise ValueError("init is empty; give at least one, such as he.")
+    grid = make_grid(next(iter(configs.values())), {"learning_rate": [0.1]}, 1)
+
+    def compute(out):
+        rows, speed = [], {}
+        for (init, width), config in configs.items():
+            with_biases = config.initializer in ("randomized_asymmetric", "torch_default")
+            networks = options.networks_with_biases if with_biases else options.networks
+            inputs = np.array([[1.0], [-1.0]], np.float32)
+            if with_biases:
+                inputs = np.linspace(-(3**0.5), 3**0.5, options.points, dtype=np.float32)[:, None]
+            started = time.monotonic()
+            first = silent_layers(config, inputs, networks, options.root_seed)
+            speed[f"{init}, width {width}"] = round(networks / (time.monotonic() - started))
+            for depth in sorted(options.depths):
+                count = int((first <= depth - 1).sum())
+                row = {"init": init, "width": width, "depth": depth, "zero_bias": not with_biases}
+                row |= plain_interval(statistics.exact_interval(count, networks))
+                if not with_biases:
+                    row["bounds"] = list(theory.born_dead_network_bounds(width, depth))
+                rows.append(row)
+            print(f"{init}, width {width}: {speed[f'{init}, width {width}']:,} networks/s")
+        return {
+            "question": "how probable is a new network that is constant?",
+            "definition": "dead: a hidden layer whose units are all <= 0 on the whole domain, so "
+            "that the network is constant; with biases on "
+            f"{options.points} points of [-sqrt 3, sqrt 3], without on both half-lines (exact)",
+            "interval": "Clopper-Pearson, 95 %; depths of a width share their networks",
+            "rows": rows,
+            "networks_per_second": speed,
+            "table": born_dead_table(rows),
+            "claims": born_dead_claims(rows),
+        }
+
+    conduct("born-dead", options, grid, compute, figures_reproductions.draw_born_dead)
+
+
+PUBLISHED_COLLAPSE = {  # width: (text, low, high), 10 weight layers, after training (Lu et al.)
+    2: ("> 90 % collapse after training", 0.9, 1.0),
+    3: ("about 60 % collapse", 0.55, 0.65),
+    5: ("> 10 % collapse", 0.1, 1.0),
+    10: ("< 1 % collapse", 0.0, 0.01),
+}
+
+
+def born_dead_table(rows: Sequence[Mapping]) -> list[dict]:
+    """Published numbers beside ours, of the cells that were run."""
+    out = []
+    for row in rows:
+        if row["init"] == "he" and row["depth"] == 10 and row["width"] in PUBLISHED_COLLAPSE:
+            text, low, high = PUBLISHED_COLLAPSE[row["width"]]
+            # Training cannot undo a birth, but kill more: "more than" is not refuted by a birth.
+            verdict = against(row, low, high)
+            if verdict == "refuted" and row["interval"][1] < low:
+                verdict = "conditional: born dead alone is less; see collapse"
+            quantity = f"width {row['width']}, 10 weight layers, He: born dead"
+            out.append(entry(LU, quantity, text, row, verdict))
+        if row["init"] == "he" and row["depth"] == 3:
+            exact = float(theory.born_dead_network_probability(row["width"], 3))
+            quantity = f"width {row['width']}, 3 weight layers, He: born dead"
+            published = f"{exact:.6g} exactly (their lower bound is attained)"
+            out.append(entry(LU, quantity, published, row, against_exact(row, exact)))
+    return out
+
+
+def against_exact(row: Mapping[str, Any], exact: float) -> str:
+    """Whether the interval holds the exact value."""
+    low, high = row["interval"]
+    return "confirmed" if low <= exact <= high else "refuted"
+
+
+def born_dead_claims(rows: Sequence[Mapping]) -> list[Claim]:
+    """Depth, width and the bounds; He's initialization against the asymmetric one."""
+    found = []
+    he = [row for row in rows if row["zero_bias"]]
+    definition = "constant on the domain at initialization; Clopper-Pearson"
+    if he:
+        inside = [
+            row["bounds"][0] <= row["interval"][1] and row["interval"][0] <= row["bounds"][1]
+            for row in he
+        ]
+        found.append(
+            Claim(
+                claim="The probability of being born dead lies within the proved bounds",
+                source=LU,
+                verdict="confirmed" if all(inside) else "refuted",
+                finding=f"{sum(inside)} of {len(inside)} cells have an interval that meets "
+                "[lower, upper]; the lower bound is exact at 3 weight layers.",
+                estimate=float(np.mean(inside)),
+                interval=None,
+                count=f"{len(inside)} cells, {he[0]['trials']:,} networks a width",
+                definition=definition,
+                figure="born_dead",
+            )
+        )
+    by = {(row["init"], row["width"], row["depth"]): row for row in rows}
+    pairs = [(k, ("he", *k[1:])) for k in by if k[0] == "rai" and ("he", *k[1:]) in by]
+    for own, other in pairs:
+        rai, plain = by[own], by[other]
+        if own[1:] != (2, 10):
+            continue
+        ratio = plain["estimate"] / max(rai["estimate"], 1e-300)
+        low = plain["interval"][0] / rai["interval"][1]
+        high = plain["interval"][1] / max(rai["interval"][0], 1e-300)
+        found.append(
+            Claim(
+                claim="The randomized asymmetric initialization is born dead at least 3 times less "
+                "often (width 2, 10 weight layers)",
+                source=LU,
+                verdict="confirmed" if low > 3 else "refuted" if high < 3 else "undecided",
+                finding=f"He {plain['estimate']:.4f}, asymmetric {rai['estimate']:.4f}: "
+                f"{ratio:.2f} times [{low:.2f}, {high:.2f}].",
+                estimate=ratio,
+                interval=(low, high),
+                count=f"{plain['trials']:,} and {rai['trials']:,} networks",
+                definition=definition + " ends combined (wider than 95 %)",
+                figure="born_dead",
+            )
+        )
+    for axis, other, word in (("depth", "width", "rises"), ("width", "depth", "falls")):
+        lines: dict[int, list] = {}
+        for row in sorted(he, key=lambda r: r[axis]):
+            if row["init"] == "he":
+                lines.setdefault(row[other], []).append(row)
+        steps = [(a, b) for line in lines.values() for a, b in zip(line, line[1:], strict=False)]
+        if steps:
+            sign = 1 if word == "rises" else -1
+            holds = [
+                sign * a["estimate"] < sign * b["estimate"]
+                and (a["interval"][1] < b["interval"][0] or b["interval"][1] < a["interval"][0])
+                for a, b in steps
+            ]
+            found.append(
+                Claim(
+                    claim=f"The probability of being born dead {word} with the {axis}",
+                    source=LU,
+                    verdict="confirmed" if all(holds) else "undecided",
+                    finding=f"{sum(holds)} of {len(holds)} neighbouring cells do, with intervals "
+                    "apart.",
+                    estimate=float(np.mean(holds)),
+                    interval=None,
+                    count=f"{len(holds)} pairs of cells",
+                    definition=definition,
+                    figure="born_dead",
+                )
+            )
+    return found
+
+
+# Collapse -----------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Collapse:
+    """P(a trained deep and narrow network is constant)."""
+
+    targets: tuple[str, ...] = ("abs", "x_sin_5x", "step_sine")
+    """1-D targets of Lu et al."""
+    init: tuple[str, ...] = ("he", "rai")
+    """Initializers."""
+    width: int = 2
+    """Units of every hidden layer."""
+    depth: int = 10
+    """Weight layers."""
+    learning_rate: float = 1e-3
+    """Of Adam."""
+    steps: int = 4000
+    """Full-batch steps."""
+    points: int = 48
+    """Training points, evenly over [-sqrt 3, sqrt 3]."""
+    runs: int = 1000
+    """Networks a target and initializer."""
+    root_seed: int = 0
+    """Decides all noise together with the seeds."""
+    out: pathlib.Path | None = None
+    """Output folder; by default runs/collapse-<hash of the question>."""
+    draw: bool = False
+    """Only draw again from what is stored."""
+
+
+CONSTANT = 1e-6  # a smaller range of the output is a constant's rounding
+FITTED = 1e-3  # mean squared error
+
+
+def collapse_reading(config: Config, task: tasks.Task, run: training.Run) -> tuple:
+    """(range of the output on the domain, on its left half, on its right half, mean squared error,
+    whether a layer was silent at step 0) of a run."""
+    output = models.apply(config, run.state.params, task.inputs).output[:, 0]
+    half = config.examples // 2
+    silent = run.history.dead_at_start.reshape(len(config.hidden), -1).all(1).any()
+    ranges = [jnp.ptp(part) for part in (output, output[:half], output[-half:])]
+    return (*ranges, jnp.mean((output - task.targets[:, 0]) ** 2), silent)
+
+
+def run_collapse(options: Collapse) -> None:
+    """Trains ensembles of deep and narrow networks and counts constants."""
+    check_counts(width=options.width, runs=options.runs)
+    if options.depth < 2 or options.points < 4 or options.points % 2:
+        raise ValueError(
+            f"depth={options.depth}, points={options.points}: use at least 2 weight layers and an "
+            "even number of points >= 4."
+        )
+    if not options.targets or not options.init:
+        raise ValueError("targets and init must name at least one each.")
+    study = {}
+    for target in options.targets:
+        for init in options.init:
+            config = Config(
+                task=target,
+                hidden=(options.width,) * (options.depth - 1),
+                initializer=initializer(init),
+                optimizer="adam",
+                steps=options.steps,
+                probe_every=options.steps,
+                examples=options.points,
+                **FULL,
+            )
+            if tasks.TASKS.get(target) and tasks.TASKS[target].target is None:
+                raise ValueError(f"targets: {target!r} is not an analytic 1-D target.")
+            axes = {"learning_rate": (options.learning_rate,)}
+            study[target, init] = make_grid(config, axes, options.runs, root_seed=options.root_seed)
+
+    def compute(out):
+        rows, collapsed = [], {}
+        for (target, init), grid in study.items():
+            print(f"{target}, {init}: {grid.runs:,} runs of {options.steps:,} steps", flush=True)
+            whole, first, second, misfit, born = (
+                x[:, 0] for x in ensembles.train_all(grid, collapse_reading, 250)
+            )
+            constant = whole <= CONSTANT
+            half = ~constant & ((first <= CONSTANT) | (second <= CONSTANT))
+            collapsed[target, init] = constant
+            row = {"target": target, "init": init, "not_finite": int((~np.isfinite(misfit)).sum())}
+            for name, events in (
+                ("collapsed", constant),
+                ("half", half),
+                ("born_dead", born),
+                ("fitted", misfit < FITTED),
+            ):
+                row[name] = plain_interval(statistics.exact_interval(events.sum(), len(events)))
+            rows.append(row)
+        return {
+            "question": "how probable is a network that is constant after training?",
+            "definition": f"collapsed: the output's range over {options.points} points of "
+            f"[-sqrt 3, sqrt 3] is <= {CONSTANT:g}; half: on one half-line only; born dead: a "
+            "hidden layer with all units <= 0 on all points at step 0",
+            "interval": "Clopper-Pearson, 95 %; differences: t over paired seeds",
+            "rows": rows,
+            "table": collapse_table(options, rows),
+            "claims": collapse_claims(options, rows, collapsed),
+        }
+
+    grid = next(iter(study.values()))
+    conduct("collapse", options, grid, compute, figures_reproductions.draw_collapse)
+
+
+PUBLISHED_RUNS = {  # (target, init): (text, low, high)
+    ("abs", "he"): ("> 90 %", 0.9, 1.0),
+    ("x_sin_5x", "he"): ("91.9 %", 0.909, 0.929),
+    ("x_sin_5x", "rai"): ("29.2 %", 0.282, 0.302),
+    ("step_sine", "he"): ("93.8 %", 0.928, 0.948),
+    ("step_sine", "rai"): ("32.6 %", 0.316, 0.336),
+}
+
+
+def collapse_table(options: Collapse, rows: Sequence[Mapping]) -> list[dict]:
+    """Published shares (1,000 runs, no interval printed) beside ours."""
+    out = []
+    if (options.width, options.depth) != (2, 10):
+        return out
+    for row in rows:
+        if (row["target"], row["init"]) in PUBLISHED_RUNS:
+            text, low, high = PUBLISHED_RUNS[row["target"], row["init"]]
+            if text.startswith(">"):
+                verdict = against(row["collapsed"], low, high)
+            else:  # two samples of runs: apart or not
+                theirs = statistics.exact_interval(round(float(text[:-2]) * 10), 1000)
+                ends = row["collapsed"]["interval"]
+                apart = ends[0] > theirs.high or ends[1] < theirs.low
+                verdict = "refuted" if apart else "confirmed"
+            quantity = f"{row['target']}, width 2, 10 weight layers, {row['init']}: collapsed"
+            out.append(entry(LU, quantity, text, row["collapsed"], verdict))
+    return out
+
+
+LEAST_GAIN = 0.35  # published: about 60 points
+
+
+def collapse_claims(options, rows, collapsed) -> list[Claim]:
+    """Collapse at He's initialization, and how much less at the asymmetric one."""
+    found = []
+    shape = f"width {options.width}, {options.depth} weight layers"
+    for row in rows:
+        if (row["target"], row["init"]) == ("abs", "he"):
+            share = row["collapsed"]
+            found.append(
+                Claim(
+                    claim=f"Deep and narrow networks collapse to a constant: >= 90 % ({shape})",
+                    source=LU,
+                    verdict=against(share, 0.9, 1.0),
+                    finding=f"{share['estimate']:.1%} of {share['trials']:,} runs "
+                    f"[{share['interval'][0]:.1%}, {share['interval'][1]:.1%}], of which "
+                    f"{row['born_dead']['estimate']:.1%} were constant at birth; half-collapsed "
+                    f"{row['half']['estimate']:.1%}.",
+                    estimate=share["estimate"],
+                    interval=tuple(share["interval"]),
+                    count=f"{share['trials']:,} runs",
+                    definition="constant on the domain after training",
+                    more_seeds=None,
+                    figure="collapse",
+                )
+            )
+    for target in options.targets:
+        if {(target, "he"), (target, "rai")} <= collapsed.keys():
+            pair = [collapsed[target, init].astype(float) for init in ("he", "rai")]
+            gain = statistics.paired_mean(*pair, bounds=(-1, 1))
+            row = {"interval": [float(gain.low), float(gain.high)]}
+            found.append(
+                Claim(
+                    claim=f"The randomized asymmetric initialization collapses at least 35 points "
+                    f"less often ({target})",
+                    source=LU,
+                    verdict=against(row, LEAST_GAIN),
+                    finding=f"He {pair[0].mean():.1%}, asymmetric {pair[1].mean():.1%}: "
+                    f"{100 * float(gain.estimate):.1f} points less "
+                    f"[{100 * float(gain.low):.1f}, {100 * float(gain.high):.1f}].",
+                    estimate=float(gain.estimate),
+                    interval=(float(gain.low), float(gain.high)),
+                    count=f"{options.runs:,} runs an arm",
+                    definition="constant on the domain after training; paired by seed",
+                    figure="collapse",
+                )
+            )
+    return found
+
+
+# The variance of the targets and momentum ---------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetVariance:
+    """P(a unit dies) against the scale of the targets, momentum and learning rate."""
+
+    scales: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+    """Factors on the targets; their variance grows with the square."""
+    momenta: tuple[float, ...] = (0.0, 0.9, 0.99)
+    """Heavy-ball momentum."""
+    learning_rates: tuple[float, ...] = (0.001, 0.01, 0.1)
+    """Learning rates."""
+    networks: tuple[str, ...] = ("one unit", "deep", "residual")
+    """Networks: one unit, deep (16-16) or residual (16-16-16)."""
+    steps: int = 1000
+    """Full-batch steps."""
+    seeds: int = 100
+    """Seeds a cell."""
+    root_seed: int = 0
+    """Decides all noise together with the seeds."""
+    out: pathlib.Path | None = None
+    """Output folder; by default runs/target-variance-<hash of the question>."""
+    draw: bool = False
+    """Only draw again from what is stored."""
+
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "one unit": {"hidden": (1,)},
+    "deep": {"hidden": (16, 16)},
+    "residual": {"hidden": (16, 16, 16), "model": "residual"},
+}
+
+
+def death_reading(config: Config, task: tasks.Task, run: training.Run) -> tuple:
+    """(units alive at step 0, those of them dead at the last look, whether the run diverged)."""
+    began = ~run.history.dead_at_start
+    return began.sum(), (began & ~run.history.alive).sum(), run.history.diverged_at != NEVER
+
+
+def run_target_variance(options: TargetVariance) -> None:
+    """Counts units that die, over the scale of the targets and momentum."""
+    check_counts(seeds=options.seeds, steps=options.steps)
+    if not options.networks:
+        raise ValueError("networks is empty; give at least one.")
+    for name in options.networks:
+        check_choice("networks", name, tuple(NETWORKS))
+    axes = {
+        "target_scale": options.scales,
+        "momentum": options.momenta,
+        "learning_rate": options.learning_rates,
+    }
+    base = Config(
+        task="teacher_student",
+        dimension=8,
+        examples=32,
+        optimizer="momentum",
+        momentum=0.0,
+        steps=options.steps,
+        probe_every=options.steps // 10 if options.steps % 10 == 0 else options.steps,
+        **FULL,
+    )
+    study = {
+        name: make_grid(
+            dataclasses.replace(base, **NETWORKS[name]),
+            axes,
+            options.seeds,
+            root_seed=options.root_seed,
+        )
+        for name in options.networks
+    }
+
+    def compute(out):
+        rows, shares = [], {}
+        for name, grid in study.items():
+            print(f"{name}: {grid.runs:,} runs of {options.steps:,} steps", flush=True)
+            read = ensembles.train_all(grid, death_reading, 10)
+            # [scales, momenta, rates, seeds]
+            alive, dead, diverged = (x.T.reshape(*grid.shape, -1).astype(int) for x in read)
+            dead = np.where(diverged, 0, dead)
+            shares[name] = (dead, alive)
+            for cell in np.ndindex(grid.shape):
+                values = {axis: v[i] for (axis, v), i in zip(grid.axes, cell, strict=True)}
+                interval = statistics.clustered_interval(dead[cell], alive[cell])
+                row = {"network": name, **values, **plain_interval(interval)}
+                rows.append(row | {"diverged_runs": int(diverged[cell].sum())})
+        return {
+            "question": "do small targets and momentum kill units?",
+            "definition": "died: alive at step 0, largest z over the training inputs <= 0 at the "
+            "last look; a unit of a diverged run counts as not dead",
+            "interval": "Korn-Graubard, clustered by run; differences: t over paired seeds; 95 %",
+            "rows": rows,
+            "table": [],
+            "claims": target_claims(options, shares),
+        }
+
+    grid = next(iter(study.values()))
+    conduct("target-variance", options, grid, compute, figures_reproductions.draw_target_variance)
+
+
+def target_claims(options: TargetVariance, shares: Mapping[str, tuple]) -> list[Claim]:
+    """Small against unit targets, momentum against none, pooled over the other axes by seed; and
+    momentum at the same effective rate, learning_rate / (1 - momentum)."""
+    found = []
+    scales = np.array(options.scales)
+    unit = int(np.argmin(np.abs(np.log(scales))))
+    for name, (dead, alive) in shares.items():
+
+        def share(index, dead=dead, alive=alive):  # per seed, [seeds]
+            pool = tuple(range(dead[index].ndim - 1))
+            return dead[index].sum(pool) / np.maximum(alive[index].sum(pool), 1)
+
+        def compare(claim, first, second, what, name=name, share=share):
+            found.append(
+                claims.difference_claim(
+                    f"{claim} ({name})",
+                    ARNEKVIST,
+                    share(first),
+                    share(second),
+                    finding=f"P(dead at the end) {what}: {{first:.3f}} against {{second:.3f}}, "
+                    "{estimate:+.3f} [{low:+.3f}, {high:+.3f}].",
+                    definition="alive at step 0, dead on the training inputs at the end, pooled "
+                    "over the other axes; paired by seed",
+                    bounds=(-1, 1),
+                    figure="target_variance",
+                )
+            )
+
+        if unit:
+            compare(
+                "Targets of small variance kill units",
+                np.s_[:1],
+                np.s_[unit : unit + 1],
+                f"at scale {scales[0]:g} against {scales[unit]:g}",
+            )
+        if 0.0 in options.momenta and len(options.momenta) > 1:
+            zero, most = options.momenta.index(0.0), int(np.argmax(options.momenta))
+            compare(
+                "Momentum kills units, at the same learning rate",
+                np.s_[:, most],
+                np.s_[:, zero],
+                f"with momentum {options.momenta[most]:g} against none",
+            )
+            rates = np.array(options.learning_rates)
+            for i, rate in enumerate(rates):
+                same = np.flatnonzero(np.isclose(rates, rate / (1 - options.momenta[most])))
+                if len(same):
+                    compare(
+                        "Momentum kills units, at the same effective rate "
+                        f"{rate / (1 - options.momenta[most]):g}",
+                        np.s_[:, most, i],
+                        np.s_[:, zero, int(same[0])],
+                        f"with momentum {options.momenta[most]:g} at rate {rate:g} against none",
+                    )
+    return found
+
+
+# Dead units per layer -----------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+    """Dead units per layer before and after training, and which layers recover."""
+
+    hidden: tuple[int, ...] = (64, 32, 32, 16)
+    """Widths; the tutorial's are eight times as large."""
+    learning_rates: tuple[float, ...] = (0.01, 0.1)
+    """Learning rates; the tutorial's is 0.01."""
+    initial_biases: tuple[float, ...] = (-4.0, -2.0, -1.0, -0.5, -0.25)
+    """What is added to the biases of a quarter of one layer's units, so that some begin dead."""
+    steps: int = 600
+    """Steps with batches of 64."""
+    seeds: int = 100
+    """Seeds a cell."""
+    certified_seeds: int = 2
+    """Seeds whose first-layer units get certificates."""
+    root_seed: int = 0
+    """Decides all noise together with the seeds."""
+    out: pathlib.Path | None = None
+    """Output folder; by default runs/layers-<hash of the question>."""
+    draw: bool = False
+    """Only draw again from what is stored."""
+
+
+def layers_study(options: Layers) -> dict[str, Grid]:
+    """The tutorial's network, and one grid a layer in which a quarter of it begins dead."""
+    base = Config(
+        hidden=options.hidden,
+        initializer="torch_default",
+        optimizer="momentum",
+        momentum=0.9,
+        examples=1024,
+        steps=options.steps,
+        probe_every=max(options.steps // 10, 1),
+        **{**FULL, "batch_size": 64},
+    )
+    rates = {"learning_rate": options.learning_rates}
+    study = {
+        "as published": make_grid(base, rates, options.seeds, root_seed=options.root_seed),
+    }
+    for layer, width in enumerate(options.hidden, start=1):
+        config = dataclasses.replace(base, biased_layer=layer, biased_units=max(width // 4, 1))
+        axes = {"initial_bias": options.initial_biases, "learning_rate": options.learning_rates}
+        study[f"layer {layer} begins dead"] = make_grid(
+            config, axes, options.seeds, root_seed=options.root_seed
+        )
+    return study
+
+
+def run_layers(options: Layers) -> None:
+    """Counts dead and recovered units per layer; certificates of the first; slopes at 0."""
+    check_counts(seeds=options.seeds, certified_seeds=options.certified_seeds)
+    study = layers_study(options)
+
+    def compute(out):
+        results = studies.sweep_study(study, out)
+        rows = layer_rows(options, results)
+        certified = first_layer_certificates(options, study["layer 1 begins dead"])
+        exact = activation_rows()
+        return {
+            "question": "which layers' dead units recover?",
+            "definition": "dead: max z over all 1,024 training examples <= 0; recovered: dead at "
+            "step 0, alive at a later look",
+            "interval": "Korn-Graubard, clustered by seed, 95 %",
+            "rows": rows,
+            "certificates": certified,
+            "activations": exact,
+            "hazards": layer_hazards(results),
+            "table": layers_table(options, rows, exact),
+            "claims": layers_claims(rows, certified),
+        }
+
+    grid = study["as published"]
+    conduct("layers", options, grid, compute, figures_reproductions.draw_layers)
+
+
+def _share(successes: np.ndarray, trials: np.ndarray) -> dict[str, Any]:
+    return plain_interval(statistics.clustered_interval(successes, trials))
+
+
+def layer_rows(options: Layers, results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Per layer and learning rate: dead before and after as published, and recovered of those that
+    were dead at step 0, as published and where the layer was made to begin dead (all biases)."""
+    rows = []
+    for layer in range(1, len(options.hidden) + 1):
+        plain, forced = results["as published"], results[f"layer {layer} begins dead"]
+        for rate in options.learning_rates:
+            row: dict[str, Any] = {"layer": layer, "learning_rate": rate}
+            for name, result in (("", plain), ("forced_", forced)):
+                at = result.sel(learning_rate=rate).isel(
+                    unit=np.flatnonzero(result.unit_layer.values == layer)
+                )
+                order = [*(n for n in estimates.axis_names(result) if n != "learning_rate"), "seed"]
+                dead, after, back = (
+                    part.sum("unit").transpose(*order).values
+                    for part in (
+                        at.dead_at_start & ~at.near_zero_at_start,
+                        ~at.alive,
+                        at.dead_at_start & ~at.near_zero_at_start & (at.first_recovery != NEVER),
+                    )
+                )
+                pool = tuple(range(dead.ndim - 1))
+                dead, after, back = (part.sum(pool) for part in (dead, after, back))
+                units = np.full(dead.shape, at.sizes["unit"])
+                if not name:
+                    row["dead_before"], row["dead_after"] = (
+                        _share(dead, units),
+                        _share(after, units),
+                    )
+                row[name + "recovered"] = _share(back, dead)
+            rows.append(row)
+    return rows
+
+
+def layer_hazards(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Death and recovery per look in the last quarter of the published runs, per layer."""
+    result = results["as published"]
+    out = []
+    for layer in result.layer.values:
+        table = estimates.hazards(result, layer=int(layer), windows=2).isel(window=-1)
+        for i, rate in enumerate(table.learning_rate.values):
+            names = (
+                "death",
+                "death_low",
+                "death_high",
+                "recovery",
+                "recovery_low",
+                "recovery_high",
+            )
+            row = {name: float(table[name][i]) for name in (*names, "observed")}
+            counts = {f"{n}_events": int(table[f"{n}_events"][i]) for n in ("death", "recovery")}
+            out.append({"layer": int(layer), "learning_rate": float(rate), **row, **counts})
+    return out
+
+
+def first_layer_certificates(options: Layers, grid: Grid) -> dict[str, int]:
+    """How many of the first layer's dead units are certified never to come back, of how many."""
+    never = dead = 0
+    data = tasks.load_data(grid.config)
+    for seed in grid.seeds[: options.certified_seeds]:
+        key = training.run_key(grid.root_seed, seed)
+        for bias in options.initial_biases:
+            config = dataclasses.replace(grid.config, initial_bias=bias)
+            task = tasks.make_task(config, training.purpose_key(key, "task"), data)
+            state = training.start(training.as_arrays(config), key)
+            found = certificates.certify(config, task, state, horizon=options.steps)
+            first = slice(0, config.hidden[0])
+            silent = found.margin[first] <= 0
+            dead += int(silent.sum())
+            never += int((silent & (found.verdict[first] == Verdict.CERTIFIED_NEVER)).sum())
+    return {"never": never, "dead": dead}
+
+
+def activation_rows() -> list[dict[str, Any]]:
+    """Exact facts on slopes, computed from the package's own activations."""
+    slope = jax.grad(lambda z: models.ACTIVATIONS["gelu"](z))
+    low, high = -1.0, -0.5
+    for _ in range(30):  # bisection down to float32
+        middle = (low + high) / 2
+        low, high = (middle, high) if float(slope(middle)) < 0 else (low, middle)
+    facts = [
+        ("z at which GELU'(z) = 0, in closed form", -0.751792, theory.gelu_stationary_point()),
+        ("z at which GELU'(z) = 0, by jax.grad in float32", -0.751792, low),
+        ("ELU: time to surface from z = -5, times rate and gradient", 147.413, None),
+        ("ELU: time to surface from z = -10, times rate and gradient", 22025.47, None),
+        ("slope of jax.nn.relu at 0", 0.0, float(jax.grad(jax.nn.relu)(0.0))),
+        (
+            "slope of jnp.maximum(z, 0) at 0",
+            0.5,
+            float(jax.grad(lambda z: jnp.maximum(z, 0.0))(0.0)),
+        ),
+        ("slope of jax.nn.leaky_relu at 0", 1.0, float(jax.grad(jax.nn.leaky_relu)(0.0))),
+    ]
+    surfacing = iter((-5.0, -10.0))
+    rows = []
+    for quantity, stated, found in facts:
+        ours = float(theory.elu_surfacing_time(next(surfacing))) if found is None else float(found)
+        agrees = abs(ours - stated) <= 1e-5 * max(1.0, abs(stated))
+        verdict = "confirmed" if agrees else "refuted"
+        rows.append({"quantity": quantity, "stated": stated, "ours": ours, "verdict": verdict})
+    return rows
+
+
+def layers_table(options: Layers, rows: Sequence[Mapping], exact: Sequence[Mapping]) -> list[dict]:
+    """The tutorial's counts as fractions beside ours at its learning rate, and exact slopes."""
+    widths, before, after = (512, 256, 256, 128), (0, 0, 3, 7), (0, 0, 3, 3)
+    out = []
+    for row in rows:
+        i = row["layer"] - 1
+        if row["learning_rate"] == 0.01 and len(options.hidden) == 4:
+            for name, counts in (("before", before), ("after", after)):
+                published = f"{counts[i]} of {widths[i]} (one seed)"
+                theirs = statistics.exact_interval(counts[i], widths[i])
+                ends = row[f"dead_{name}"]["interval"]
+                apart = ends[0] > theirs.high or ends[1] < theirs.low
+                verdict = "conditional: another network" if apart else "confirmed"
+                quantity = f"layer {row['layer']} of 4: dead {name} training"
+                out.append(entry(UVA, quantity, published, row[f"dead_{name}"], verdict))
+    for row in exact:
+        value = {"estimate": row["ours"], "interval": [row["ours"]] * 2, "clusters": 1}
+        out.append(entry("exact", row["quantity"], f"{row['stated']:g}", value, row["verdict"]))
+    return out
+
+
+def layers_claims(rows: Sequence[Mapping], certified: Mapping[str, int]) -> list[Claim]:
+    """The first layer never recovers; deeper ones do."""
+    definition = (
+        "dead on all 1,024 training examples at step 0 (a quarter of the layer biased), alive at a "
+        "later look"
+    )
+
+    def total(layer):
+        own = [r["forced_recovered"] for r in rows if r["layer"] == layer]
+        return sum(r["successes"] for r in own), sum(r["trials"] for r in own)
+
+    back, dead = total(1)
+    found = [
+        Claim(
+            claim="Dead units of the first layer never recover",
+            source=UVA,
+            verdict="confirmed" if certified["never"] == certified["dead"] else "conditional",
+            finding=f"{certified['never']} of {certified['dead']} first-layer units that are dead "
+            f"are certified never to come back (their gradient and momentum are 0); {back} of "
+            f"{dead:,} that began dead were seen alive again.",
+            estimate=back / max(dead, 1),
+            interval=None,
+            count=f"{certified['dead']} certificates, {dead:,} unit-runs",
+            definition=definition,
+            condition=""
+            if certified["never"] == certified["dead"]
+            else "no decay, noise or residue: plain momentum from a fresh start",
+            figure="layers",
+        )
+    ]
+    for layer in sorted({r["layer"] for r in rows} - {1}):
+        best = max(
+            (r for r in rows if r["layer"] == layer),
+            key=lambda r: np.nan_to_num(r["forced_recovered"]["estimate"]),
+        )
+        share = best["forced_recovered"]
+        low, high = share["interval"]
+        found.append(
+            Claim(
+                claim=f"Dead units of layer {layer} recover by themselves",
+                source=UVA,
+                verdict="confirmed" if low > 0 and share["successes"] else "undecided",
+                finding=f"{share['estimate']:.3f} [{low:.3f}, {high:.3f}] of {share['trials']:,} "
+                f"unit-runs at learning rate {best['learning_rate']:g}.",
+                estimate=share["estimate"],
+                interval=(low, high),
+                count=f"{share['clusters']} seeds, {share['trials']:,} unit-runs",
+                definition=definition,
+                figure="layers",
+            )
+        )
+    return found
+
+
+# Continual learning -------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Continual:
+    """Dead units and loss while the task changes again and again."""
+
+    rates: tuple[float, ...] = (0.003, 0.01, 0.03)
+    """Step sizes of the slowly changing regression (SGD, one example a step)."""
+    bit_period: int = 1000
+    """Steps between two bit flips; the paper's 10,000."""
+    bit_periods: int = 50
+    """Flips; the paper's 300."""
+    digit_rates: tuple[float, ...] = (0.01, 0.1, 0.5)
+    """Step sizes of permuted digits (SGD, batches of 32)."""
+    digit_period: int = 200
+    """Steps between two permutations; the paper's one epoch of 60,000 images."""
+    digit_periods: int = 30
+    """Permutations; the paper's 800."""
+    seeds: int = 100
+    """Seeds a step size."""
+    root_seed: int = 0
+    """Decides all noise together with the seeds."""
+    out: pathlib.Path | None = None
+    """Output folder; by default runs/continual-<hash of the question>."""
+    draw: bool = False
+    """Only draw again from what is stored."""
+
+
+def continual_reading(config: Config, task: tasks.Task, run: training.Run) -> tuple:
+    """(mean training loss, share of dead units at the end) of every period, [periods] each."""
+    dead = run.trace.probe_layers.dead_fraction[1:]  # [looks, layers]
+    widths = jnp.asarray(config.hidden, jnp.float32)
+    dead = (dead * widths[None, :]).sum(1) / widths.sum()
+    looks = config.change_every // config.probe_every
+    periods = config.steps // config.change_every
+    return run.trace.loss.reshape(periods, looks).mean(1), dead.reshape(periods, looks)[:, -1]
+
+
+def run_continual(options: Continual) -> None:
+    """Trains on changing tasks and reads loss and dead units of every period."""
+    check_counts(
+        seeds=options.seeds,
+        bit_period=options.bit_period,
+        bit_periods=options.bit_periods,
+        digit_period=options.digit_period,
+        digit_periods=options.digit_periods,
+    )
+    if min(options.bit_periods, options.digit_periods) < 4:
+        raise ValueError("bit_periods and digit_periods must be at least 4: quarters are compared.")
+    bits = Config(
+        task="random_bits",
+        hidden=(5,),
+        examples=64,
+        batch_size=1,
+        change_every=options.bit_period,
+        probe_every=options.bit_period,
+        steps=options.bit_period * options.bit_periods,
+        **{name: value for name, value in FULL.items() if name != "batch_size"},
+    )
+    digits = dataclasses.replace(
+        bits,
+        task="digits",
+        hidden=(32, 32, 32),
+        examples=512,
+        batch_size=32,
+        change_every=options.digit_period,
+        probe_every=options.digit_period,
+        steps=options.digit_period * options.digit_periods,
+    )
+    study = {
+        name: make_grid(
+            config, {"learning_rate": rates}, options.seeds, root_seed=options.root_seed
+        )
+        for name, config, rates in (
+            ("slowly changing regression", bits, options.rates),
+            ("permuted digits", digits, options.digit_rates),
+        )
+    }
+
+    def compute(out):
+        rows, curves = [], {}
+        for name, grid in study.items():
+            print(f"{name}: {grid.runs:,} runs of {grid.config.steps:,} steps", flush=True)
+            lanes = 50 if name == "slowly changing regression" else 10
+            loss, dead = ensembles.train_all(grid, continual_reading, lanes)
+            curves[name] = (loss, dead)  # [seeds, rates, periods]
+            for i, rate in enumerate(grid.axes[0][1]):
+                row: dict[str, Any] = {"task": name, "learning_rate": rate}
+                for quantity, values, bounds in (("loss", loss, None), ("dead", dead, (0.0, 1.0))):
+                    finite = np.isfinite(loss[:, i]).all(-1)
+                    values = values[finite, i].T.astype(float)  # [periods, seeds]
+                    if not values.shape[1]:
+                        continue
+                    mean = statistics.seed_clustered_mean(values, pool=(), bounds=bounds)
+                    row[quantity] = [np.asarray(part).tolist() for part in mean[:3]]
+                row |= {"seeds": int(finite.sum()), "diverged_runs": int((~finite).sum())}
+                rows.append(row)
+        return {
+            "question": "do dead units pile up while the task changes for ever?",
+            "definition": "dead: max z over all training examples of the period that ends <= 0 "
+            "(tau = 0 dormant on the whole period, not on a batch)",
+            "interval": "clustered by seed, 95 %",
+            "reduced": f"{options.bit_periods} periods of {options.bit_period:,} steps against the "
+            f"paper's 300 of 10,000, and {options.digit_periods} of {options.digit_period} steps "
+            "on 8 x 8 digits with three layers of 32 units against 800 of 60,000 images with "
+            "three of 2,000: nothing is said about losses that appear later",
+            "rows": rows,
+            "table": continual_table(rows),
+            "claims": continual_claims(study, curves),
+        }
+
+    grid = study["slowly changing regression"]
+    conduct("continual", options, grid, compute, figures_reproductions.draw_continual)
+
+
+def continual_table(rows: Sequence[Mapping]) -> list[dict]:
+    """The paper's share of dead units beside ours at the end."""
+    out = []
+    for row in rows:
+        if row["task"] == "permuted digits" and row["learning_rate"] == 0.01 and "dead" in row:
+            estimate, low, high = (part[-1] for part in row["dead"])
+            last = {"estimate": estimate, "interval": [low, high], "clusters": row["seeds"]}
+            verdict = "conditional: 1/27 of its tasks, 1/60 of its width"
+            quantity = "permuted images, step size 0.01: dead at the end"
+            out.append(entry(DOHARE, quantity, "up to about 25 % after 800 tasks", last, verdict))
+    return out
+
+
+def continual_claims(study: Mapping[str, Grid], curves: Mapping[str, tuple]) -> list[Claim]:
+    """Last quarter of the periods against the first: dead units and loss, at every step size."""
+    found = []
+    for name, (loss, dead) in curves.items():
+        quarter = loss.shape[-1] // 4
+        for i, rate in enumerate(study[name].axes[0][1]):
+            finite = np.isfinite(loss[:, i]).all(-1)
+            if finite.sum() < 2:
+                continue
+            for what, values, claim in (
+                ("Dead share", dead, "Dead units pile up while the task changes"),
+                ("Loss", loss, "Later tasks are learned worse"),
+            ):
+                own = values[finite, i].astype(float)
+                found.append(
+                    claims.difference_claim(
+                        f"{claim} ({name}, step size {rate:g})",
+                        DOHARE,
+                        own[:, -quarter:].mean(-1),
+                        own[:, quarter : 2 * quarter].mean(-1),
+                        finding=f"{what} {{first:.3g}} in the last quarter of the periods, "
+                        "{second:.3g} in the second: {estimate:+.3g} [{low:+.3g}, {high:+.3g}].",
+                        bounds=(-1, 1) if what == "Dead share" else None,
+                        definition="dead on all training examples of the period, at its end; the "
+                        "second quarter is the base, because the first still learns from nothing",
+                        figure="continual",
+                    )
+                )
+    return found
+
+
+# Sparse autoencoders at birth ---------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderBirth:
+    """P(a new latent is silent on all tokens) against the tokens' mean."""
+
+    gammas: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0, 15.0)
+    """||mean|| / ||deviations|| of the Gaussian tokens."""
+    samples: tuple[int, ...] = (10, 100, 1000)
+    """Tokens."""
+    dimension: int = 256
+    """Of the tokens."""
+    latents: int = 256
+    """Latents of one autoencoder."""
+    autoencoders: int = 400
+    """New autoencoders, each with tokens of its own."""
+    root_seed: int = 0
+    """Decides all noise together with the seeds."""
+    out: pathlib.Path | None = None
+    """Output folder; by default runs/autoencoder-birth-<hash of the question>."""
+    draw: bool = False
+    """Only draw again from what is stored."""
+
+
+def silent_latents(
+    config: Config, gammas: Sequence[float], samples: Sequence[int], keys: jax.Array
+) -> np.ndarray:
+    """How many latents of each new encoder are silent on the first `samples` of its tokens,
+    [keys, gammas, samples]. The encoder is the first layer of `config`'s network."""
+
+    def count(key):
+        params = models.initialize(config, training.purpose_key(key, "init"))
+        centred = jax.random.normal(
+            training.purpose_key(key, "task"), (max(samples), config.dimension)
+        )
+        encode = lambda x: models.apply(config, params, x).preactivations[0]  # noqa: E731
+        with jax.default_matmul_precision(training.PRECISION):
+            z, mean = encode(centred), encode(jnp.ones((1, config.dimension)))
+        largest = jnp.stack([z[:n].max(0) for n in samples])  # biases are 0: z is linear
+        shifted = largest[None] + jnp.asarray(gammas)[:, None, None] * mean[None]
+        return (shifted <= 0).sum(-1)
+
+    return ensembles.over_keys(count, keys, 4)
+
+
+def run_autoencoder_birth(options: AutoencoderBirth) -> None:
+    """Counts silent latents beside the law of their birth."""
+    check_counts(latents=options.latents, autoencoders=options.autoencoders)
+    if min(options.samples, default=0) < 1 or min(options.gammas, default=-1) < 0:
+        raise ValueError(
+            f"samples={options.samples}, gammas={options.gammas}: samples must be >= 1 and gammas "
+            ">= 0."
+        )
+    if options.dimension < 3:
+        raise ValueError(f"dimension={options.dimension} must be at least 3.")
+    config = Config(
+        task="teacher_student",
+        dimension=options.dimension,
+        hidden=(options.latents,),
+        examples=max(options.samples),
+        **FULL,
+    )
+    seeds = options.autoencoders
+    grid = make_grid(config, {"learning_rate": [0.1]}, seeds, root_seed=options.root_seed)
+
+    def compute(out):
+        keys = ensembles.run_keys(options.root_seed, grid.seeds)
+        silent = silent_latents(config, options.gammas, options.samples, keys)
+        rows = []
+        for i, gamma in enumerate(options.gammas):
+            for j, samples in enumerate(options.samples):
+                row = {"gamma": gamma, "samples": samples}
+                trials = np.full(len(silent), options.latents)
+                row |= _share(silent[:, i, j], trials)
+                row["law"] = float(theory.autoencoder_dead_at_birth(gamma, samples))
+                row["law_finite"] = float(
+                    theory.autoencoder_dead_at_birth_finite(gamma, samples, options.dimension)
+                )
+                rows.append(row)
+        table = [
+            entry(
+                SIMON,
+                f"gamma {row['gamma']:g}, {row['samples']:,} tokens: silent latents",
+                f"{row['law']:.5g} (law); {row['law_finite']:.5g} at d = {options.dimension}",
+                row,
+                against_exact(row, row["law_finite"]),
+            )
+            for row in rows
+            if row["gamma"] in (1.0, 15.0)
+        ]
+        return {
+            "question": "how probable is a new latent that is silent on all tokens?",
+            "definition": "dead: z <= 0 on all tokens at initialization, biases 0",
+            "interval": "Korn-Graubard, clustered by autoencoder, 95 %",
+            "dimension": options.dimension,
+            "rows": rows,
+            "table": table,
+            "claims": [birth_claim(rows)],
+        }
+
+    draw = figures_reproductions.draw_autoencoder_birth
+    conduct("autoencoder-birth", options, grid, compute, draw)
+
+
+def birth_claim(rows: Sequence[Mapping]) -> Claim:
+    """Whether the counts follow the law, cell by cell, with the level shared among the cells."""
+    meets = [row["interval"][0] <= row["law_finite"] <= row["interval"][1] for row in rows]
+    limit = [row["interval"][0] <= row["law"] <= row["interval"][1] for row in rows]
+    allowed = int(np.ceil(0.05 * len(rows) + 2 * np.sqrt(0.05 * 0.95 * len(rows))))
+    misses = len(meets) - sum(meets)
+    return Claim(
+        claim="A new latent is silent on n tokens with probability E Phi(-gamma a)^n, 1/(n+1) at "
+        "gamma = 1",
+        source=SIMON,
+        verdict="confirmed" if misses <= allowed else "refuted",
+        finding=f"{sum(meets)} of {len(meets)} cells have the law for the finite dimension in "
+        f"their 95 % interval, {sum(limit)} its limit of many dimensions (at most {allowed} "
+        "misses are expected by chance).",
+        estimate=float(np.mean(meets)),
+        interval=None,
+        count=f"{len(meets)} cells, {rows[0]['trials']:,} latents each",
+        definition="z <= 0 on all tokens at initialization",
+        figure="autoencoder_birth",
+    )
+
+
+# The boundary of recovery -------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Boundary:
+    """An image of which runs bring a dead unit back, with zooms into its boundary."""
+
+    vertical: str = "upstream_rate"
+    """The second axis: upstream_rate (a rate of its own for the layer below) or initial_bias."""
+    rates: tuple[float, float] = (0.03, 30.0)
+    """Ends of the learning rate, on a logarithmic axis."""
+    ends: tuple[float, float] | None = None
+    """Ends of the second axis; by default 0.01 and 100 (logarithmic), or -3 and -0.5."""
+    pixels: int = 128
+    """Pixels along each axis of an image."""
+    zooms: int = 3
+    """Images after the first, each of a part of the one before."""
+    zoom: float = 8.0
+    """How many times each is enlarged along both axes."""
+    steps: int = 200
+    """Full-batch gradient-descent steps."""
+    initial_bias: float = -1.0
+    """Of half of the second hidden layer's units, where it is not the second axis."""
+    seed: int = 5
+    """The one network of all pixels; one in which some dead units come back somewhere."""
+    root_seed: int = 0
+    """Decides all noise together with the seed."""
+    out: pathlib.Path | None = None
+    """Output folder; by default runs/boundary-<hash of the question>."""
+    draw: bool = False
+    """Only draw again from what is stored."""
+
+
+DEAD, RECOVERED, DIVERGED = 0, 1, 2
+EVENTS = {"ever": "alive at some later step", "end": "alive at the last step"}
+VERTICAL = {"upstream_rate": (0.01, 100.0), "initial_bias": (-3.0, -0.5)}
+
+
+def axis_points(ends: tuple[float, float], pixels: int) -> np.ndarray:
+    """Pixel centres between the ends, evenly on the axis' scale (logarithmic where positive)."""
+    places = (np.arange(pixels) + 0.5) / pixels
+    if ends[0] > 0:
+        return np.exp(np.log(ends[0]) + places * np.log(ends[1] / ends[0]))
+    return ends[0] + places * (ends[1] - ends[0])
+
+
+def part_of(ends: tuple[float, float], first: float, last: float) -> tuple[float, float]:
+    """The part of an axis from the share `first` to the share `last` of its length."""
+    if ends[0] > 0:
+        width = np.log(ends[1] / ends[0])
+        return (float(ends[0] * np.exp(first * width)), float(ends[0] * np.exp(last * width)))
+    width = ends[1] - ends[0]
+    return (float(ends[0] + first * width), float(ends[0] + last * width))
+
+
+def edges(image: np.ndarray, one: int, other: int) -> np.ndarray:
+    """Pixels of an image [x, y] of classes that are of the one or the other of two, and whose right
+    or upper neighbour is of the second of them."""
+    found = np.zeros(image.shape, bool)
+    for here, there, place in (
+        (image[:-1], image[1:], found[:-1]),
+        (image[:, :-1], image[:, 1:], found[:, :-1]),
+    ):
+        place |= ((here == one) & (there == other)) | ((here == other) & (there == one))
+    return found
+
+
+def box_dimension(boundary: np.ndarray) -> dict[str, Any] | None:
+    """The box-counting dimension of a boolean image [x, y]: minus the slope of log(boxes that hold
+    a boundary pixel) over log(side), sides 2, 4, ... to an eighth of the image, with the largest
+    and least slope between neighbouring sides. None without a boundary."""
+    if not boundary.any():
+        return None
+    size = boundary.shape[0]
+    sides = [2**k for k in range(1, 20) if 2**k <= size // 8]
+    counts = []
+    for side in sides:
+        cut = size // side * side
+        boxes = boundary[:cut, :cut].reshape(cut // side, side, cut // side, side).any((1, 3))
+        counts.append(int(boxes.sum()))
+    if len(sides) < 2 or min(counts) == 0:
+        return None
+    x, y = np.log(sides), np.log(counts)
+    steps = -np.diff(y) / np.diff(x)
+    slope = -float(np.polyfit(x, y, 1)[0])
+    return {
+        "dimension": slope,
+        "local": [float(steps.min()), float(steps.max())],
+        "sides": sides,
+        "boxes": counts,
+    }
+
+
+def choose_zoom(boundary: np.ndarray, zoom: float) -> tuple[float, float]:
+    """The left and lower end, as shares of the image [x, y], of the window of 1 / zoom of each
+    axis in which most of the boundary lies."""
+    size = boundary.shape[0]
+    side = max(int(round(size / zoom)), 1)
+    total = np.pad(boundary.astype(int).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    windows = total[side:, side:] - total[:-side, side:] - total[side:, :-side]
+    windows = windows + total[:-side, :-side]
+    x, y = np.unravel_index(int(windows.argmax()), windows.shape)
+    return x / size, y / size
+
+
+def run_boundary(options: Boundary) -> None:
+    """Images of recovery, every zoom a new grid of runs."""
+    check_counts(steps=options.steps, zooms=options.zooms + 1)
+    check_choice("vertical", options.vertical, tuple(VERTICAL))
+    ends = options.ends or VERTICAL[options.vertical]
+    if options.pixels < 32 or options.zoom <= 1 or ends[0] >= ends[1]:
+        raise ValueError(
+            f"pixels={options.pixels}, zoom={options.zoom}, ends={ends}: use at least 32 pixels, a "
+            "zoom above 1 and ascending ends."
+        )
+    if not 0 < options.rates[0] < options.rates[1]:
+        raise ValueError(f"rates={options.rates} must be positive and ascending.")
+    base = Config(
+        task="teacher_student",
+        dimension=4,
+        examples=16,
+        hidden=(8, 8),
+        steps=options.steps,
+        probe_every=max(options.steps // 10, 1),
+        **(FULL | {"biased_layer": 2, "biased_units": 4, "initial_bias": options.initial_bias}),
+    )
+
+    def grid_of(rates, ends):
+        axes = {
+            "learning_rate": axis_points(rates, options.pixels).tolist(),
+            options.vertical: axis_points(ends, options.pixels).tolist(),
+        }
+        return make_grid(base, axes, [options.seed], root_seed=options.root_seed)
+
+    def compute(out):
+        images = [
+            image for event in EVENTS for image in zoomed_images(options, event, ends, grid_of)
+        ]
+        return {
+            "question": "is the boundary of recovery fractal?",
+            "definition": "one of four units, dead on the training inputs at step 0, is alive at "
+            "some later step (ever) or at the last one (end); diverged: a loss or margin that was "
+            "not finite; one network for all pixels",
+            "interval": "t over the zoomed images; the local slopes are the range within one image",
+            "vertical": options.vertical,
+            "pixels": options.pixels,
+            "images": images,
+            "table": boundary_table(images),
+            "claims": [boundary_claim(images, options, event) for event in EVENTS],
+        }
+
+    grid = grid_of(options.rates, ends)
+    conduct("boundary", options, grid, compute, figures_reproductions.draw_boundary)
+
+
+def zoomed_images(
+    options: Boundary,
+    event: str,
+    ends: tuple[float, float],
+    grid_of: Callable[[tuple[float, float], tuple[float, float]], Grid],
+) -> list[dict[str, Any]]:
+    """The image of an event over the whole axes, and its zooms into where most boundary lies."""
+    images, rates = [], options.rates
+    for number in range(options.zooms + 1):
+        image = boundary_image(grid_of(rates, ends), event)
+        line = edges(image, DEAD, RECOVERED)
+        share = [float((image == kind).mean()) for kind in range(3)]
+        images.append(
+            {
+                "event": event,
+                "rates": list(rates),
+                "ends": list(ends),
+                "classes": ["".join(map(str, column)) for column in image.tolist()],
+                "share": share,
+                "recovery": box_dimension(line),
+                "divergence": box_dimension(edges((image == DIVERGED).astype(int), 0, 1)),
+            }
+        )
+        print(f"{event}, image {number}: dead, recovered, diverged {share}", flush=True)
+        if not line.any():
+            break
+        left, low = choose_zoom(line, options.zoom)
+        images[-1]["next"] = [left, low, 1 / options.zoom]
+        rates = part_of(rates, left, left + 1 / options.zoom)
+        ends = part_of(ends, low, low + 1 / options.zoom)
+    return images
+
+
+def boundary_image(grid: Grid, event: str) -> np.ndarray:
+    """The class of every pixel [x, y] of a grid of one seed."""
+    result = grids.sweep_grid(grid, progress=True)
+    names = [name for name, _ in grid.axes]
+    cells = result.isel(seed=0)
+    biased = cells.isel(unit=np.flatnonzero(result.biased.values))
+    if not bool(biased.dead_at_start.any()):
+        raise ValueError("seed: no biased unit is dead at step 0 in any pixel; use another seed.")
+    # Batches are the whole training set: seen at every step, not only at looks.
+    alive = biased.alive if event == "end" else biased.batch_first_active != NEVER
+    back = (biased.dead_at_start & alive).any("unit").transpose(*names).values
+    diverged = (cells.diverged_at != NEVER).transpose(*names).values
+    return np.where(diverged, DIVERGED, np.where(back, RECOVERED, DEAD))
+
+
+def boundary_dimension(images: Sequence[Mapping], event: str) -> Interval | None:
+    """Mean dimension of an event's boundary over its images, t over images."""
+    own = [image["recovery"] for image in images if image["event"] == event]
+    found = [dimension["dimension"] for dimension in own if dimension]
+    if len(found) < 2:
+        return None
+    return statistics.seed_clustered_mean(np.array(found), bounds=None)
+
+
+def boundary_table(images: Sequence[Mapping]) -> list[dict]:
+    """Sohl-Dickstein's range of dimensions (of another boundary) beside ours."""
+    out = []
+    for event, words in EVENTS.items():
+        mean = boundary_dimension(images, event)
+        if mean is not None:
+            quantity = f"box-counting dimension (there: of convergence; here: {words})"
+            verdict = "conditional: another boundary"
+            out.append(entry(SOHL, quantity, "1.17 to 1.98", plain_interval(mean), verdict))
+    return out
+
+
+SMOOTH = 1.1  # what box counting gives at most for smooth curves at this resolution (tested)
+
+
+def boundary_claim(images: Sequence[Mapping], options: Boundary, event: str) -> Claim:
+    """Whether the dimension is above that of a smooth curve."""
+    mean = boundary_dimension(images, event)
+    ends = (np.nan, np.nan) if mean is None else (float(mean.low), float(mean.high))
+    verdict = "undecided"
+    if ends[0] > SMOOTH:
+        verdict = "confirmed"
+    elif ends[1] < SMOOTH:
+        verdict = "refuted"
+    own = [image["recovery"] for image in images if image["event"] == event]
+    each = ", ".join("none" if found is None else f"{found['dimension']:.2f}" for found in own)
+    return Claim(
+        claim=f"The boundary of recovery is fractal ({EVENTS[event]})",
+        source=SOHL,
+        verdict=verdict,
+        finding=f"Box-counting dimensions of the images, each enlarged {options.zoom:g} times: "
+        f"{each}. A smooth curve gives up to {SMOOTH:g} at {options.pixels} pixels. An image of "
+        f"finite resolution after {options.steps} steps decides for these scales only.",
+        estimate=None if mean is None else float(mean.estimate),
+        interval=None if mean is None else ends,
+        count=f"{len(own)} images of {options.pixels} x {options.pixels} runs, one network",
+        definition=f"boundary between pixels where a unit that began dead is {EVENTS[event]} and "
+        "those where none is, without those that diverged; zooms are where most boundary lies, "
+        "which favours rough parts",
+        figure="boundary",
+    )
+
+
+# The command line ---------------------------------------------------------------------------------
+
+COMMANDS = {
+    "born-dead": cli.Command(
+        run_born_dead,
+        BornDead(),
+        BornDead(widths=(2, 3), depths=(3, 10), networks=20_000, networks_with_biases=5_000),
+        "P(a new network is constant) against width and depth.",
+    ),
+    "collapse": cli.Command(
+        run_collapse,
+        Collapse(),
+        Collapse(targets=("abs",), runs=100, steps=500, learning_rate=3e-3, points=16),
+        "P(a trained deep and narrow network is constant).",
+    ),
+    "target-variance": cli.Command(
+        run_target_variance,
+        TargetVariance(),
+        TargetVariance(
+            scales=(0.01, 1.0), learning_rates=(0.001, 0.1), steps=100, seeds=20, networks=("deep",)
+        ),
+        "P(a unit dies) against the variance of the targets and momentum.",
+    ),
+    "layers": cli.Command(
+        run_layers,
+        Layers(),
+        Layers(
+            hidden=(32, 16),
+            learning_rates=(0.1,),
+            initial_biases=(-4.0, -1.0, -0.5),
+            steps=100,
+            seeds=10,
+            certified_seeds=1,
+        ),
+        "Dead units per layer before and after training; which layers recover.",
+    ),
+    "continual": cli.Command(
+        run_continual,
+        Continual(),
+        Continual(bit_period=200, bit_periods=8, digit_period=40, digit_periods=8, seeds=10),
+        "Dead units and loss while the task changes for ever.",
+    ),
+    "autoencoder-birth": cli.Command(
+        run_autoencoder_birth,
+        AutoencoderBirth(),
+        AutoencoderBirth(samples=(10, 100), dimension=64, latents=64, autoencoders=100),
+        "P(a new latent is silent on all tokens) against the tokens' mean.",
+    ),
+    "boundary": cli.Command(
+        run_boundary,
+        Boundary(),
+        Boundary(pixels=32, zooms=1, steps=100),
+        "The image of the recovery boundary, with zooms.",
+    ),
+}
+
+if __name__ == "__main__":
+    cli.main_by_name(COMMANDS, __doc__)

@@ -1,0 +1,139 @@
+"""The figure of what dead units cost, from the summary of `experiments/consequences.py`."""
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from relu_dynamics.figures import PAGE, STYLE
+
+_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_PANELS = (  # arm, quantity, label, title
+    ("killed at step 0", "loss", "held-out loss (nats)", "what is learned"),
+    ("killed at step 0", "steps", "steps to threshold", "time to threshold"),
+    ("memorizing", "error", "training error", "capacity: random labels"),
+)
+
+
+def draw_consequences(summary: Mapping[str, Any]) -> Figure:
+    """Loss, time and memorization against the killed fraction at every width; how much worse than
+    without dead units, and by how much a dead unit differs from one that is not there."""
+    with plt.style.context(STYLE):
+        figure, grid = plt.subplots(2, 3, figsize=(PAGE, 4.6))
+        for axes, (arm, quantity, label, title) in zip(grid[0], _PANELS, strict=True):
+            _draw_curves(axes, summary, arm, quantity)
+            axes.set(ylabel=label, title=title, xlabel="dead fraction")
+        grid[0, 0].legend(title="units a layer", title_fontsize=7, labelspacing=0.2)
+        _draw_relative(grid[1, 0], summary)
+        _draw_by_units(grid[1, 1], summary)
+        _draw_arms(grid[1, 2], summary)
+        figure.supxlabel(textwrap.fill(_caption(summary), 132), fontsize=7, color="0.25")
+    return figure
+
+
+def _points(summary, arm, width, quantity):
+    rows = [r for r in summary["rows"] if r["arm"] == arm and r["width"] == width]
+    x = np.array([r["fraction"] for r in rows])
+    y = np.array([r[quantity]["estimate"] for r in rows])
+    ends = np.array([r[quantity]["interval"] for r in rows]).T
+    return rows, x, y, ends
+
+
+def _bars(axes: Axes, x, y, ends, **style):
+    axes.errorbar(x, y, np.abs(ends - y), elinewidth=0.7, capsize=1.5, **style)
+
+
+def _draw_curves(axes: Axes, summary, arm: str, quantity: str):
+    for width, colour in zip(summary["widths"], _COLOURS, strict=False):
+        _, x, y, ends = _points(summary, arm, width, quantity)
+        _bars(axes, x, y, ends, color=colour, marker="o", label=str(width))
+    axes.axvline(0.4, color="0.6", linewidth=0.7, linestyle=(0, (3, 2)), zorder=0)
+    axes.set_ylim(bottom=0)
+
+
+def _draw_relative(axes: Axes, summary):
+    """Loss over that without dead units, and where it is a tenth worse."""
+    for width, colour in zip(summary["widths"], _COLOURS, strict=False):
+        _, x, y, ends = _points(summary, "killed at step 0", width, "loss")
+        _bars(axes, x, y / y[0], ends / y[0], color=colour, marker="o")
+        test = next(
+            t for t in summary["tests"] if t["width"] == width and t["quantity"] == "held-out loss"
+        )
+        row = test["tenth_worse"]
+        if row["estimate"] is not None:
+            low, high = (x[-1] if end is None else end for end in row["interval"])
+            axes.plot([low, high], [1.1, 1.1], color=colour, linewidth=3, alpha=0.5)
+    axes.axhline(1.1, color="0.6", linewidth=0.5)
+    axes.axvline(0.4, color="0.6", linewidth=0.7, linestyle=(0, (3, 2)), zorder=0)
+    axes.set(
+        yscale="log",
+        xlabel="dead fraction",
+        ylabel="loss / loss without dead",
+        title="a tenth worse: from where?",
+    )
+    ticks = [t for t in (0.8, 0.9, 1, 1.1, 1.5, 2, 3, 5) if axes.get_ylim()[0] <= t]
+    axes.set_yticks(ticks, [f"{t:g}" for t in ticks])
+    axes.minorticks_off()
+
+
+def _draw_by_units(axes: Axes, summary):
+    """The same losses over the number of units left."""
+    for width, colour in zip(summary["widths"], _COLOURS, strict=False):
+        rows, _, y, ends = _points(summary, "killed at step 0", width, "loss")
+        units = [r["units_left"] for r in rows]
+        _bars(axes, units, y, ends, color=colour, marker="o", linewidth=0.8)
+    new = {r["units_left"]: r["loss"] for r in summary["rows"] if r["arm"] == "new and smaller"}
+    units = sorted(new)
+    y = np.array([new[u]["estimate"] for u in units])
+    ends = np.array([new[u]["interval"] for u in units]).T
+    _bars(
+        axes, units, y, ends, color="black", marker="s", mfc="white", linestyle="none", label="new"
+    )
+    axes.set(
+        xscale="log", xlabel="living units a layer", ylabel="held-out loss (nats)", ylim=(0, None)
+    )
+    axes.set_title("dead or missing")
+    ticks = [1, 2, 4, 6, 10, 20, 40, 100, 1000]
+    axes.set_xticks(ticks, [str(t) for t in ticks])
+    axes.minorticks_off()
+    living = [r["units_left"] for r in summary["rows"]]
+    axes.set_xlim(0.85 * min(living), 1.15 * max(living))
+    axes.legend()
+
+
+def _draw_arms(axes: Axes, summary):
+    """Killed late over killed early."""
+    for width, colour in zip(summary["widths"], _COLOURS, strict=False):
+        for arm, face in (("killed at step 0", colour), ("killed at half", "white")):
+            _, x, y, ends = _points(summary, arm, width, "loss")
+            line = "-" if face == colour else (0, (3, 1.5))
+            _bars(axes, x, y, ends, color=colour, marker="o", mfc=face, linestyle=line)
+    axes.plot([], [], color="0.3", marker="o", label="killed at step 0")
+    axes.plot(
+        [],
+        [],
+        color="0.3",
+        marker="o",
+        mfc="white",
+        linestyle=(0, (3, 1.5)),
+        label="killed at half",
+    )
+    axes.legend(loc="upper left")
+    axes.set(
+        xlabel="dead fraction", ylabel="held-out loss (nats)", ylim=(0, None), title="early or late"
+    )
+
+
+def _caption(summary) -> str:
+    return (
+        f"Digits, two hidden layers, SGD; {summary['seeds']} seeds a point, 95 % intervals (t "
+        f"over seeds). {summary['definitions']['killed'].capitalize()}; chosen at random, the same "
+        f"share of both layers. Time: mean minibatch loss between looks below "
+        f"{summary['threshold']:g} nats, censored at {summary['steps']} steps (restricted "
+        "mean). Dashed: the article's 40 %; thick: interval of the share at which loss is a tenth "
+        "worse."
+    )
