@@ -498,3 +498,38 @@ def _draw_collapse(axes: Axes, collapse: Mapping | None):
         )
     axes.set(xscale="log", ylim=(0, None), ylabel="P(recovered by rate x step)")
     axes.legend(title="rate x step", loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+# One unit -----------------------------------------------------------------------------------------
+
+
+def draw_unit(axes: Axes, statistics, unit: int, every: int = 1):
+    """Draws one unit's z over the looks of one run: largest, mean and smallest over the probe set.
+    Looks at which it is dead (largest z <= 0) are shaded.
+
+    `statistics` has the fields of `probes.UnitStatistics`, [looks, units]; `every` is the number of
+    steps between two looks.
+    """
+    largest, mean, smallest = (
+        np.asarray(part)[:, unit]
+        for part in (statistics.margin, statistics.mean, statistics.minimum)
+    )
+    steps = np.arange(len(largest)) * every
+    axes.fill_between(steps, smallest, largest, color="#56B4E9", alpha=0.3, linewidth=0)
+    axes.plot(steps, largest, color="#0072B2", label="largest z (margin)")
+    axes.plot(steps, mean, color="0.35", linestyle=(0, (4, 1.5)), label="mean z")
+    axes.fill_between(
+        steps,
+        0,
+        1,
+        where=largest <= 0,
+        step="post",
+        transform=axes.get_xaxis_transform(),
+        color="#D55E00",
+        alpha=0.2,
+        linewidth=0,
+        label="dead",
+    )
+    axes.axhline(0, color="0.5", linewidth=0.6)
+    axes.set(xlim=(0, steps[-1]), xlabel="training step", ylabel="z over the probe set")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))

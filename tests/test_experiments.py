@@ -72,16 +72,3 @@ def test_quick_recovery_map(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "explorer.html" in done.stdout and (tmp_path / "explorer.html").is_file()
     assert len(json.loads((tmp_path / "summary.json").read_text())["claims"]) == 2
-
-
-def test_the_readme_examples_run():
-    """The Python blocks of the README, as they stand there."""
-    blocks = (ROOT / "README.md").read_text().split("```python\n")[1:]
-    outputs = []
-    for block in blocks:
-        code = block.split("```")[0]
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        outputs.append(done.stdout)
-    assert "(100, 64)" in outputs[0] and "estimate" in outputs[0]
-    assert "upstream_frozen" in outputs[1] and "none" in outputs[1]
