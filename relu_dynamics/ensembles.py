@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from relu_dynamics import grids, tasks, training
@@ -53,7 +54,7 @@ def over_keys(function: Callable[..., Any], keys: jax.Array, lanes: int, shared:
 def run_keys(root_seed: int, seeds: tuple[int, ...]) -> jax.Array:
     """The run keys of many seeds as one array [seeds]; those of `training.run_key`."""
     data = [jax.random.key_data(training.run_key(root_seed, seed)) for seed in seeds]
-    return jax.random.wrap_key_data(np.stack(data))
+    return jax.random.wrap_key_data(jnp.stack(data))
 
 
 def train_all(grid: Grid, read: Callable[[Config, Task, Run], Any], lanes: int) -> Any:

@@ -3,11 +3,13 @@ layer, the contrasts of the claims, and the map of the strongest two causes."""
 
 import textwrap
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from relu_dynamics.figures import PAGE, STYLE
 
@@ -110,14 +112,14 @@ def draw_dose_response(summary: Mapping) -> Figure:
             if number % 3 == 0:
                 axes.set_ylabel("share of units (or runs)")
         handles = [
-            plt.Line2D([], [], color=colour, marker=marker, label=task.replace("_", " "))
+            Line2D([], [], color=colour, marker=marker, label=task.replace("_", " "))
             for task, colour, marker in zip(summary["tasks"], COLOURS, MARKERS, strict=False)
         ]
-        grey = {"color": "0.35"}
+        grey: dict[str, Any] = {"color": "0.35"}
         handles += [
-            plt.Line2D([], [], **grey, label="dead at the end"),
-            plt.Line2D([], [], **grey, linestyle=(0, (1, 1.2)), label="born dead"),
-            plt.Line2D([], [], **grey, marker="x", linestyle="none", label="runs that diverged"),
+            Line2D([], [], **grey, label="dead at the end"),
+            Line2D([], [], **grey, linestyle=(0, (1, 1.2)), label="born dead"),
+            Line2D([], [], **grey, marker="x", linestyle="none", label="runs that diverged"),
         ]
         figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
         reference = summary["reference"]
@@ -174,7 +176,7 @@ def draw_layers(summary: Mapping) -> Figure:
                 grid[0, column].set_xticks((1, 30, 1000), ("1", "30", "1000"))
                 grid[0, column].minorticks_off()
         handles = [
-            plt.Line2D([], [], color=colour, marker=marker, label=f"layer {layer + 1}")
+            Line2D([], [], color=colour, marker=marker, label=f"layer {layer + 1}")
             for layer, colour, marker in zip(layers, LAYER_COLOURS, MARKERS, strict=False)
         ]
         figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
@@ -230,7 +232,7 @@ def draw_effects(summary: Mapping) -> Figure:
             color="0.25",
         )
         handles = [
-            plt.Line2D([], [], color=c, marker=m, linestyle="none", label=task.replace("_", " "))
+            Line2D([], [], color=c, marker=m, linestyle="none", label=task.replace("_", " "))
             for task, c, m in zip(summary["tasks"], COLOURS, MARKERS, strict=False)
         ]
         figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))

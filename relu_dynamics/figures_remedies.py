@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from relu_dynamics.figures import PAGE, STYLE
 
@@ -66,7 +67,7 @@ def draw_ranking(summary: Mapping) -> Figure:
             for place in range(len(rows) - 1):
                 axes.axhline(place + 0.5, color="0.94", linewidth=0.5, zorder=0)
         handles = [
-            plt.Line2D([], [], color=c, marker=m, linestyle="none", label=task.replace("_", " "))
+            Line2D([], [], color=c, marker=m, linestyle="none", label=task.replace("_", " "))
             for task, c, m in zip(summary["tasks"], TASK_COLOURS, TASK_MARKERS, strict=False)
         ]
         figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))

@@ -255,7 +255,8 @@ def draw_continual(summary: Summary) -> Figure:
 def draw_autoencoder_birth(summary: Summary) -> Figure:
     """P(silent latent) over gamma, a curve a number of tokens, with the law."""
     rows = summary["rows"]
-    gammas = np.geomspace(*(f(r["gamma"] for r in rows if r["gamma"]) for f in (min, max)), 60)
+    positive = [r["gamma"] for r in rows if r["gamma"]]
+    gammas = np.geomspace(min(positive), max(positive), 60)
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(figsize=(COLUMN, 3.0))
         for samples, colour in zip(sorted({r["samples"] for r in rows}), COLOURS, strict=False):

@@ -34,6 +34,8 @@ from relu_dynamics.config import Config, told
 from relu_dynamics.outcomes import History
 from relu_dynamics.probes import LayerSummary
 
+Device = Any  # a jax.Device
+
 
 class OutOfMemoryError(ValueError):
     """A request, or a block, that does not fit into memory."""
@@ -98,7 +100,7 @@ def block_configs(grid: Grid, cells: np.ndarray) -> Config:
 def run_block(
     grid: Grid,
     block: int,
-    device: jax.Device | None = None,
+    device: Device | None = None,
     program: Callable[..., BlockResult] | None = None,
 ) -> BlockResult:
     """The result of one block as host arrays, padding removed. `program` stands in for
@@ -116,7 +118,7 @@ def run_block(
         raise OutOfMemoryError(_memory_remedy(grid, device)) from None
 
 
-def _memory_remedy(grid: Grid, device: jax.Device | None) -> str:
+def _memory_remedy(grid: Grid, device: Device | None) -> str:
     """What to do when a block does not fit: the most lanes that do. Never done by itself, since
     another number of lanes is another result."""
     room = _room(device)
@@ -134,7 +136,7 @@ def _memory_remedy(grid: Grid, device: jax.Device | None) -> str:
     )
 
 
-def _room(device: jax.Device | None) -> int:
+def _room(device: Device | None) -> int:
     """Bytes that a block program may use on a device."""
     limits = (device or jax.local_devices()[0]).memory_stats() or {}
     return limits.get("bytes_limit") or min(training.available_bytes(), _allowed_bytes())
@@ -160,6 +162,8 @@ def _program_bytes(config: Config, axes: tuple[str, ...], lanes: int) -> int:
     arguments = block_configs(grid, grid.block_cells(0)), training.run_key(0, 0)
     program = block_program.lower(*arguments, tasks.load_data(config)).compile()
     stats = program.memory_analysis()
+    if stats is None:  # a platform that does not say
+        return 0
     return stats.temp_size_in_bytes + stats.argument_size_in_bytes + stats.output_size_in_bytes
 
 
@@ -174,7 +178,7 @@ def program_bytes(grid: Grid, lanes: int) -> int:
 def run_blocks(
     grid: Grid,
     blocks: Iterable[int],
-    devices: list[jax.Device] | None = None,
+    devices: list[Device] | None = None,
     program: Callable[..., BlockResult] | None = None,
 ) -> Iterator[tuple[int, BlockResult]]:
     """Yields (block, result) as blocks finish, on all local devices at once.
@@ -349,8 +353,8 @@ def _slurm_shard() -> tuple[int, int] | None:
         return None
     if not all(re.fullmatch("[0-9]{1,9}", text) for text in found.values()):
         raise ValueError(f"{found} must be whole numbers; give --shard i/n.")
-    numbers = [int(found[name]) if name in found else None for name in names]
-    task, first, last, step, count = numbers
+    task = int(found[names[0]])
+    first, last, step, count = (int(found[n]) if n in found else None for n in names[1:])
     step, first = step or 1, first or 0
     total = count if last is None else (last - first) // step + 1
     place = (task - first) // step
@@ -464,7 +468,7 @@ def sweep_grid(
     progress: bool = False,
     shard: Shard = None,
     executor: AnyExecutor | None = None,
-    devices: list[jax.Device] | None = None,
+    devices: list[Device] | None = None,
 ) -> xr.Dataset:
     """`sweep` for a grid that is already made, on some of the local devices (all by default)."""
     part = check_shard(shard)
@@ -622,11 +626,12 @@ def replay(
     block = grid.seeds.index(int(seed)) * grid.chunks + number // grid.lanes
     lane = number % grid.lanes
     result = jax.tree.map(lambda leaf: leaf[lane], run_block(grid, block))
-    if folder is None:
+    if isinstance(source, xr.Dataset):
         stored = store.cell_records(source.sel(dict(cell), method=None).sel(seed=seed))
     else:
         stored = {
-            name: value[lane] for name, value in store.read_block(folder, grid, block).items()
+            name: value[lane]
+            for name, value in store.read_block(pathlib.Path(source), grid, block).items()
         }
     found = store.flatten_result(result)
     differing = [n for n in found if np.asarray(found[n]).tobytes() != stored[n].tobytes()]

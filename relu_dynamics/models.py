@@ -17,7 +17,7 @@ from relu_dynamics import probes
 from relu_dynamics.config import Config
 from relu_dynamics.tasks import TASKS, input_dimension
 
-Params = dict[str, Any]
+Params = Any  # a tree of arrays: dicts by layer, then by name
 
 PRELU_SLOPE = 0.25  # at step 0; He et al. 2015, arXiv 1502.01852
 
@@ -277,6 +277,8 @@ def kill(config: Config, params: Params, memory: Any, key: jax.Array) -> tuple[P
     """(parameters, memory) with `config.killed_fraction` of every hidden layer's units killed:
     incoming weights 0 and bias -1. `memory` is any tree that holds copies of the parameters' tree
     (an optimizer's state); a killed unit's entries in it become 0. `key` is consumed."""
+    if config.killed_fraction is None:
+        return params, memory
     killed = {}
     for layer, width in enumerate(config.hidden, start=1):
         order = jax.random.permutation(jax.random.fold_in(key, layer), width)
@@ -338,7 +340,8 @@ def shift(config: Config, params: Params, layer: int) -> jax.Array:
 
 def apply(config: Config, params: Params, inputs: jax.Array) -> Forward:
     """Outputs and every pre-activation for inputs [batch, dimension]."""
-    return build(config).apply({"params": params}, inputs)
+    forward: Any = build(config).apply({"params": params}, inputs)
+    return forward
 
 
 # --- Networks of one unit, many at once -----------------------------------------------------------

@@ -191,14 +191,16 @@ def make_task(config: Config, key: jax.Array, data: tuple | None) -> Task:
         held_inputs, held_targets = inputs[examples:], targets[examples:]
         inputs, targets = inputs[:examples], targets[:examples]
     else:
-        if config.task == "unit_interval":
-            inputs = jnp.linspace(0, 1, examples)[:, None]
+        if kind.target is not None:
+            low, high = (0.0, 1.0) if config.task == "unit_interval" else (-(3**0.5), 3**0.5)
+            inputs = jnp.linspace(low, high, examples)[:, None]
             targets = kind.target(inputs)
-        elif kind.target is not None:
-            inputs = jnp.linspace(-(3**0.5), 3**0.5, examples)[:, None]
-            targets = kind.target(inputs)
-        else:
+        elif kind.make is not None:
             inputs, targets = kind.make(config, key)
+        else:
+            raise ValueError(
+                f"task={config.task!r} has neither data, a target nor a way to make it."
+            )
         held_inputs, held_targets = inputs[:0], targets[:0]
     if data is not None or config.input_scaling != "standardized":
         # Synthetic inputs are made at their natural scale: "standardized" leaves them so.
@@ -217,7 +219,10 @@ def make_task(config: Config, key: jax.Array, data: tuple | None) -> Task:
 def renewed(config: Config, task: Task, key: jax.Array, step: jax.Array) -> Task:
     """The task at a step of a run whose task changes every `config.change_every` steps, from the
     task that `make_task` made with the same key. Jit-able."""
-    return TASKS[config.task].renew(config, task, key, step // config.change_every)
+    renew = TASKS[config.task].renew
+    if renew is None or config.change_every is None:
+        return task
+    return renew(config, task, key, step // config.change_every)
 
 
 def loss(config: Config, outputs: jax.Array, targets: jax.Array) -> jax.Array:

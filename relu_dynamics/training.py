@@ -88,7 +88,7 @@ def at_step(config: Config, step: jax.Array) -> Config:
     learning rate scales: decoupled decay and additive noise."""
     if config.schedule == "constant":
         return config
-    warmup, decay = config.warmup_steps, config.decay_steps
+    warmup, decay = config.warmup_steps or 0, config.decay_steps or config.steps
     factor = {
         "warmup": lambda: optax.schedules.linear_schedule(0.0, 1.0, warmup),
         "cosine": lambda: optax.schedules.cosine_decay_schedule(1.0, decay),
@@ -130,7 +130,7 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
 def _decoupled_decay(decay, rate, mask) -> optax.GradientTransformation:
     """Subtracts rate * decay * parameter from the update, after the optimizer (AdamW's form)."""
 
-    def update(updates, state, params):
+    def update(updates, state, params=None):
         decayed = jax.tree.map(
             lambda u, p, m: u - rate * decay * p if m else u, updates, params, mask(params)
         )
@@ -284,7 +284,8 @@ def clipped(config: Config, gradients: models.Params) -> models.Params:
     """The loss gradient scaled down to the largest global norm that the config allows."""
     if config.clip_norm is None:
         return gradients
-    return optax.clip_by_global_norm(config.clip_norm).update(gradients, optax.EmptyState())[0]
+    short: Any = optax.clip_by_global_norm(config.clip_norm).update(gradients, optax.EmptyState())
+    return short[0]
 
 
 def with_outside_gradient(config: Config, gradients: models.Params) -> models.Params:
@@ -313,6 +314,8 @@ def noise_key(key: jax.Array, step: jax.Array) -> jax.Array:
 
 
 def _add_noise(config: Config, key: jax.Array, updates: models.Params) -> models.Params:
+    if config.noise_scale is None:
+        return updates
     leaves, tree = jax.tree.flatten(updates)
     scale = config.learning_rate * config.noise_scale
     noisy = [

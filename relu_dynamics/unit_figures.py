@@ -416,8 +416,10 @@ def draw_flow(axes: Axes, network: Network, backward: bool):
                 alpha=1 if silent else 0.75,
                 zorder=1,
             )
+            middle = start + share * (end - start)
             axes.text(
-                *(start + share * (end - start)),
+                middle[0],
+                middle[1],
                 _short(value),
                 fontsize=6,
                 ha="center",
@@ -437,9 +439,13 @@ def draw_flow(axes: Axes, network: Network, backward: bool):
             axes.plot(*at, "o", markersize=15, color="0.2", markerfacecolor=face, mew=0.8, zorder=5)
             if layer or not backward:
                 value = nodes[layer - backward][unit]
-                axes.text(*at, _short(value), fontsize=6, ha="center", va="center", zorder=7)
+                axes.text(
+                    at[0], at[1], _short(value), fontsize=6, ha="center", va="center", zorder=7
+                )
             else:
-                axes.text(*at, f"$x_{unit + 1}$", fontsize=7, ha="center", va="center", zorder=7)
+                axes.text(
+                    at[0], at[1], f"$x_{unit + 1}$", fontsize=7, ha="center", va="center", zorder=7
+                )
             if gone:
                 axes.text(at[0], at[1] - 0.3, "dead", color=DEAD, ha="center", va="center")
                 axes.plot(*at, "x", color=DEAD, markersize=18, mew=1.6, alpha=0.75, zorder=6)
@@ -503,7 +509,7 @@ class _Gif(PillowWriter):
         self.comment = comment
 
     def finish(self):
-        frames = [frame.convert("RGB") for frame in self._frames]
+        frames = [frame.convert("RGB") for frame in self._frames]  # pyright: ignore[reportAttributeAccessIssue]
         palette = frames[len(frames) // 2].quantize(48, method=Image.Quantize.MAXCOVERAGE)
         plain = [f.quantize(palette=palette, dither=Image.Dither.NONE) for f in frames]
         duration = [int(1000 / self.fps)] * len(plain)
