@@ -121,6 +121,14 @@ def test_the_changes_of_a_page_apply_and_run(page, tmp_path):
     assert not diffs  # every change is shown to work
 
 
+@pytest.mark.parametrize("page", pages_with("python", patched=True))
+def test_the_changes_of_a_page_fit(page, tmp_path):
+    for number, block in enumerate(blocks_of(page)):
+        if block.language == "diff":
+            shutil.copytree(ROOT / "relu_dynamics", tmp_path / str(number) / "relu_dynamics")
+            patch(tmp_path / str(number), [block.code])
+
+
 def patch(folder: pathlib.Path, diffs: list[str]):
     """Applies diffs whose line numbers may be off; every hunk must find its one place."""
     for diff in diffs:
