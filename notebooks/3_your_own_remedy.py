@@ -151,7 +151,8 @@ for claim in claims.controlled(family):
 # With the layer below frozen, a dead unit's margin rises by learning rate x 0.1 a step and by
 # nothing else. So the step at which it crosses 0 is known in advance, and the first look (every 10
 # steps) at or after it should see the unit alive. It may be seen later: once over 0 it gets a
-# gradient, which may push it down again before the look. It can never be seen earlier.
+# gradient, which may push it down again before the look. It can never be seen earlier, and with
+# `probe_every=1` not later either.
 
 # %%
 frozen = results["pull"].sel(upstream_rate=0.0, learning_rate=0.3)

@@ -121,6 +121,14 @@ def test_the_changes_of_a_page_apply_and_run(page, tmp_path):
     assert not diffs  # every change is shown to work
 
 
+@pytest.mark.parametrize("page", pages_with("python", patched=True))
+def test_the_changes_of_a_page_fit(page, tmp_path):
+    for number, block in enumerate(blocks_of(page)):
+        if block.language == "diff":
+            shutil.copytree(ROOT / "relu_dynamics", tmp_path / str(number) / "relu_dynamics")
+            patch(tmp_path / str(number), [block.code])
+
+
 def patch(folder: pathlib.Path, diffs: list[str]):
     """Applies diffs whose line numbers may be off; every hunk must find its one place."""
     for diff in diffs:
@@ -209,9 +217,8 @@ def test_commands_name_scripts_and_options_that_exist(page):
                 assert re.search(rf"(?<![\w-]){re.escape(wanted)}(?![\w-])", known), (
                     f"{page.name}:{block.line}: {start[-1]} has no {option}"
                 )
-                checked += 1
-    text = page.read_text()
-    assert checked or "python experiments" not in text
+            checked += 1
+    assert checked or "python experiments" not in page.read_text()
 
 
 @pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES])
