@@ -1408,7 +1408,7 @@ def run_boundary(options: Boundary) -> None:
             "definition": "one of four units, dead on the training inputs at step 0, is alive at "
             "some later step (ever) or at the last one (end); diverged: a loss or margin that was "
             "not finite; one network for all pixels",
-            "interval": "t over the zoomed images; the local slopes are the range within one image",
+            "interval": "t over the images; the local slopes are the range within one image",
             "vertical": options.vertical,
             "pixels": options.pixels,
             "images": images,

@@ -371,4 +371,4 @@ def _draw_box_counts(axes: Axes, images: Sequence[Mapping]):
     axes.set_xticks(sides, [str(side) for side in sides])
     axes.minorticks_off()
     if sides:
-        axes.legend(handlelength=0.8, labelspacing=0.1, loc="lower left", fontsize=6)
+        axes.legend(handlelength=0.8, labelspacing=0.1, loc="upper right", fontsize=6)
