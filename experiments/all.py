@@ -9,7 +9,9 @@ about five minutes.
 
 import dataclasses
 import json
+import os
 import pathlib
+import platform
 import shutil
 import subprocess
 import sys
@@ -20,11 +22,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import rich.console
 import rich.progress
+from PIL import Image, PngImagePlugin
 
 from relu_dynamics import claims, cli, store
 
 HERE = pathlib.Path(__file__).parent
 DOCS = HERE.parent / "docs"
+PAGE_PIXELS = 1600
 
 
 class Script(NamedTuple):
@@ -75,7 +79,64 @@ SCRIPTS = (
         },
         paper={"rates": 32, "biases": 24, "seeds": 64, "fork_seeds": 256},
     ),
-)
+    Script(
+        "causes.py",
+        {
+            "causes": "What kills ReLU units: the mean of the inputs most, then a bias; the "
+            "learning rate is a cliff, not a slope.",
+            "causes_effects": "Every cause at three learning rates, against the same seeds without "
+            "it.",
+            "causes_layers": "Where units die: only inputs that are not centred kill the first "
+            "layer.",
+            "causes_map": "The two strongest causes together.",
+        },
+        paper={"seeds": 1000},
+    ),
+    Script(
+        "consequences.py",
+        {
+            "consequences": "What dead units cost when they are killed on purpose: loss, time to a "
+            "threshold and memorized labels against the dead share."
+        },
+        paper={"seeds": 1000},
+    ),
+    Script(
+        "remedies.py",
+        {
+            "remedies_ranking": "What helps against dead units, against plain ReLU on the same "
+            "seeds, and what it costs.",
+            "remedies_activations": "Activations and their derivatives, with the points where a "
+            "gradient ends or turns.",
+        },
+        paper={"seeds": 1000},
+    ),
+    *(
+        Script("reproductions.py", {stem: sentence}, (name,))
+        for name, stem, sentence in (
+            ("born-dead", "born_dead", "P(a new network is constant) lies between its bounds."),
+            ("collapse", "collapse", "Deep narrow networks train to a constant; asymmetric "
+             "initialization helps."),
+            ("target-variance", "target_variance", "Units die more as the targets' variance goes "
+             "to 0."),
+            ("layers", "layers", "Dead units by layer, before and after training: the first layer "
+             "never recovers."),
+            ("continual", "continual", "Dead units under tasks that change for ever."),
+            ("autoencoder-birth", "autoencoder_birth", "Silent latents at initialization follow "
+             "their law."),
+            ("boundary", "boundary", "The boundary of recovery, magnified."),
+        )
+    ),
+    Script(
+        "one_unit.py",
+        {
+            "one_unit_life": "One unit dies, sinks, climbs and comes back.",
+            "one_unit_ridges": "Its pre-activations over all examples meanwhile.",
+            "one_unit_account": "What moved it, to the last digit.",
+            "one_unit_network": "Where gradient flows, and where a dead unit stops it.",
+            "one_unit_layer": "A whole layer in motion.",
+        },
+    ),
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,17 +251,32 @@ def write_pages(
         summaries.append((command, summary))
         marker = json.loads((out / f"{script.name}.done.json").read_text())
         for stem, sentence in script.figures.items():
-            shutil.copyfile(out / script.name / f"{stem}.png", figures / f"{stem}.png")
+            name = copy_figure(out / script.name, stem, figures)
             facts = f"`{command}` · {marker['seconds']:.0f} s"
-            gallery += ["", f"## {sentence}", "", f"![{sentence}](figures/{stem}.png)", "", facts]
+            gallery += ["", f"## {sentence}", "", f"![{sentence}](figures/{name})", "", facts]
     (pages / "gallery.md").write_text("\n".join(gallery) + "\n")
     return [claims.write_page(pages / "claims.md", summaries, "figures"), pages / "gallery.md"]
 
 
-def _machine() -> str:
-    import os
-    import platform
+def copy_figure(source: pathlib.Path, stem: str, folder: pathlib.Path) -> str:
+    """Copies a figure for a page and returns its name: an animation as it is, a PNG at most
+    PAGE_PIXELS wide on a palette of its own, with its metadata."""
+    if (source / f"{stem}.gif").is_file():
+        shutil.copyfile(source / f"{stem}.gif", folder / f"{stem}.gif")
+        return f"{stem}.gif"
+    with Image.open(source / f"{stem}.png") as image:
+        facts = PngImagePlugin.PngInfo()
+        for name, text in image.info.items():
+            if isinstance(text, str):
+                facts.add_text(name, text)
+        height = round(image.height * min(1, PAGE_PIXELS / image.width))
+        width = min(image.width, PAGE_PIXELS)
+        small = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+        small.quantize(256).save(folder / f"{stem}.png", pnginfo=facts, optimize=True)
+    return f"{stem}.png"
 
+
+def _machine() -> str:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{cores} cores ({platform.machine()})"
 

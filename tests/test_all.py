@@ -1,0 +1,105 @@
+"""experiments/all.py: its table, its resume and its pages, with scripts that cost nothing."""
+
+import importlib.util
+import json
+import pathlib
+import sys
+
+import pytest
+from PIL import Image, PngImagePlugin
+
+SCRIPT = pathlib.Path(__file__).parents[1] / "experiments" / "all.py"
+
+
+@pytest.fixture(scope="module")
+def experiment():
+    spec = importlib.util.spec_from_file_location("all_experiments", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+CLAIM = {
+    "claim": "it holds", "source": "dying ReLU", "verdict": "confirmed", "finding": "It does.",
+    "estimate": 0.5, "interval": [0.4, 0.6], "count": "3 seeds", "definition": "dead",
+    "condition": "", "more_seeds": None, "p_value": None, "figure": "tiny",
+}  # fmt: skip
+TINY = """
+import json, pathlib, sys
+from PIL import Image
+out = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
+out.mkdir(parents=True, exist_ok=True)
+with open(out / "calls", "a") as calls:
+    calls.write(" ".join(sys.argv[1:]) + "\\n")
+if (out / "fail").exists():
+    sys.exit("error: it broke")
+Image.new("RGB", (3000, 300)).save(out / "tiny.png")
+(out / "summary.json").write_text(json.dumps({"claims": [CLAIM]}))
+"""
+
+
+@pytest.fixture
+def tiny(experiment, tmp_path, monkeypatch):
+    (tmp_path / "tiny.py").write_text(f"CLAIM = {CLAIM!r}\n{TINY}")
+    monkeypatch.setattr(experiment, "HERE", tmp_path)
+    script = experiment.Script("tiny.py", {"tiny": "It is so."}, ("name",), {"seeds": 9})
+    monkeypatch.setattr(experiment, "SCRIPTS", (script,))
+    return experiment
+
+
+def test_every_script_of_the_table_is_there_and_every_experiment_is_in_it(experiment):
+    files = {script.file for script in experiment.SCRIPTS}
+    assert files == {p.name for p in SCRIPT.parent.glob("*.py")} - {"all.py"}
+    assert len({script.name for script in experiment.SCRIPTS}) == len(experiment.SCRIPTS)
+
+
+def test_scripts_run_once_and_pages_are_written(tiny, tmp_path, capsys):
+    options = tiny.Options(quick=True, out=tmp_path / "runs")
+    tiny.run(options)
+    tiny.run(options)
+    out = tmp_path / "runs" / "all-quick"
+    assert (out / "tiny-name" / "calls").read_text().count("\n") == 1
+    assert "done before" in capsys.readouterr().err
+    gallery, claims = (out / "gallery.md").read_text(), (out / "claims.md").read_text()
+    assert "## It is so." in gallery and "figures/tiny.png" in gallery
+    assert "`python experiments/tiny.py name --quick`" in gallery and "it holds" in claims
+    with Image.open(out / "figures" / "tiny.png") as image:
+        assert image.width == tiny.PAGE_PIXELS
+
+
+def test_a_script_that_fails_says_why_and_is_tried_again(tiny, tmp_path):
+    options = tiny.Options(paper=True, out=tmp_path / "runs", pages=False)
+    folder = tmp_path / "runs" / "all-paper" / "tiny-name"
+    folder.mkdir(parents=True)
+    (folder / "fail").touch()
+    with pytest.raises(ValueError, match="tiny-name ended with 1: error: it broke"):
+        tiny.run(options)
+    (folder / "fail").unlink()
+    tiny.run(options)
+    calls = (folder / "calls").read_text().splitlines()
+    assert len(calls) == 2 and "--config-file" in calls[1]
+    assert json.loads((folder.parent / "tiny-name-paper.json").read_text()) == {"seeds": 9}
+
+
+def test_figures_keep_their_metadata(experiment, tmp_path):
+    facts = PngImagePlugin.PngInfo()
+    facts.add_text("Description", "grid_hash=abc")
+    Image.new("RGB", (20, 10)).save(tmp_path / "a.png", pnginfo=facts)
+    (tmp_path / "to").mkdir()
+    assert experiment.copy_figure(tmp_path, "a", tmp_path / "to") == "a.png"
+    with Image.open(tmp_path / "to" / "a.png") as image:
+        assert image.info["Description"] == "grid_hash=abc" and image.size == (20, 10)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"quick": True, "paper": True}, "choose one of --quick, --default, --paper"),
+        ({"only": ("nothing",)}, "only='nothing' is not a script; known: tiny-name"),
+    ],
+)
+def test_bad_options_are_named(tiny, fields, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        tiny.run(tiny.Options(out=tmp_path / "runs", **fields))
+    assert not (tmp_path / "runs").exists()
