@@ -47,7 +47,7 @@ from relu_dynamics import (
 )
 from relu_dynamics.axes import Grid, make_grid
 from relu_dynamics.claims import Claim
-from relu_dynamics.config import Config, check_choice, told
+from relu_dynamics.config import Config, check_choice, told, validate
 from relu_dynamics.outcomes import NEVER, Outcome
 
 BASE = Config(
@@ -166,7 +166,7 @@ def arm_names(options: Options) -> list[str]:
 def arm_config(options: Options, task: str, arm: str) -> Config:
     """The config of one arm on one task."""
     changes = ARMS[arm][1]
-    return dataclasses.replace(options.config, task=task, **changes)
+    return validate(dataclasses.replace(options.config, task=task, **changes))
 
 
 def task_grids(options: Options, task: str) -> dict[str, Grid]:
