@@ -4,8 +4,8 @@ Claims under test: those of the article on the dying-ReLU problem, that He and X
 initialization, leaky ReLU, PReLU, ELU, batch normalization and a low learning rate reduce dead
 units; and the popular one that GELU is immune, because its gradient is never 0. The base is a
 network in which plain ReLU units die: heavy-ball momentum 0.9 at learning rate 0.3, He
-initialization. Every remedy changes one thing (a few change two), and every one is tried at the
-base rate and at a tenth of it.
+initialization; a milder base has rate 0.1. Every remedy changes one thing (a few change two), and
+every one is tried at both base rates and at a low one, 0.03.
 
 Two questions, on the same seeds (same data, minibatches and, where the shapes agree, weights):
 *from birth*, no unit is dead by imposition; *the same dead cohort*, a quarter of the second layer
@@ -15,8 +15,8 @@ exactly 0 in float32 for all of them ("numerically dead"; the same thing for ReL
 that matters for learning). The price: held-out loss and error, steps that take longer, derivatives
 that point the wrong way.
 
-Writes one result an arm, summary.json, and remedies_ranking and remedies_activations as .png/.pdf
-to --out; `--draw` draws again from summary.json. TIME_STATEMENT
+Writes one result an arm, summary.json, and remedies_ranking, remedies_ranking_mild and
+remedies_activations as .png/.pdf to --out; `--draw` draws again from summary.json. TIME_STATEMENT
 """
 
 import concurrent.futures
@@ -47,7 +47,7 @@ from relu_dynamics import (
 )
 from relu_dynamics.axes import Grid, make_grid
 from relu_dynamics.claims import Claim
-from relu_dynamics.config import Config, check_choice, told
+from relu_dynamics.config import Config, check_choice, told, validate
 from relu_dynamics.outcomes import NEVER, Outcome
 
 BASE = Config(
@@ -107,12 +107,11 @@ DEFINITIONS = {
     "all training examples at the horizon (for ReLU: the dead ones); in a diverged run all are",
     "held_loss": "natural logarithm of the held-out loss after the last step; seeds in which "
     "either arm is not finite are left out of both",
-    "held_error": "held-out share wrong or mean squared error after the last step; likewise",
     "recovered": "of the units dead on the training examples at step 0 in both arms: alive again "
     "for at least the sustain steps; not so in a diverged run",
 }
 SHAPES = ("relu", "leaky_relu", "prelu", "elu", "selu", "gelu", "silu", "softplus", "tanh")
-TIMED_NETWORKS = 16
+TIMED_NETWORKS, TIMED_STEPS = 16, 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,13 +126,15 @@ class Options:
     """Remedies to try, by name; all of them by default. Plain ReLU is always there."""
     rate: float = 0.3
     """Learning rate of the base, at which units die."""
+    milder_rate: float = 0.1
+    """A second base, at which fewer die."""
     low_rate: float = 0.03
     """The lower one, a remedy of its own and with every other."""
-    biases: tuple[float, ...] = (-5.0, -8.0)
+    biases: tuple[float, ...] = (-5.0,)
     """Initial biases of the dead cohort; with a normalization they are its shift."""
     seeds: int = 100
     """Seeds a cell."""
-    timing_rounds: int = 7
+    timing_rounds: int = 5
     """How often every arm's step is timed, in turns."""
     root_seed: int = 0
     """Decides all noise together with the seeds."""
@@ -166,18 +167,21 @@ def arm_names(options: Options) -> list[str]:
 def arm_config(options: Options, task: str, arm: str) -> Config:
     """The config of one arm on one task."""
     changes = ARMS[arm][1]
-    return dataclasses.replace(options.config, task=task, **changes)
+    return validate(dataclasses.replace(options.config, task=task, **changes))
 
 
 def task_grids(options: Options, task: str) -> dict[str, Grid]:
     """The grids of one task by arm: both rates, without and with the imposed biases."""
-    if not options.low_rate < options.rate:
-        raise ValueError(f"low_rate={options.low_rate} must be below rate={options.rate}.")
+    if not options.low_rate < options.milder_rate < options.rate:
+        raise ValueError(
+            f"low_rate={options.low_rate} must be below milder_rate={options.milder_rate}, and "
+            f"that below rate={options.rate}."
+        )
     if not options.biases or max(options.biases) >= 0:
         raise ValueError(f"biases={told(options.biases)} must all be negative.")
     if options.timing_rounds < 2:
         raise ValueError(f"timing_rounds={options.timing_rounds} must be at least 2.")
-    rates = (options.rate, options.low_rate)
+    rates = (options.rate, options.milder_rate, options.low_rate)
 
     def grid(arm):
         biases = (0.0,) if arm in NO_COHORT else (0.0, *options.biases)
@@ -223,7 +227,6 @@ def birth_values(result: xr.Dataset, cell: Cell) -> dict[str, np.ndarray]:
         "dead": estimates.per_seed(result, "dead", cell) + diverged,
         "flat": last_share(result, "layer_flat_fraction", cell, 1.0),
         "held_loss": np.log(np.maximum(loss, 1e-30)),
-        "held_error": at.held_error.values.astype(float),
     }
 
 
@@ -248,10 +251,21 @@ def cohort_counts(
     }
 
 
+def bases(options: Options) -> tuple[Options, Options]:
+    """The options with either base rate as `rate`."""
+    return options, dataclasses.replace(options, rate=options.milder_rate)
+
+
 def variants(options: Options) -> list[tuple[str, bool]]:
-    """(arm, whether at the low rate) of everything that is compared with plain ReLU."""
+    """(arm, whether at the low rate) of everything that is compared with plain ReLU. At the milder
+    base only plain ReLU is tried at the low rate too."""
+    milder = options.rate == options.milder_rate
     everything = [(arm, low) for low in (False, True) for arm in arm_names(options)]
-    return [variant for variant in everything if variant != (PLAIN, False)]
+    return [
+        (arm, low)
+        for arm, low in everything
+        if (arm, low) != (PLAIN, False) and not (low and milder and arm != PLAIN)
+    ]
 
 
 def label_of(arm: str, low: bool) -> str:
@@ -339,7 +353,7 @@ SENTENCES = {  # (arm, low): (what it is in a sentence, the arm it is compared w
 
 
 def birth_claims(results: Results, options: Options) -> list[Claim]:
-    """ "X reduces dead units" of every remedy that the article names, over the tasks."""
+    """ "X reduces dead units" of every remedy that the article names, over tasks and base rates."""
     names = arm_names(options)
     wanted = {
         variant: sentence
@@ -349,31 +363,44 @@ def birth_claims(results: Results, options: Options) -> list[Claim]:
     parts: dict[tuple, Claim] = {}
     overall: dict[tuple, Claim] = {}
     for (arm, low), (what, against) in wanted.items():
-        than = "weights ten times too large" if against != PLAIN else "plain ReLU at the base rate"
-        values: dict[str, list[np.ndarray]] = {"dead": [], "flat": [], "held_loss": []}
-        for task in options.tasks:
-            pair = (
-                birth_values(results[task][against], birth_cell(options, False)),
-                birth_values(results[task][arm], birth_cell(options, low)),
-            )
-            for measure, kept in values.items():
-                kept.append(np.stack([side[measure] for side in pair]))
-            parts[arm, low, task] = _reduction(what, than, *values["dead"][-1], "")
-        flat = np.mean(values["flat"], axis=(0, 2))
-        note = (
-            f"; flat (derivative exactly 0 everywhere) {flat[1]:.3f} against {flat[0]:.3f}, median "
-            "held-out loss "
-            + ", ".join(
-                f"{_median(pair[1]):.3g} against {_median(pair[0]):.3g} ({task})"
-                for task, pair in zip(options.tasks, values["held_loss"], strict=True)
-            )
-        )
-        overall[arm, low] = _reduction(what, than, *np.mean(values["dead"], axis=0), note)
+        than = "weights ten times too large" if against != PLAIN else "plain ReLU"
+        pairs, notes = [], []
+        for base in bases(options):
+            for task in options.tasks:
+                where = f"{task} at rate {base.rate:g}"
+                cells = birth_cell(base, False), birth_cell(base, low)
+                sides = [
+                    (birth_values(results[task][name], cell), results[task][name], cell)
+                    for name, cell in zip((against, arm), cells, strict=True)
+                ]
+                pairs.append([values["dead"] for values, _, _ in sides])
+                parts[arm, low, where] = _reduction(what, than, *pairs[-1], "")
+                notes.append(f"{where}: {_dead_flat_loss(sides)}")
+        first, second = np.mean(pairs, axis=0)
+        overall[arm, low] = _reduction(what, than, first, second, "; ".join(notes))
     settled = dict(zip(parts, claims.controlled(list(parts.values())), strict=True))
     return [
-        claims.combined(claim, {task: settled[*variant, task] for task in options.tasks})
+        claims.combined(
+            claim, {key[2]: part for key, part in settled.items() if key[:2] == variant}
+        )
         for variant, claim in overall.items()
     ]
+
+
+def _dead_flat_loss(sides) -> str:
+    """What one task shows at one base rate, own against the arm that it is compared with."""
+    (plain, plain_result, plain_cell), (own, own_result, own_cell) = sides
+    diverged = [
+        estimates.per_seed(result, "diverged", cell).mean()
+        for result, cell in ((own_result, own_cell), (plain_result, plain_cell))
+    ]
+    return (
+        f"dead or diverged {own['dead'].mean():.3f} against {plain['dead'].mean():.3f}, "
+        f"runs diverged {diverged[0]:.2f} against {diverged[1]:.2f}, "
+        f"flat or diverged {own['flat'].mean():.3f} against {plain['flat'].mean():.3f}, "
+        f"median held-out loss {_median(own['held_loss']):.3g} against "
+        f"{_median(plain['held_loss']):.3g}"
+    )
 
 
 def _median(logarithms: np.ndarray) -> float:
@@ -388,46 +415,56 @@ def _reduction(what: str, than: str, without, own, note: str) -> Claim:
         "dying ReLU",
         without,
         own,
-        finding="From birth {second:.3f} of all units are dead at the end (or their run diverged), "
-        "against {first:.3f}: {estimate:+.3f} [{low:+.3f}, {high:+.3f}] fewer" + note + ".",
+        finding="From birth {estimate:+.3f} [{low:+.3f}, {high:+.3f}] fewer of all units dead at "
+        "the end (or in a diverged run). " + note + ".",
         definition=DEFINITIONS["dead"],
         figure="remedies_ranking",
         least=LEAST,
         bounds=(-1, 1),
-        units="mean over tasks",
+        units="mean over tasks and base rates",
     )
 
 
 def cohort_claims(
     options: Options, compared: Mapping[tuple[str, str, bool, str], tuple[Claim, dict]]
-) -> list[Claim]:
-    """ "X brings dead units back" of every remedy that the article names but initializers, on the
-    cohort with the first bias, over the tasks."""
+) -> dict[tuple[str, bool], dict[str, tuple[Claim, dict]]]:
+    """(arm, low) -> task and base rate -> how the first dead cohort did, for the remedies that the
+    article names but initializers."""
     measure = f"recovered {options.biases[0]:g}"
+    out: dict[tuple[str, bool], dict[str, tuple[Claim, dict]]] = {}
+    for (arm, low), (_, against) in SENTENCES.items():
+        if against != PLAIN:
+            continue
+        for task in options.tasks:
+            if (entry := compared.get((task, arm, low, measure))) is not None:
+                where = f"{task} at rate {options.rate:g}"
+                out.setdefault((arm, low), {})[where] = entry
+    return out
+
+
+def revival_claims(options: Options, found: Sequence[Mapping]) -> list[Claim]:
+    """ "X brings dead units back" over the tasks and the base rates, from the `cohort_claims` of
+    every base rate."""
     out = []
-    for (arm, low), (what, against) in SENTENCES.items():
-        if against != PLAIN or arm not in arm_names(options):
-            continue
-        found = {t: compared.get((t, arm, low, measure)) for t in options.tasks}
-        found = {t: entry for t, entry in found.items() if entry is not None}
-        if not found:
-            continue
+    for variant in found[0]:
+        entries = {where: e for own in found for where, e in own.get(variant, {}).items()}
         says = "; ".join(
-            f"{task}: {note['own']:.3f} against {note['plain']:.3f}, {claim.finding} "
+            f"{where}: {note['own']:.3f} against {note['plain']:.3f}, {claim.finding} "
             f"({note['units']:,} units dead at step 0 in both, {note['overlap']:.0%} of those "
             "dead in either)"
-            for task, (claim, note) in found.items()
+            for where, (claim, note) in entries.items()
         )
-        first, note = next(iter(found.values()))
+        first, note = next(iter(entries.values()))
         overall = first._replace(
-            claim=f"{what} brings dead units back (the same cohort, bias {options.biases[0]:g}).",
+            claim=f"{SENTENCES[variant][0]} brings dead units back (the same cohort, bias "
+            f"{options.biases[0]:g}).",
             finding=f"P(recovers for good) {says}.",
-            count=f"{note['seeds']} seeds a task",
+            count=f"{note['seeds']} seeds and {note['units']:,} units in the first condition",
             figure="remedies_ranking",
-            estimate=float(np.mean([c.estimate for c, _ in found.values()])),
-            interval=first.interval if len(found) == 1 else None,
+            estimate=float(np.mean([claim.estimate for claim, _ in entries.values()])),
+            interval=None,
         )
-        out.append(claims.combined(overall, {t: claim for t, (claim, _) in found.items()}))
+        out.append(claims.combined(overall, {w: claim for w, (claim, _) in entries.items()}))
     return out
 
 
@@ -449,7 +486,7 @@ def gelu_claims(results: Results, options: Options) -> list[Claim]:
         definition="derivative of z Phi(z)",
         figure="remedies_activations",
     )
-    cells = [birth_cell(options, low) for low in (False, True)]
+    cells = [birth_cell(base, False) for base in bases(options)] + [birth_cell(options, True)]
     found = {
         (task, cell["learning_rate"]): _birth_share(results[task]["gelu"], cell)
         for task in options.tasks
@@ -569,7 +606,7 @@ def timings(options: Options) -> dict[str, dict]:
     for name, own in seconds.items():
         ratio = statistics.paired_mean(np.log(own), plain)
         ends = [float(np.exp(end)) for end in (ratio.estimate, ratio.low, ratio.high)]
-        micro = 1e6 * np.median(own) / (options.config.steps * TIMED_NETWORKS)
+        micro = 1e6 * np.median(own) / (TIMED_STEPS * TIMED_NETWORKS)
         out[name] = {
             "ratio": ends[0],
             "interval": [1.0, 1.0] if name == PLAIN else ends[1:],
@@ -594,7 +631,7 @@ def _program(options: Options, task: str, arm: str):
         def one(config):
             step = lambda state, _: (training.train_step(config, task, key, state)[0], None)  # noqa: E731
             state = training.start(config, key)
-            return jax.lax.scan(step, state, length=config.steps)[0].params
+            return jax.lax.scan(step, state, length=TIMED_STEPS)[0].params
 
         return jax.vmap(one)(configs)
 
@@ -623,7 +660,7 @@ def ranking(
             cell = birth_cell(options, low)
             result = results[task][arm]
             entry: dict[str, Any] = birth_row(result, cell)
-            for measure in ("dead", "flat", "held_loss", "held_error") + tuple(
+            for measure in ("dead", "flat", "held_loss") + tuple(
                 f"recovered {bias:g}" for bias in options.biases
             ):
                 if (found := compared.get((task, arm, low, measure))) is None:
@@ -719,12 +756,23 @@ def price(rows: Sequence[Mapping], options: Options) -> dict:
 
 def summarize(results: Results, options: Options, timed: Mapping[str, Mapping]) -> dict:
     """The headline numbers, each with interval and counts."""
-    compared = comparisons(results, options)
-    rows = ranking(results, options, compared, timed)
-    base = {task: birth_row(results[task][PLAIN], birth_cell(options, False)) for task in results}
+    rankings, cohorts = [], []
+    for base in bases(options):
+        compared = comparisons(results, base)
+        rows = ranking(results, base, compared, timed)
+        cohorts.append(cohort_claims(base, compared))
+        plain = {t: birth_row(results[t][PLAIN], birth_cell(base, False)) for t in results}
+        rankings.append(
+            {
+                "rate": base.rate,
+                "plain": plain,
+                "rows": rows,
+                "variants_with_fewer_dead_units_by_loss": price(rows, base),
+            }
+        )
     made = [
         *birth_claims(results, options),
-        *cohort_claims(options, compared),
+        *revival_claims(options, cohorts),
         *gelu_claims(results, options),
     ]
     return {
@@ -732,17 +780,14 @@ def summarize(results: Results, options: Options, timed: Mapping[str, Mapping]) 
         "definitions": DEFINITIONS,
         "interval": "differences: t over paired seeds; shares: Clopper-Pearson with effective "
         "trials, clustered by seed; 95 %; false-discovery rate controlled at 5 % over all "
-        "differences, and over the claims' own",
+        "differences of a base rate, and over the parts of the claims",
         "config": dataclasses.asdict(options.config),
         "tasks": list(options.tasks),
         "seeds": options.seeds,
-        "rate": options.rate,
         "low_rate": options.low_rate,
         "biases": list(options.biases),
-        "base": base,
         "claims": [claim.as_json() for claim in made],
-        "ranking": rows,
-        "variants_with_fewer_dead_units_by_loss": price(rows, options),
+        "rankings": rankings,
         "shapes": shapes(),
     }
 
@@ -750,25 +795,35 @@ def summarize(results: Results, options: Options, timed: Mapping[str, Mapping]) 
 def print_summary(summary: dict) -> None:
     """The headline as text."""
     claims.print_claims(summary["claims"])
-    for task in summary["tasks"]:
-        base = summary["base"][task]
-        low, high = base["dead"]["interval"]
+    for ranked in summary["rankings"]:
+        for task in summary["tasks"]:
+            _print_ranking(ranked, task)
         print(
-            f"\n{task}: plain ReLU has {base['dead']['estimate']:.3f} [{low:.3f}, {high:.3f}] of "
-            f"its units dead at the end, median held-out loss {base['held_loss']['median']}. "
-            "Differences to it:"
+            f"\nrate {ranked['rate']:g}, variants with fewer dead units:",
+            ranked["variants_with_fewer_dead_units_by_loss"],
         )
+
+
+def _print_ranking(ranked: Mapping, task: str):
+    plain = ranked["plain"][task]
+    low, high = plain["dead"]["interval"]
+    print(
+        f"\n{task} at rate {ranked['rate']:g}: plain ReLU has {plain['dead']['estimate']:.3f} "
+        f"[{low:.3f}, {high:.3f}] of its units dead at the end, "
+        f"{plain['diverged']['estimate']:.2f} of its runs diverged, median held-out loss {plain['held_loss']['median']}. Differences:"
+    )
+    print(
+        f"{'':42}{'dead or diverged':>24}{'log held-out loss':>24}{'diverged':>9}{'time':>6}"
+        f"{'wrong way':>10}"
+    )
+    for row in ranked["rows"]:
+        entry = row["tasks"][task]
         print(
-            f"{'':42}{'dead or diverged':>24}{'log held-out loss':>26}{'time':>6}{'wrong way':>11}"
+            f"{row['label']:42}{_told(entry['difference']['dead']):>24}"
+            f"{_told(entry['difference']['held_loss']):>24}"
+            f"{entry['diverged']['estimate']:9.2f}{row['time']['ratio']:6.2f}"
+            f"{entry['wrong_way']['estimate']:10.3f}"
         )
-        for row in summary["ranking"]:
-            entry = row["tasks"][task]
-            print(
-                f"{row['label']:42}{_told(entry['difference']['dead']):>24}"
-                f"{_told(entry['difference']['held_loss']):>26}{row['time']['ratio']:6.2f}"
-                f"{entry['wrong_way']['estimate']:11.3f}"
-            )
-    print("\nvariants with fewer dead units:", summary["variants_with_fewer_dead_units_by_loss"])
 
 
 def _told(difference: Mapping | None) -> str:

@@ -1,6 +1,7 @@
 """Figures of experiments/remedies.py, from its summary alone: the ranking of the remedies with
 their paired intervals, and the shapes of the activations with their derivatives."""
 
+import functools
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
@@ -38,10 +39,11 @@ SHAPE_NAMES = {
 }
 
 
-def draw_ranking(summary: Mapping) -> Figure:
-    """Every remedy at the base rate, and the lower rate alone, against plain ReLU: dead and flat
+def draw_ranking(summary: Mapping, place: int = 0) -> Figure:
+    """Every remedy at a base rate (the number of its ranking), and the lower rate alone, against plain ReLU: dead and flat
     units from birth, recovery of the same dead cohort, held-out error, and time of a step."""
-    rows = [row for row in summary["ranking"] if not row["low_rate"] or row["arm"] == "relu"]
+    ranked = summary["rankings"][place]
+    rows = [row for row in ranked["rows"] if not row["low_rate"] or row["arm"] == "relu"]
     first_bias = f"recovered {summary['biases'][0]:g}"
     panels = (
         ("dead", "dead or diverged", "change of share"),
@@ -71,16 +73,16 @@ def draw_ranking(summary: Mapping) -> Figure:
             for task, c, m in zip(summary["tasks"], TASK_COLOURS, TASK_MARKERS, strict=False)
         ]
         figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
-        figure.supxlabel(textwrap.fill(_caption(summary), 150), fontsize=6.5, color="0.25")
+        figure.supxlabel(textwrap.fill(_caption(summary, ranked), 150), fontsize=6.5, color="0.25")
     return figure
 
 
-def _caption(summary: Mapping) -> str:
-    config, base = summary["config"], summary["base"]
+def _caption(summary: Mapping, ranked: Mapping) -> str:
+    config, base = summary["config"], ranked["plain"]
     hidden = "-".join(str(width) for width in config["hidden"])
     dead = ", ".join(f"{task} {row['lost']['estimate']:.2f}" for task, row in base.items())
     return (
-        f"Against plain ReLU at learning rate {summary['rate']:g}, momentum {config['momentum']:g} "
+        f"Against plain ReLU at learning rate {ranked['rate']:g}, momentum {config['momentum']:g} "
         f"(share lost: {dead}). Hidden {hidden}, batch {config['batch_size']}, {config['steps']} "
         f"steps, {summary['seeds']} seeds; bars: 95 %, paired by seed. Dead: max z <= 0 over the "
         f"{config['examples']} training examples; flat: derivative exactly 0 on all. Filled: "
@@ -189,5 +191,6 @@ def draw_activations(summary: Mapping) -> Figure:
 
 REMEDIES_FIGURES: dict[str, Callable[[Mapping], Figure]] = {
     "remedies_ranking": draw_ranking,
+    "remedies_ranking_mild": functools.partial(draw_ranking, place=1),
     "remedies_activations": draw_activations,
 }
