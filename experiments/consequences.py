@@ -13,6 +13,7 @@ what is stored. About TIME_DEFAULT on two cores; `--quick` under a minute.
 """
 
 import dataclasses
+import io
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ import xarray as xr
 from relu_dynamics import (
     claims,
     cli,
+    ensembles,
     estimates,
     figures,
     figures_consequences,
@@ -32,6 +34,7 @@ from relu_dynamics import (
     statistics,
     store,
     studies,
+    tasks,
     training,
 )
 from relu_dynamics.axes import Grid, make_grid
@@ -148,11 +151,23 @@ def make_study(options: Options) -> dict[str, Grid]:
             change = {"hidden": (width, width), "killed_at": half * late, "killed_fraction": 0.0}
             add(killed_name(width, late), options.config, axes, **change)
         add(capacity_name(width), options.capacity, axes, hidden=(width, width))
-    sizes = {left(width, share) for width in options.widths for share in options.smaller}
-    for size in sorted(sizes, reverse=True):
-        rate = {"learning_rate": (options.config.learning_rate,)}
-        add(missing_name(size), options.config, rate, hidden=(size, size))
     return grids
+
+
+def make_new(options: Options) -> dict[str, Grid]:
+    """The grid of every new and smaller network, by name: one cell each."""
+    check(options)
+    sizes = {left(width, share) for width in options.widths for share in options.smaller}
+    axes = {"learning_rate": (options.config.learning_rate,)}
+    return {
+        missing_name(size): make_grid(
+            dataclasses.replace(options.config, hidden=(size, size)),
+            axes,
+            options.seeds,
+            root_seed=options.root_seed,
+        )
+        for size in sorted(sizes, reverse=True)
+    }
 
 
 def check(options: Options) -> None:
@@ -183,18 +198,19 @@ def check(options: Options) -> None:
 
 def run(options: Options) -> None:
     """Compute -> store -> draw."""
-    study = make_study(options)
+    study, new = make_study(options), make_new(options)
     more = (options.threshold, options.smaller, options.widths, options.fast_compile)
-    question = studies.question_hash(study, *more)
+    question = studies.question_hash(study | new, *more)
     out = options.out or pathlib.Path("runs") / f"consequences-{question[:12]}"
     if options.draw:
         results = studies.open_study(study, out)
-        summary = summarize(options, results)
+        summary = summarize(options, results, open_new(options, new, out))
     else:
         started = time.monotonic()
         jax.config.update("jax_disable_most_optimizations", options.fast_compile)
         results = studies.sweep_study(study, out)
-        summary = summarize(options, results)
+        train_new(new, out)
+        summary = summarize(options, results, open_new(options, new, out))
         summary["wall_seconds"] = round(time.monotonic() - started, 2)
         store.write_summary(out, summary)
         print_summary(summary)
@@ -268,14 +284,13 @@ def per_run(result: xr.Dataset, threshold: float) -> dict[str, np.ndarray]:
     """What is compared, [cells, seeds] each: held-out loss and error, steps to the threshold
     (censored ones at the horizon) and whether it was reached; units that are dead at the last look
     and were not killed, killed units that came back."""
-    config, (axis,) = estimates.config_of(result), estimates.axis_names(result)
+    config, axis = estimates.config_of(result), "killed_fraction"
     at = lambda name, *rest: result[name].transpose(axis, "seed", *rest).values  # noqa: E731
     every, horizon = config["probe_every"], config["steps"]
     steps = steps_to_threshold(at("loss", "look"), threshold, every)
     margin = at("margin", "unit")
     killed = margin == -1  # exactly: weights 0, bias -1, and nothing may move them
-    shares = result[axis].values if axis == "killed_fraction" else np.zeros(1)
-    wanted = sum(np.round(shares * width) for width in config["hidden"])
+    wanted = sum(np.round(result[axis].values * width) for width in config["hidden"])
     return {
         "loss": at("held_loss").astype(float),
         "error": at("held_error").astype(float),
@@ -286,6 +301,59 @@ def per_run(result: xr.Dataset, threshold: float) -> dict[str, np.ndarray]:
         "awakened": wanted[:, None] - killed.sum(-1),
         "diverged": at("diverged_at") != NEVER,
     }
+
+
+# One cell of a small network is no work for a block of cells: its lanes are seeds, a file a size.
+
+
+def new_reading(config: Config, task: tasks.Task, run: training.Run) -> dict[str, jax.Array]:
+    """What `per_run` needs of one run."""
+    return {
+        "loss": run.held_loss,
+        "error": run.held_error,
+        "losses": run.trace.loss,
+        "died": (run.history.margin <= 0).sum(),
+        "diverged": run.history.diverged_at != NEVER,
+    }
+
+
+def train_new(new: Mapping[str, Grid], out: pathlib.Path) -> None:
+    """Trains the new and smaller networks and stores what is read of them, [seeds, ...] each."""
+    for name, grid in new.items():
+        path = out / f"{name}-{grid.hash[:12]}.npz"
+        if not path.is_file():
+            print(f"{name}: {grid.runs:,} runs of {grid.config.steps:,} steps", flush=True)
+            read = ensembles.train_all(grid, new_reading, 25)
+            held = io.BytesIO()
+            np.savez(held, **{field: values[:, 0] for field, values in read.items()})
+            store.write_whole(path, held.getvalue())
+
+
+def open_new(
+    options: Options, new: Mapping[str, Grid], out: pathlib.Path
+) -> dict[str, dict[str, np.ndarray]]:
+    """`per_run` of the stored new and smaller networks, [1, seeds] each."""
+    numbers = {}
+    every, horizon = options.config.probe_every, options.config.steps
+    for name, grid in new.items():
+        path = out / f"{name}-{grid.hash[:12]}.npz"
+        if not path.is_file():
+            raise ValueError(f"{str(path)!r} is not there; run the experiment first.")
+        with np.load(path) as read:
+            losses = read["losses"]
+            steps = steps_to_threshold(losses, options.threshold, every)
+            row = {
+                "loss": read["loss"].astype(float),
+                "error": read["error"].astype(float),
+                "steps": np.minimum(steps, horizon).astype(float),
+                "reached": steps <= horizon,
+                "training_loss": losses[:, -1].astype(float),
+                "died": read["died"],
+                "awakened": np.zeros(len(losses)),
+                "diverged": read["diverged"],
+            }
+        numbers[name] = {field: values[None] for field, values in row.items()}
+    return numbers
 
 
 def mean_row(values: np.ndarray, bounds: tuple[float, float] | None = None) -> dict[str, Any]:
@@ -412,9 +480,11 @@ def worse_row(
 # Summary ------------------------------------------------------------------------------------------
 
 
-def summarize(options: Options, results: Mapping[str, xr.Dataset]) -> dict[str, Any]:
-    """All rows and claims, from the stored results."""
-    numbers = {name: per_run(result, options.threshold) for name, result in results.items()}
+def summarize(
+    options: Options, results: Mapping[str, xr.Dataset], new: Mapping[str, Mapping]
+) -> dict[str, Any]:
+    """All rows and claims, from the stored results and `open_new`."""
+    numbers = {name: per_run(result, options.threshold) for name, result in results.items()} | new
     fractions = np.array(options.fractions)
     rows, tests = [], []
     for width in options.widths:
@@ -429,8 +499,8 @@ def summarize(options: Options, results: Mapping[str, xr.Dataset]) -> dict[str, 
                 for i, share in enumerate(options.fractions)
             ]
         for share in options.smaller:
-            new = {n: v[0] for n, v in numbers[missing_name(left(width, share))].items()}
-            rows.append(_row("new and smaller", width, share, new))
+            own = {n: v[0] for n, v in numbers[missing_name(left(width, share))].items()}
+            rows.append(_row("new and smaller", width, share, own))
         early, memory = arms["killed at step 0"], arms["memorizing"]
         for quantity, curves in (
             ("held-out loss", early["loss"].T),
