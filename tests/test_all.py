@@ -1,11 +1,10 @@
 """experiments/all.py: its table, its resume and its pages, with scripts that cost nothing."""
 
-import importlib.util
 import json
 import pathlib
-import sys
 
 import pytest
+from loading import load
 from PIL import Image, PngImagePlugin
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "experiments" / "all.py"
@@ -13,11 +12,7 @@ SCRIPT = pathlib.Path(__file__).parents[1] / "experiments" / "all.py"
 
 @pytest.fixture(scope="module")
 def experiment():
-    spec = importlib.util.spec_from_file_location("all_experiments", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load(SCRIPT)
 
 
 CLAIM = {

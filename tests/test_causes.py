@@ -2,7 +2,6 @@
 ranks from numbers made by hand, and a run as a user starts it."""
 
 import dataclasses
-import importlib.util
 import json
 import pathlib
 import subprocess
@@ -12,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 import xarray as xr
+from loading import load
 
 from relu_dynamics import claims, estimates, models, tasks, training
 from relu_dynamics.axes import make_grid
@@ -20,15 +20,7 @@ from relu_dynamics.config import Config
 SCRIPT = pathlib.Path(__file__).parents[1] / "experiments" / "causes.py"
 
 
-def _load():
-    spec = importlib.util.spec_from_file_location("causes_experiment", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-experiment = _load()
+experiment = load(SCRIPT)
 ONE = dataclasses.replace(experiment.DEFAULTS, tasks=("teacher_student",), seeds=30)
 
 

@@ -1,7 +1,6 @@
 """experiments/channels.py: one channel open at a time, forks and accounts beside it."""
 
 import dataclasses
-import importlib.util
 import json
 import pathlib
 import subprocess
@@ -10,6 +9,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from loading import load
 
 from relu_dynamics import certificates, channels, grids, statistics, store, training
 from relu_dynamics.claims import VERDICTS
@@ -20,15 +20,7 @@ SCRIPT = pathlib.Path(__file__).parents[1] / "experiments" / "channels.py"
 pytestmark = pytest.mark.slow  # nine programs to compile
 
 
-def _load():
-    spec = importlib.util.spec_from_file_location("channels_experiment", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-experiment = _load()
+experiment = load(SCRIPT)
 TINY = dataclasses.replace(
     experiment.QUICK,
     config=dataclasses.replace(

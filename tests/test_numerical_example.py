@@ -1,7 +1,6 @@
 """experiments/numerical_example.py: every source of movement against its closed form."""
 
 import dataclasses
-import importlib.util
 import json
 import pathlib
 import subprocess
@@ -10,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import xarray as xr
+from loading import load
 from scipy.special import ndtr
 
 from relu_dynamics import outcomes, store, theory
@@ -18,15 +18,7 @@ SCRIPT = pathlib.Path(__file__).parents[1] / "experiments" / "numerical_example.
 SLOW, FAST, FASTER = 1e-4, 1e-2, 1e-1
 
 
-def _load():
-    spec = importlib.util.spec_from_file_location("numerical_example", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-example = _load()
+example = load(SCRIPT)
 OPTIONS = dataclasses.replace(example.QUICK, seeds=24)
 
 

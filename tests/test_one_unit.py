@@ -1,7 +1,6 @@
 """experiments/one_unit.py and relu_dynamics/unit_figures.py: the life of one unit."""
 
 import dataclasses
-import importlib.util
 import json
 import pathlib
 import subprocess
@@ -10,6 +9,7 @@ import sys
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from loading import load
 from PIL import Image
 
 from relu_dynamics import unit_figures
@@ -18,15 +18,7 @@ from relu_dynamics.outcomes import NEVER
 SCRIPT = pathlib.Path(__file__).parents[1] / "experiments" / "one_unit.py"
 
 
-def _load():
-    spec = importlib.util.spec_from_file_location("one_unit", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-experiment = _load()
+experiment = load(SCRIPT)
 MARGIN = np.array([2.0, 1.0, -1.0, -3.0, -2.0, -0.5, 0.5, 1.0])
 LIFE = unit_figures.Life(
     np.arange(8), MARGIN, MARGIN - 2, np.full(8, 0.5), MARGIN - 4, death=2, recovery=6

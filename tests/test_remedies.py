@@ -2,7 +2,6 @@
 made by hand, and a run as a user starts it."""
 
 import dataclasses
-import importlib.util
 import json
 import pathlib
 import subprocess
@@ -11,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import xarray as xr
+from loading import load
 
 from relu_dynamics import claims, config, models, theory
 from relu_dynamics.outcomes import NEVER, Outcome
@@ -18,15 +18,7 @@ from relu_dynamics.outcomes import NEVER, Outcome
 SCRIPT = pathlib.Path(__file__).parents[1] / "experiments" / "remedies.py"
 
 
-def _load():
-    spec = importlib.util.spec_from_file_location("remedies_experiment", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-experiment = _load()
+experiment = load(SCRIPT)
 
 
 # Activations --------------------------------------------------------------------------------------
