@@ -1,7 +1,6 @@
 """The experiment on what dead units cost: options, arithmetic, and a dead unit is a missing one."""
 
 import dataclasses
-import importlib
 import json
 import pathlib
 import subprocess
@@ -10,13 +9,13 @@ import sys
 import jax
 import numpy as np
 import pytest
+from loading import load
 
 from relu_dynamics import models, statistics, training
 from relu_dynamics.config import Config
 
 ROOT = pathlib.Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "experiments"))
-consequences = importlib.import_module("consequences")
+consequences = load(ROOT / "experiments" / "consequences.py")
 
 FRACTIONS = np.round(np.arange(10) * 0.1, 1)
 SMALL = Config(

@@ -1,7 +1,6 @@
 """The reproductions: the NAME, bad input, and the arithmetic against known answers."""
 
 import dataclasses
-import importlib
 import json
 import pathlib
 import subprocess
@@ -10,13 +9,13 @@ import sys
 import jax
 import numpy as np
 import pytest
+from loading import load
 
 from relu_dynamics import cli, models, statistics, theory, training
 from relu_dynamics.config import Config
 
 ROOT = pathlib.Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "experiments"))
-reproductions = importlib.import_module("reproductions")
+reproductions = load(ROOT / "experiments" / "reproductions.py")
 NAMES = tuple(reproductions.COMMANDS)
 
 
