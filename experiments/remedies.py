@@ -810,7 +810,8 @@ def _print_ranking(ranked: Mapping, task: str):
     print(
         f"\n{task} at rate {ranked['rate']:g}: plain ReLU has {plain['dead']['estimate']:.3f} "
         f"[{low:.3f}, {high:.3f}] of its units dead at the end, "
-        f"{plain['diverged']['estimate']:.2f} of its runs diverged, median held-out loss {plain['held_loss']['median']}. Differences:"
+        f"{plain['diverged']['estimate']:.2f} of its runs diverged, median held-out loss "
+        f"{plain['held_loss']['median']}. Differences:"
     )
     print(
         f"{'':42}{'dead or diverged':>24}{'log held-out loss':>24}{'diverged':>9}{'time':>6}"
