@@ -41,8 +41,8 @@ SHAPE_NAMES = {
 
 def draw_ranking(summary: Mapping, place: int = 0) -> Figure:
     """Every remedy at a base rate (the number of its ranking), and the lower rate alone, against
-    plain ReLU: dead and flat units from birth, recovery of the same dead cohort, held-out error,
-    and time of a step."""
+    plain ReLU: dead and flat units from birth, recovery of the same dead cohort, held-out loss, and
+    time of a step."""
     ranked = summary["rankings"][place]
     rows = [row for row in ranked["rows"] if not row["low_rate"] or row["arm"] == "relu"]
     first_bias = f"recovered {summary['biases'][0]:g}"
