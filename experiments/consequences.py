@@ -9,7 +9,7 @@ several widths, because 40 % of many units may be nothing and 40 % of few all. C
 random labels are memorized, where no regularity helps.
 
 Writes one result an arm, summary.json and consequences.png/.pdf to --out; `--draw` draws again from
-what is stored. About TIME_DEFAULT on two cores; `--quick` under a minute.
+what is stored. About sixteen CPU minutes, so eight on two cores; `--quick` about one CPU minute.
 """
 
 import dataclasses

@@ -75,7 +75,7 @@ def _draw_relative(axes: Axes, summary):
         ylabel="loss / loss without dead",
         title="a tenth worse: from where?",
     )
-    ticks = [t for t in (0.8, 0.9, 1, 1.1, 1.5, 2, 3, 5) if axes.get_ylim()[0] <= t]
+    ticks = [t for t in (0.8, 1, 1.5, 2, 3, 5) if axes.get_ylim()[0] <= t]
     axes.set_yticks(ticks, [f"{t:g}" for t in ticks])
     axes.minorticks_off()
 

@@ -64,7 +64,9 @@ def draw_born_dead(summary: Summary) -> Figure:
         ticks = sorted({row["depth"] for row in rows})
         axes.set_xticks(ticks, [str(t) for t in ticks])
         axes.minorticks_off()
-        axes.legend(title="width", title_fontsize=7, loc="lower right", ncols=2, columnspacing=0.8)
+        figure.legend(
+            title="width", title_fontsize=7, loc="outside upper center", ncols=6, columnspacing=0.6
+        )
         most, least = (f(row["trials"] for row in rows) for f in (max, min))
         networks = f"{most:,}" if most == least else f"{most:,} (asymmetric: {least:,})"
         _caption(
