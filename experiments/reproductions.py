@@ -1082,8 +1082,8 @@ def run_continual(options: Continual) -> None:
             "(tau = 0 dormant on the whole period, not on a batch)",
             "interval": "clustered by seed, 95 %",
             "reduced": f"{options.bit_periods} periods of {options.bit_period:,} steps against a "
-            f"million steps in the paper, and {options.digit_periods} of {options.digit_period} steps "
-            "on 8 x 8 digits with three layers of 32 units against 800 of 60,000 images with "
+            f"million steps in the paper, and {options.digit_periods} of {options.digit_period} "
+            "steps on 8 x 8 digits with three layers of 32 units against 800 of 60,000 images with "
             "three of 2,000: nothing is said about losses that appear later",
             "rows": rows,
             "table": continual_table(rows),

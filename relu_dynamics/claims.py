@@ -179,7 +179,7 @@ def write_page(
     source. `figures` is the folder of the figures as seen from the page. Raises a ValueError for a
     verdict that is not one of `VERDICTS`.
     """
-    rows = [(row, command) for command, summary in scripts for row in summary["claims"]]
+    rows = [(row, command) for command, summary in scripts for row in summary.get("claims", [])]
     for row, _ in rows:
         check_choice("verdict", row["verdict"], VERDICTS)
     sources = list(dict.fromkeys([*ARTICLES, *(row["source"] for row, _ in rows)]))
