@@ -204,7 +204,7 @@ def draw_layers(summary: Summary) -> Figure:
             ylim=(-0.03, 1.25),
             yticks=np.arange(0, 1.01, 0.2),
             title="a quarter begins dead (layer 1: "
-            f"{certified['never']} of {certified['dead']} certified never)",
+            f"{certified['never']}/{certified['dead']} certified)",
         )
         for axes in (left, right):
             axes.set(xlabel="hidden layer", xticks=layers, xlim=(0.5, layers.max() + 0.5))

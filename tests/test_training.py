@@ -325,7 +325,7 @@ def test_initializers_have_their_variance(initializer):
     variance = {
         "he_normal": 2 / 200, "he_uniform": 2 / 200, "xavier_normal": 2 / 500,
         "xavier_uniform": 2 / 500, "lecun_normal": 1 / 200, "orthogonal": 2 / 300,
-        "too_small": 0.02 / 200, "too_large": 200 / 200,
+        "too_small": 0.02 / 200, "too_large": 200 / 200, "torch_default": 1 / 600,
     }[initializer]  # fmt: skip
     # 60,000 entries: the relative standard error of a variance is 0.006.
     assert abs(np.var(kernel) / variance - 1) < 0.035
