@@ -105,6 +105,7 @@ SCRIPTS = (
         {
             "remedies_ranking": "What helps against dead units, against plain ReLU on the same "
             "seeds, and what it costs.",
+            "remedies_ranking_mild": "The same where plain ReLU loses fewer units.",
             "remedies_activations": "Activations and their derivatives, with the points where a "
             "gradient ends or turns.",
         },
