@@ -16,7 +16,8 @@ that matters for learning). The price: held-out loss and error, steps that take 
 that point the wrong way.
 
 Writes one result an arm, summary.json, and remedies_ranking, remedies_ranking_mild and
-remedies_activations as .png/.pdf to --out; `--draw` draws again from summary.json. TIME_STATEMENT
+remedies_activations as .png/.pdf to --out; `--draw` draws again from summary.json. 15 minutes of
+CPU time (20 minutes by the clock on two cores shared with other jobs).
 """
 
 import concurrent.futures
