@@ -19,6 +19,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import rich.console
 import rich.progress
@@ -244,7 +245,7 @@ def write_pages(
         "# Gallery",
         "",
         "Written by `experiments/all.py`. Run times are of the whole script, compiling included, "
-        f"on {_machine()}; no GPU was at hand.",
+        f"on {_machine()}, whatever else the machine was doing.",
     ]
     for script in scripts:
         command = " ".join(command_of(script, size))
@@ -278,8 +279,12 @@ def copy_figure(source: pathlib.Path, stem: str, folder: pathlib.Path) -> str:
 
 
 def _machine() -> str:
+    """What the scripts ran on, in words."""
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        return f"one {device.device_kind}"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{cores} cores ({platform.machine()})"
+    return f"{cores} CPU cores ({platform.machine()})"
 
 
 if __name__ == "__main__":
