@@ -127,13 +127,14 @@ def observe_batch(
 
 def observe_losses(history: History, first: jax.Array, losses: jax.Array) -> History:
     """The history after the training losses of a stretch of steps, [steps, ...] from step `first`
-    on; `diverged_at` is [...].
+    on, [] or [...]; `diverged_at` is [...].
 
     Of a stretch rather than of a step: a pass over what is recorded anyway costs less than one
     more operation at every step.
     """
     count = losses.shape[0]
-    steps = first + jnp.arange(count).reshape(count, *[1] * (losses.ndim - 1))
+    offsets = jnp.arange(count).reshape(count, *[1] * (losses.ndim - 1))
+    steps = jnp.broadcast_to(first, losses.shape[1:])[None] + offsets
     later = jnp.iinfo(jnp.int32).max
     at = probes.halve(jnp.minimum, jnp.where(jnp.isfinite(losses), later, steps))
     return history._replace(diverged_at=_first(history.diverged_at, at < later, at))
