@@ -72,8 +72,8 @@ MUTATIONS = (
     Mutation(
         "deviations of z are those of a sample, 1/(n-1)",
         "probes.py",
-        "halve(jnp.add, (z - mean[None, :]) ** 2) / size)",
-        "halve(jnp.add, (z - mean[None, :]) ** 2) / (size - 1))",
+        "each=lambda z: (z - mean[None, :]) ** 2) / size)",
+        "each=lambda z: (z - mean[None, :]) ** 2) / (size - 1))",
         "test_probes.py",
     ),
     Mutation(
