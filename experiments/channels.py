@@ -41,6 +41,7 @@ from relu_dynamics import (
     models,
     statistics,
     store,
+    studies,
     tasks,
     theory,
     training,
@@ -1065,7 +1066,7 @@ def run(options: Options) -> None:
         finally:
             jax.config.update("jax_disable_most_optimizations", fast)
     results = {name: store.open_result(out / name).load() for name in named}
-    summary = read_summary(out)
+    summary = studies.read_summary(out)
     attributes = next(iter(results.values())).attrs | {"grid_hash": digest}
     panels = [panel for panel in summary["panels"] if panel["name"] in results]
     for name, figure in {
@@ -1087,14 +1088,6 @@ def _check_forks(options: Options) -> None:
             raise ValueError(f"{field}={getattr(options, field)} is too few.")
     for change in chosen_forks(options).values():
         fork_config(options, change)
-
-
-def read_summary(out: pathlib.Path) -> dict:
-    """What an earlier run wrote; raises a `FolderError` when there is none."""
-    path = out / store.SUMMARY_FILE
-    if not path.is_file():
-        raise store.FolderError(f"{str(path)!r} is not there; run the experiment first.")
-    return json.loads(path.read_text())
 
 
 def compute(options: Options, chosen: list[Channel], named: dict[str, Grid], out) -> dict:
