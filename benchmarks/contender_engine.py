@@ -4,13 +4,16 @@ The engine draws its own data, so the workload is made by it too: `streams` repl
 of the same config trains on, and every other contender gets those arrays.
 """
 
+import math
 import os
+from dataclasses import replace
 
 import numpy as np
 from workloads import MOMENTUM, STATISTICS, Workload, pack
 
 BATCH = {"w1": 32, "w2": 64}
 EXAMPLES = 4096
+OWN_BATCHES = 100  # Steps whose batches are drawn together, where every run has its own.
 
 
 def make_config(name: str, steps: int):
@@ -57,15 +60,13 @@ def streams(name: str, seeds: int, steps: int) -> dict[str, np.ndarray]:
 class Engine:
     """The engine on all cores. With `statistics` it is `sweep`, as a user calls it, which records
     every unit's statistics at every step; without, the same block program with its history
-    dropped, so that XLA prunes the statistics."""
+    dropped, so that XLA prunes the statistics. With `own_batches` every run draws its own."""
 
-    def __init__(self, statistics: bool):
+    def __init__(self, statistics: bool, own_batches: bool = False):
         self.statistics = statistics
+        self.own_batches = own_batches
 
     def prepare(self, work: Workload) -> None:
-        from relu_dynamics import grids
-
-        grids.use_all_cores()
         self.work = work
         self.run()
 
@@ -78,7 +79,11 @@ class Engine:
             "learning_rate": self.work.learning_rate[:side].tolist(),
         }
         steps = self.work.steps if steps is None else steps
-        return make_grid(make_config(self.work.name, steps), axes, self.work.seeds)
+        config = make_config(self.work.name, steps)
+        if self.own_batches:  # The draws of all runs between two looks are in memory at once.
+            every = math.gcd(steps, OWN_BATCHES)
+            config = replace(config, batch_order="independent", probe_every=every)
+        return make_grid(config, axes, self.work.seeds)
 
     def run(self, steps: int | None = None) -> dict[str, np.ndarray]:
         from relu_dynamics import grids

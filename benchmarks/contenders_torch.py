@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from workloads import MOMENTUM, STATISTICS, Workload, pack
 
+EXAMPLES = 64  # Batches of a seed from which runs with draws of their own choose.
+
 
 def _threads() -> None:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -157,16 +159,41 @@ class Func:
         time = torch.arange(steps + 1, dtype=torch.int32)
         rate = torch.tensor(self.work.learning_rate)
         for t in range(steps):
-            state = self.step(
-                *state, time[t], time[steps], rate, self.x[t, seeds], self.y[t, seeds]
-            )
+            state = self.step(*state, time[t], time[steps], rate, *self.examples(t, seeds))
         return state
+
+    def examples(self, t: int, seeds: slice):
+        """Inputs [seeds, batch, features] and targets [seeds, batch] of one step."""
+        return self.x[t, seeds], self.y[t, seeds]
 
 
 class FuncCompiled(Func):
     """The same, its step compiled by `torch.compile`."""
 
     compiled = True
+
+
+class FuncCompiledOwn(FuncCompiled):
+    """Compiled, and every run draws its own batches from its seed's examples."""
+
+    def prepare(self, work: Workload) -> None:
+        _threads()
+        self.work = work
+        step = _run_step(_loss_w1 if work.name == "w1" else _loss_w2)
+        own = torch.func.vmap(step, in_dims=(0,) * 6 + (None, None, 0, 0, 0))
+        self.step = _compiled(torch.func.vmap(own, in_dims=(0,) * 6 + (None, None, None, 0, 0)))
+        self.batch = work.targets.shape[2]
+        self.x = torch.tensor(work.inputs[:, :EXAMPLES]).flatten(1, 2)
+        self.y = torch.tensor(work.targets[:, :EXAMPLES]).flatten(1, 2)
+        torch.manual_seed(0)
+        self.run(steps=5)
+
+    def examples(self, t: int, seeds: slice):
+        """Inputs [seeds, cells, batch, features] and targets of one step."""
+        y = self.y[seeds]
+        chosen = torch.randint(y.shape[1], (len(y), self.work.cells, self.batch))
+        rows = torch.arange(len(y))[:, None, None]
+        return self.x[seeds][rows, chosen], y[rows, chosen]
 
 
 class Matrix:

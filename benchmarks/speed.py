@@ -31,7 +31,6 @@ BASES = ("engine", "torch-func-compile", "jax-vmap-scan", "numpy")  # Ratios are
 ONE_DEVICE = {"JAX_PLATFORMS": "cpu"}
 
 CONTENDERS = (
-    # Environment of the engine's process (XLA_FLAGS for its devices) goes into `environment`.
     Contender(
         "engine",
         "**relu_dynamics**, all statistics",
@@ -46,6 +45,15 @@ CONTENDERS = (
         threads=CORES,
         arguments=dict(statistics=False),
         statistics=False,
+    ),
+    Contender(
+        "engine-own",
+        "relu_dynamics, all statistics, every run its own batches",
+        "contender_engine:Engine",
+        threads=CORES,
+        arguments=dict(statistics=True, own_batches=True),
+        own_batches=True,
+        limits=dict(w1=dict(steps=200)),
     ),
     Contender(
         "torch-eager",
@@ -76,6 +84,14 @@ CONTENDERS = (
         "contenders_torch:FuncCompiled",
         processes=CORES,
         limits=dict(w2=dict(steps=150)),
+    ),
+    Contender(
+        "torch-func-compile-own",
+        "`torch.func` vmap + `torch.compile`, every run its own batches",
+        "contenders_torch:FuncCompiledOwn",
+        processes=CORES,
+        own_batches=True,
+        limits=dict(w1=dict(steps=100), w2=dict(steps=100)),
     ),
     Contender(
         "torch-matrix",
@@ -210,11 +226,17 @@ def measure(work, contenders, rounds: int, machine: dict) -> dict:
 def _check(team: Team) -> dict:
     """A row without samples: who ran on what, compile time, agreement, repeats a sample."""
     contender, work = team.contender, team.work
-    team.sample(steps=min(FEW_STEPS, work.steps))
-    few = team.result()
+    agreement = None
+    if not contender.own_batches:
+        team.sample(steps=min(FEW_STEPS, work.steps))
+        few = team.result()
     team.sample()  # Warm for all steps.
     seconds = team.sample()
-    agreement = compare(work, few, team.result())
+    if not contender.own_batches:
+        compared = compare(work, few, team.result())
+        agreement = dict(
+            few=compared.few._asdict(), all=compared.all._asdict(), agrees=compared.agrees
+        )
     return dict(
         title=contender.title,
         processes=contender.processes,
@@ -225,9 +247,7 @@ def _check(team: Team) -> dict:
         steps=work.steps,
         run_steps=work.run_steps,
         compile_s=team.compile_s,
-        agreement=dict(
-            few=agreement.few._asdict(), all=agreement.all._asdict(), agrees=agreement.agrees
-        ),
+        agreement=agreement,
         samples_s=[],
         repeats=min(100, max(1, round(SAMPLE_S / seconds))),
     )
@@ -235,7 +255,9 @@ def _check(team: Team) -> dict:
 
 def summarize(rows: dict, workload: str, peak_gflops: float) -> None:
     """Adds rates, GFLOP/s, share of peak and the ratio to the base row, in place."""
-    base = next((n for n in BASES if n in rows and rows[n]["agreement"]["agrees"]), None)
+    base = next(
+        (n for n in BASES if n in rows and (rows[n]["agreement"] or {}).get("agrees")), None
+    )
     rates = {n: row["run_steps"] / np.array(row["samples_s"]) for n, row in rows.items()}
     for name, row in rows.items():
         rate = np.quantile(rates[name], [0.25, 0.5, 0.75])
@@ -345,12 +367,7 @@ def _render_table(name: str, size: dict, table: dict) -> str:
 
 def _render_row(row: dict, size: dict) -> str:
     low, middle, high = (_number(r) for r in row["rate_quartiles"])
-    few, late = row["agreement"]["few"], row["agreement"]["all"]
-    verdict = f"{few['median']:.0e} / {late['median']:.0e} ({late['high']:.0e})"
-    if row["statistics"]:
-        verdict += f"; {late['units'] - late['first_active']} of {late['units']}"
-    if not row["agreement"]["agrees"]:
-        verdict = "**void**: " + verdict
+    verdict = _verdict(row)
     work = [row[k] for k in size]
     limited = f" (on {' x '.join(map(str, work))})" if work != list(size.values()) else ""
     title = row["title"] + limited
@@ -361,6 +378,17 @@ def _render_row(row: dict, size: dict) -> str:
         f"| {row['gflops']:.3g} | {100 * row['share_of_peak']:.2g} % | {ratio} "
         f"| {row['compile_s']:.1f} | {row['memory_mb']:.0f} | {verdict} |"
     )
+
+
+def _verdict(row: dict) -> str:
+    """What the row's comparison with the reference gave."""
+    if row["agreement"] is None:
+        return "not compared: draws of its own"
+    few, late = row["agreement"]["few"], row["agreement"]["all"]
+    verdict = f"{few['median']:.0e} / {late['median']:.0e} ({late['high']:.0e})"
+    if row["statistics"]:
+        verdict += f"; {late['units'] - late['first_active']} of {late['units']}"
+    return verdict if row["agreement"]["agrees"] else "**void**: " + verdict
 
 
 def _number(rate: float) -> str:

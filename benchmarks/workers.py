@@ -31,6 +31,7 @@ class Contender:
     limits: dict = field(default_factory=dict)  # Arguments of Workload.limit by workload name.
     workloads: tuple[str, ...] = ("w1", "w2")
     statistics: bool = True
+    own_batches: bool = False  # Every run draws its own: nothing to compare number by number.
 
 
 class NotRun(Exception):

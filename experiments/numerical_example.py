@@ -35,6 +35,7 @@ from relu_dynamics import (
     claims,
     cli,
     figures,
+    grids,
     outcomes,
     statistics,
     store,
@@ -502,7 +503,7 @@ def noise_closed_form(config: Config, kind: str, rate: float, steps: np.ndarray)
 def simulate(options: Options) -> xr.Dataset:
     """Every source at every learning rate, labelled, with its closed form.
 
-    Cases that share a program are its lanes; programs compile and run side by side on all devices.
+    Cases that share a program are its lanes; programs compile and run side by side.
     """
     cases = make_cases(options)
     lanes_bytes = training.trace_bytes(cases[0].config, True) * len(cases)
@@ -511,7 +512,7 @@ def simulate(options: Options) -> xr.Dataset:
     for case in cases:
         program = jax.tree.structure(case.config)  # holds the static fields and which are None
         groups.setdefault(program, []).append(case)
-    devices = jax.local_devices()
+    devices = grids.places()
     jobs = [functools.partial(run_noise, options)]
     jobs += [functools.partial(run_group, group, options.root_seed) for group in groups.values()]
 

@@ -38,6 +38,7 @@ from relu_dynamics import (
     estimates,
     figures,
     figures_remedies,
+    grids,
     models,
     statistics,
     store,
@@ -590,7 +591,7 @@ def timings(options: Options) -> dict[str, dict]:
     interval is that of the mean logarithm over rounds. It speaks of this small network and machine.
     """
     names, task = arm_names(options), options.tasks[0]
-    with concurrent.futures.ThreadPoolExecutor(jax.local_device_count()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(len(grids.places())) as pool:
         programs = dict(
             zip(names, pool.map(lambda n: _program(options, task, n), names), strict=True)
         )

@@ -20,7 +20,6 @@ from relu_dynamics.axes import Grid as Grid
 from relu_dynamics.axes import make_grid as make_grid
 from relu_dynamics.config import Config as Config
 from relu_dynamics.grids import sweep as sweep
-from relu_dynamics.grids import use_all_cores as use_all_cores
 from relu_dynamics.outcomes import Outcome as Outcome
 from relu_dynamics.store import open_result as open_result
 from relu_dynamics.training import Run as Run

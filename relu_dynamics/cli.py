@@ -49,7 +49,7 @@ class Stopped(KeyboardInterrupt):
 
 
 def main(run: Callable[[Any], None], defaults: Any, quick: Any, description: str) -> None:
-    """Parses the command line, lets JAX use all cores and calls `run(options)`.
+    """Parses the command line and calls `run(options)`.
 
     Ends as `guard` says.
     """
@@ -57,7 +57,6 @@ def main(run: Callable[[Any], None], defaults: Any, quick: Any, description: str
     def parse_and_run():
         options = parse(sys.argv[1:], defaults, quick, description)
         use_private_cache()
-        grids.use_all_cores()
         run(options)
 
     guard(parse_and_run)
@@ -114,7 +113,6 @@ def main_by_name(commands: Mapping[str, Command], description: str) -> None:
             raise ValueError("all: takes no option but --quick; give one NAME for its options.")
         chosen = [(commands[each].run, parse(arguments, *commands[each][1:])) for each in names]
         use_private_cache()
-        grids.use_all_cores()
         for run, options in chosen:
             run(options)
 

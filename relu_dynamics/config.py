@@ -134,7 +134,9 @@ class Config:
     batch_size: int | None = _static(64)
     """Examples a step, drawn with replacement; None trains on all examples at every step."""
     batch_order: str = _static("random")
-    """random (drawn with replacement) or sequential (examples in their order, over and over)."""
+    """random (drawn with replacement, the same for all cells of a seed), independent (likewise, but
+    every cell draws its own: slower, see docs/speed.md) or sequential (examples in their order,
+    over and over)."""
     steps: int = _static(1000)
     """Number of steps, the horizon T."""
 
@@ -173,7 +175,7 @@ _CHOICES = {
     "normalization": NORMALIZATIONS,
     "decay_kind": ("coupled", "decoupled"),
     "decay_targets": ("all", "weights", "biases"),
-    "batch_order": ("random", "sequential"),
+    "batch_order": ("random", "independent", "sequential"),
     "schedule": SCHEDULES,
 }
 _RANGES = {  # field: (test, rule in words)

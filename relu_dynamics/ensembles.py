@@ -26,14 +26,14 @@ def over(function: Callable[..., Any], values: Any, lanes: int, shared: Any = ()
     [values, ...].
 
     Compiled once for `lanes` values a call (the last call is padded and cut); calls go to the local
-    devices in turn. The number of lanes may change the last bits of a result, the number of devices
-    does not.
+    devices (cores) in turn. The number of lanes may change the last bits of a result, the number of
+    devices does not.
     """
     values = np.asarray(values)
     size, lanes = len(values), min(lanes, len(values))
     program = jax.jit(jax.vmap(function, in_axes=(0, *[None] * len(shared))))
     values = np.concatenate([values, np.repeat(values[-1:], -size % lanes, axis=0)])
-    devices = jax.local_devices()
+    devices = grids.places()
 
     def call(number):
         part = values[number * lanes : (number + 1) * lanes]

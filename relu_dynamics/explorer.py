@@ -731,7 +731,6 @@ def main() -> None:
     given = parser.parse_args()
 
     def write():
-        grids.use_all_cores()
         path = explore(_open(given.folders), given.out)
         print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
 

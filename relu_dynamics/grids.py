@@ -51,18 +51,18 @@ class BlockResult(NamedTuple):
     held_error: jax.Array  # [lanes]
 
 
-def use_all_cores() -> int:
-    """Lets JAX see one CPU device a core, and returns how many local devices there are.
+def places() -> list[Device]:
+    """The local devices on which blocks run at the same time: every accelerator once, CPU devices
+    once a core of this process.
 
-    Call it before the first JAX computation of a process; later it has no effect, since JAX
-    fixes its devices at the first use. On an accelerator it changes nothing.
+    Calls of one compiled program run side by side on a CPU device. A device a core would be as
+    fast, but compile every program once a device.
     """
+    devices = jax.local_devices()
+    if devices[0].platform != "cpu":
+        return devices
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    try:
-        jax.config.update("jax_num_cpu_devices", cores or 1)
-    except RuntimeError:  # the backend already runs: it keeps its devices
-        pass
-    return jax.local_device_count()
+    return [devices[i % len(devices)] for i in range(max(cores or 1, len(devices)))]
 
 
 def compiler_options() -> dict[str, int] | None:
@@ -181,12 +181,12 @@ def run_blocks(
     devices: list[Device] | None = None,
     program: Callable[..., BlockResult] | None = None,
 ) -> Iterator[tuple[int, BlockResult]]:
-    """Yields (block, result) as blocks finish, on all local devices at once.
+    """Yields (block, result) as blocks finish, on all local devices (`places`) at once.
 
     When the caller stops early (or an exception such as Ctrl-C arrives) blocks not yet started
     are dropped and those under way are waited for.
     """
-    devices = devices or jax.local_devices()
+    devices = devices or places()
     free: queue.SimpleQueue = queue.SimpleQueue()
     for device in devices:
         free.put(device)
@@ -575,6 +575,8 @@ def _watched(grid, blocks, progress, done, executor, devices):
         )
         for block, result in source:
             yield block, result
+            if not progress:
+                continue
             new_at_risk, new_recovered = tally(grid, result)
             runs += grid.block_size(block)
             at_risk, recovered = at_risk + new_at_risk, recovered + new_recovered

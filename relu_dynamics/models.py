@@ -391,6 +391,11 @@ def from_columns(columns: Columns) -> Params:
     return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), params)
 
 
+def affine(columns: Columns, inputs: jax.Array) -> jax.Array:
+    """z = w.x + b of every network at one input [fan_in], [lanes]."""
+    return probes.halve(jnp.add, columns.weights * inputs[:, None]) + columns.bias
+
+
 def one_unit_gradients(
     config: Config, columns: Columns, inputs: jax.Array, targets: jax.Array
 ) -> tuple[jax.Array, jax.Array, Columns]:

@@ -108,16 +108,25 @@ def _first(recorded: Array, happens: jax.Array, step: jax.Array) -> jax.Array:
     return jnp.where((recorded == NEVER) & happens, step, recorded)
 
 
+def _first_active(history: History, step: jax.Array) -> jax.Array:
+    """The first active step, after the minibatches of all steps before `step`."""
+    return _first(history.batch_first_active, history.batch_peak > 0, step - 1)
+
+
 def observe_batch(
     history: History, step: jax.Array, loss: jax.Array | None, statistics: UnitStatistics
 ) -> History:
     """The history after minibatch statistics of the forward pass at `step`. A loss of None is
-    left to `observe_losses`."""
+    left to `observe_losses`.
+
+    `batch_first_active` is a step late, until the next look: it is read from the peak so far,
+    which is in memory, for XLA would reduce z once more for every use of this step's own.
+    """
     diverged_at = history.diverged_at
     if loss is not None:
         diverged_at = _first(diverged_at, ~jnp.isfinite(loss), step)
     return history._replace(
-        batch_first_active=_first(history.batch_first_active, statistics.margin > 0, step),
+        batch_first_active=_first_active(history, step),
         batch_mean_sum=history.batch_mean_sum + statistics.mean,
         batch_peak=jnp.maximum(history.batch_peak, statistics.margin),
         batch_active_sum=history.batch_active_sum + statistics.active_fraction,
@@ -169,6 +178,7 @@ def observe_probe(
     brushes = running & (first_recovery == NEVER) & ~alive & (margin > -bound)
     keep = lambda new, old: jnp.where(running, new, old)  # noqa: E731
     return history._replace(
+        batch_first_active=_first_active(history, step),
         near_zero=history.near_zero | brushes,
         alive=keep(alive, history.alive),
         margin=keep(margin, history.margin),

@@ -13,7 +13,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import xarray as xr
 
 from relu_dynamics import grids, store
@@ -37,8 +36,8 @@ def sweep_study(
     """The labelled result of every arm, in memory; each is stored in its folder below `out`, so
     that the same call goes on after a stop. All folders are checked before the first starts.
 
-    Compiling an arm's program mostly takes longer than running it, so with many arms every device
-    trains an arm of its own; with few arms all devices share each.
+    Compiling an arm's program mostly takes longer than running it, so with many arms every core
+    or device trains an arm of its own; with few arms all share each.
     """
     folders = {name: out / folder_name(name) for name in study}
     if len(set(folders.values())) < len(study):
@@ -47,7 +46,7 @@ def sweep_study(
         )
     for name, grid in study.items():
         store.check_folder(folders[name], grid)
-    together = jax.local_devices()
+    together = grids.places()
     parts = [[device] for device in together] if len(study) > 2 * len(together) else [together]
     free: queue.SimpleQueue = queue.SimpleQueue()
     for part in parts:

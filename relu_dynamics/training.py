@@ -20,7 +20,7 @@ import numpy as np
 import optax
 
 from relu_dynamics import models, outcomes, probes, tasks
-from relu_dynamics.config import Config, validate
+from relu_dynamics.config import TRACED, Config, validate
 from relu_dynamics.outcomes import History
 from relu_dynamics.probes import LayerSummary, UnitStatistics
 from relu_dynamics.tasks import Task
@@ -165,14 +165,28 @@ def _kill(config: Config, key: jax.Array, state: State) -> State:
 
 
 def draw_batch(config: Config, key: jax.Array, step: jax.Array) -> jax.Array:
-    """Indices of the training examples of one step, [batch]; the same for all cells of a seed."""
+    """Indices of the training examples of one step, [batch]; the same for all cells of a seed,
+    unless the config's `batch_order` is "independent"."""
     size = config.examples if config.batch_size is None else config.batch_size
     if config.batch_size is None:
         return jnp.arange(size)
     if config.batch_order == "sequential":
         return (step * size + jnp.arange(size)) % config.examples
     step_key = jax.random.fold_in(purpose_key(key, "batch"), step)
+    if config.batch_order == "independent":
+        step_key = _own_key(config, step_key)
     return jax.random.randint(step_key, (size,), 0, config.examples)
+
+
+def _own_key(config: Config, key: jax.Array) -> jax.Array:
+    """The key of one cell: of its numbers rather than of its place, so that a larger grid has the
+    same."""
+    for name in TRACED:
+        value = getattr(config, name)
+        if value is not None:
+            bits = jax.lax.bitcast_convert_type(jnp.asarray(value, jnp.float32), jnp.uint32)
+            key = jax.random.fold_in(key, bits)
+    return key
 
 
 def train_step(config: Config, task: Task, key: jax.Array, state: State) -> tuple[State, Snapshot]:
@@ -245,11 +259,13 @@ def _all_units_at_once(config: Config, plain: Callable) -> Callable:
             full = jax.tree.map(
                 lambda p, b: p if b else jnp.broadcast_to(p, (lanes, *p.shape)), params, batched[0]
             )
+            columns = models.to_columns(full)
             with jax.default_matmul_precision(PRECISION):
-                losses, z, gradients = models.one_unit_gradients(
-                    config, models.to_columns(full), inputs, targets
-                )
-            statistics = jax.tree.map(lambda s: s[:, None], probes.unit_statistics((z,)))
+                losses, z, gradients = models.one_unit_gradients(config, columns, inputs, targets)
+            # The mean of z by linearity: no pass over z.
+            mean = models.affine(columns, inputs.mean(0))
+            seen = probes.unit_statistics((z,))._replace(mean=mean)
+            statistics = jax.tree.map(lambda s: s[:, None], seen)
             result = losses, statistics, models.from_columns(gradients)
         return result, jax.tree.map(lambda _: True, result)
 

@@ -1,4 +1,4 @@
-"""JAX settings of the whole suite: two CPU devices, no silent broadcasting, and cheap compiles.
+"""JAX settings of the whole suite: on CPU, no silent broadcasting, and cheap compiles.
 
 Most of the suite's time is compilation, so XLA optimizes less here. What depends on optimized
 code (bit identity) is tested in fresh processes without this flag: tests/test_bits.py.
@@ -12,7 +12,6 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 

@@ -27,7 +27,7 @@ def play(margins, *, bound=0.0, tolerance=1e-6, sustain=30, loss_at=None) -> His
     for look, margin in enumerate(margins[1:], start=1):
         loss = jnp.float32(jnp.nan if loss_at == look else 1.0)
         history = outcomes.observe_batch(
-            history, jnp.int32((look - 1) * EVERY), loss, statistics(margin)
+            history, jnp.int32(look * EVERY - 1), loss, statistics(margin)
         )
         history = outcomes.observe_probe(
             history,
@@ -145,12 +145,12 @@ def test_a_diverged_run_is_neither_alive_nor_dead():
 
 def test_a_loss_that_is_not_finite_is_divergence_too():
     h = play(column(-1, -1, -1), loss_at=1)
-    assert of(h)["diverged_at"] == 0 and code(h) == Outcome.DIVERGED
+    assert of(h)["diverged_at"] == 9 and code(h) == Outcome.DIVERGED
 
 
 def test_batch_records_stream():
     h = play(column(-1, 3, -1))
-    assert of(h)["batch_first_active"] == 0 and of(h)["batch_peak"] == 3
+    assert of(h)["batch_first_active"] == 9 and of(h)["batch_peak"] == 3
 
 
 margins = st.lists(

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import xarray as xr
 
-from relu_dynamics import models, probes, tasks, training
+from relu_dynamics import grids, models, probes, tasks, training
 from relu_dynamics.config import Config
 from relu_dynamics.outcomes import NEVER
 
@@ -265,6 +266,52 @@ def test_sequential_batches_go_through_the_examples_in_order():
     config = dataclasses.replace(SMALL, batch_order="sequential")
     drawn = [training.draw_batch(config, training.run_key(0, 0), jnp.int32(t)) for t in range(5)]
     np.testing.assert_array_equal(np.concatenate(drawn), np.arange(80) % 64)
+
+
+@pytest.mark.parametrize("hidden", [(8, 8), (1,)], ids=["layers", "one unit"])
+def test_cells_with_independent_batches_are_runs_of_their_own(hidden):
+    """A cell's draws follow from its own numbers: they differ from its neighbours', do not depend
+    on what else is in the grid, and are those of the run alone."""
+    config = dataclasses.replace(
+        SMALL, batch_order="independent", hidden=hidden, biased_layer=1, biased_units=1,
+        initial_bias=-9.0, steps=20,
+    )  # fmt: skip
+    axes = {"learning_rate": [0.01, 0.1], "initial_bias": [-9.0, -0.1]}
+    result = grids.sweep(config, axes, 2, lanes=4)
+    few = grids.sweep(config, {"learning_rate": [0.1], "initial_bias": [-9.0]}, 2, lanes=4)
+    cell = {"learning_rate": 0.1, "initial_bias": -9.0}
+    xr.testing.assert_equal(result.sel(cell).batch_mean_sum, few.sel(cell).batch_mean_sum)
+    alone = training.train(dataclasses.replace(config, learning_rate=0.1), 1)
+    np.testing.assert_allclose(
+        result.sel(cell).sel(seed=1).batch_mean_sum, alone.history.batch_mean_sum, rtol=1e-4
+    )
+    key = training.run_key(0, 1)
+    drawn = {
+        (rate, bias): np.asarray(
+            training.draw_batch(
+                dataclasses.replace(config, learning_rate=rate, initial_bias=bias), key, step
+            )
+        ).tolist()
+        for rate in axes["learning_rate"]
+        for bias in axes["initial_bias"]
+        for step in [jnp.int32(3)]
+    }
+    assert len({str(batch) for batch in drawn.values()}) == 4
+
+
+def test_independent_batches_are_uniform_and_uncorrelated_between_cells():
+    """Mean and correlation of the indices of 200 cells, each within 5 standard errors."""
+    config = dataclasses.replace(SMALL, batch_order="independent")
+    key, step = training.run_key(0, 0), jnp.int32(0)
+    rates = jnp.linspace(0.01, 0.02, 200)
+    draw = lambda rate: training.draw_batch(  # noqa: E731
+        dataclasses.replace(training.as_arrays(config), learning_rate=rate), key, step
+    )
+    drawn = np.asarray(jax.vmap(draw)(rates), float)
+    standard = (drawn - (config.examples - 1) / 2) / ((config.examples**2 - 1) / 12) ** 0.5
+    assert abs(standard.mean()) < 5 / standard.size**0.5
+    neighbours = standard[1:] * standard[:-1]
+    assert abs(neighbours.mean()) < 5 / neighbours.size**0.5
 
 
 def test_keys_do_not_alias():
