@@ -32,8 +32,10 @@ from relu_dynamics.config import (
 from relu_dynamics.outcomes import DEFINITION_VERSION
 
 SCHEMA_VERSION = 2  # of stored blocks and labelled results
-LANE_BYTES = 2**17  # activations of a layer of a whole block: stays in a core's L2 cache
-MOST_LANES = 1024
+# Activations of a layer of a whole block, by platform, and the most lanes. On CPU they stay in a
+# core's L2 cache. On an accelerator a block should fill it: on paper, not measured.
+LANE_BYTES = {"cpu": 2**17, "accelerator": 2**26}
+MOST_LANES = {"cpu": 2**10, "accelerator": 2**17}
 MOST_VALUES = 2**22  # of an axis, and seeds: the identity lists them all
 MOST_RUNS = 2**53
 VERSION_FIELDS = ("schema_version", "definition_version", "jax_version", "platform")
@@ -121,11 +123,14 @@ class Grid:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def default_lanes(config: Config) -> int:
-    """Lanes of a block: the power of two that fills LANE_BYTES with a layer's activations."""
+def default_lanes(config: Config, cells: int, platform: str = "cpu") -> int:
+    """Lanes of a block: the power of two that fills LANE_BYTES with a layer's activations, and no
+    more than `cells` need: a block holds cells of one seed, the rest of it would be padding."""
+    kind = "cpu" if platform == "cpu" else "accelerator"
     batch = config.examples if config.batch_size is None else config.batch_size
-    room = LANE_BYTES // (4 * batch * max(config.hidden))
-    return min(MOST_LANES, 2 ** int(math.log2(room))) if room > 1 else 1
+    room = LANE_BYTES[kind] // (4 * batch * max(config.hidden))
+    fits = min(MOST_LANES[kind], 2 ** int(math.log2(room))) if room > 1 else 1
+    return min(fits, 2 ** math.ceil(math.log2(cells)))
 
 
 def check_axis(name: str, values: Sequence[float]) -> tuple[float, ...]:
@@ -174,7 +179,9 @@ def make_grid(
     numbers = _check_seeds(seeds)
     if isinstance(root_seed, bool) or not isinstance(root_seed, int) or not 0 <= root_seed < 2**32:
         raise ValueError(f"root_seed={told(root_seed)} must be a whole number, >= 0 and < 2^32.")
-    lanes = default_lanes(config) if lanes is None else lanes
+    if lanes is None:
+        cells = math.prod(len(values) for _, values in checked)
+        lanes = default_lanes(config, cells, jax.default_backend())
     if isinstance(lanes, bool) or not isinstance(lanes, int) or not 1 <= lanes <= 2**20:
         raise ValueError(f"lanes={told(lanes)} must be a whole number >= 1 and <= 2^20.")
     grid = Grid(config, checked, numbers, root_seed, lanes)

@@ -564,8 +564,8 @@ def _lanes_last(step: Callable, finish: Callable) -> Callable:
         # All lanes get arrays of their own, but a common count of steps stays one number.
         own = everywhere(carry)
         own = (own[0]._replace(step=batched[1][0].step), own[1])
-        # Rows at multiples of 4 KiB would all meet in the same few places of the L1 cache.
-        spare = 16 if lanes % 1024 == 0 else 0
+        # Rows at multiples of 1 KiB would all meet in the same few places of the L1 cache.
+        spare = 16 if lanes % 256 == 0 else 0
 
         def widen(leaf, is_batched):
             ends = [(0, spare)] + [(0, 0)] * (leaf.ndim - 1)

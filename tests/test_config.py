@@ -173,6 +173,9 @@ def test_what_changes_numbers_changes_the_hash():
 
 
 def test_default_lanes_fill_the_cache():
-    assert default_lanes(Config()) == 16
-    assert default_lanes(Config(hidden=(1,), batch_size=32, biased_layer=1, biased_units=1)) == 1024
-    assert default_lanes(Config(hidden=(4096,), biased_layer=1)) == 1
+    unit = Config(hidden=(1,), batch_size=32, biased_layer=1, biased_units=1)
+    assert default_lanes(Config(), 10**6) == 16
+    assert default_lanes(unit, 10**6) == 1024
+    assert default_lanes(Config(hidden=(4096,), biased_layer=1), 10**6) == 1
+    assert [default_lanes(unit, cells) for cells in (1, 2, 5, 1000)] == [1, 2, 8, 1024]
+    assert default_lanes(unit, 10**6, "gpu") == 2**17
