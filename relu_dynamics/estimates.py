@@ -101,8 +101,14 @@ def axis_names(result: xr.Dataset) -> tuple[str, ...]:
 
 
 def config_of(result: xr.Dataset) -> dict:
-    """The base config of a stored result, as plain values."""
-    return json.loads(result.attrs["identity"])["config"]
+    """The base config of a stored result, as plain values; raises a ValueError when the result does
+    not carry it."""
+    try:
+        return json.loads(result.attrs["identity"])["config"]
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(
+            "the result's attribute `identity` holds no config; give one that a sweep returned."
+        ) from None
 
 
 def counts(

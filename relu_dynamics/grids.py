@@ -31,7 +31,7 @@ import xarray as xr
 
 from relu_dynamics import outcomes, store, tasks, training
 from relu_dynamics.axes import Grid, VersionError, grid_from_identity, make_grid
-from relu_dynamics.config import Config, told
+from relu_dynamics.config import Config, check_path, told
 from relu_dynamics.outcomes import History
 from relu_dynamics.probes import LayerSummary
 
@@ -107,6 +107,8 @@ def run_block(
 ) -> BlockResult:
     """The result of one block as host arrays, padding removed. `program` stands in for
     `block_program`, with its arguments."""
+    if not 0 <= block < grid.blocks:
+        raise ValueError(f"block={told(block)} must be one of the grid's {grid.blocks}, from 0 on.")
     arguments = _arguments(grid, block, device)
     size = grid.block_size(block)
     with _memory_answered(grid, device):
@@ -477,7 +479,7 @@ def announce(
     now, most = process_bytes()
     memory = max(most, now + sweep_bytes(grid, program, len(devices), streams=disk is not None))
     text = f"memory about {memory / 2**20:,.0f} MiB"
-    text += "" if disk is None else f", disk at most {disk / 2**20:,.0f} MiB"
+    text += "" if disk is None else f", disk at most {-(-disk // 2**20):,} MiB"
     print(f"training {blocks:,} blocks of {grid.lanes:,} runs; {text}", file=sys.stderr, flush=True)
 
 
@@ -554,6 +556,13 @@ def sweep_grid(
 ) -> xr.Dataset:
     """`sweep` for a grid that is already made, on some of the local devices (all by default)."""
     part = check_shard(shard)
+    if executor is not None and not (
+        isinstance(executor, concurrent.futures.Executor) or callable(executor)
+    ):
+        raise ValueError(
+            f"executor={told(executor)} must be a concurrent.futures.Executor, or a function that "
+            "makes one."
+        )
     if out is None:
         if part and part[1] > 1 and shard is not None:
             raise ValueError(f"shard={part[0]}/{part[1]} needs out=FOLDER, which all shards share.")
@@ -704,7 +713,7 @@ def replay(
     Raises a ValueError when there is no such cell, when versions or platform differ from those
     that made the result, and when a number differs.
     """
-    folder = None if isinstance(source, xr.Dataset) else pathlib.Path(source)
+    folder = None if isinstance(source, xr.Dataset) else check_path("source", source)
     grid = grid_from_identity(_stored_identity(source, folder))
     number = _cell_number(grid, cell)
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed not in grid.seeds:
@@ -712,13 +721,11 @@ def replay(
     block = grid.seeds.index(int(seed)) * grid.chunks + number // grid.lanes
     lane = number % grid.lanes
     result = jax.tree.map(lambda leaf: leaf[lane], run_block(grid, block))
-    if isinstance(source, xr.Dataset):
-        stored = store.cell_records(source.sel(dict(cell), method=None).sel(seed=seed))
+    if folder is None:
+        stored = store.cell_records(_selected(source, {**cell, "seed": seed}))
     else:
-        stored = {
-            name: value[lane]
-            for name, value in store.read_block(pathlib.Path(source), grid, block).items()
-        }
+        arrays = store.read_block(folder, grid, block)
+        stored = {name: value[lane] for name, value in arrays.items()}
     found = store.flatten_result(result)
     differing = [n for n in found if np.asarray(found[n]).tobytes() != stored[n].tobytes()]
     if differing:
@@ -734,10 +741,18 @@ def replay(
     return Replay(config, int(seed), block, lane, result, run)
 
 
+def _selected(result: xr.Dataset, cell: Mapping[str, float]) -> xr.Dataset:
+    """One cell and seed of a labelled result, which may be a part of what its sweep returned."""
+    try:
+        return result.sel(cell)
+    except KeyError:
+        raise ValueError(f"{dict(cell)} is not in this part of the result.") from None
+
+
 def _stored_identity(source, folder: pathlib.Path | None):
     if folder is not None:
         return store.read_identity(folder)
-    if "identity" not in source.attrs:
+    if not isinstance(source.attrs.get("identity"), str):
         raise ValueError("the result has no attribute `identity`; give one that a sweep returned.")
     return json.loads(source.attrs["identity"])
 

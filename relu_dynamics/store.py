@@ -35,7 +35,7 @@ import numpy as np
 import xarray as xr
 
 from relu_dynamics.axes import VERSION_FIELDS, Grid, VersionError
-from relu_dynamics.config import told
+from relu_dynamics.config import check_path, told
 from relu_dynamics.outcomes import NEVER, History, Outcome, classify
 from relu_dynamics.probes import LayerSummary
 
@@ -70,6 +70,10 @@ class BlockError(ValueError):
     """A stored block that is missing or does not validate."""
 
 
+class MissingBlockError(BlockError):
+    """A block that is not stored."""
+
+
 class UnfinishedError(Exception):
     """A shard is done and blocks of others are not there yet: no result to return so far."""
 
@@ -80,7 +84,7 @@ def check_folder(path: str | os.PathLike, grid: Grid) -> pathlib.Path:
     Raises a `FolderError` when it holds the result of another grid or version (naming the fields
     that differ), something else, a symbolic link, or cannot be written.
     """
-    folder = pathlib.Path(path)
+    folder = check_path("out", path)
     try:
         parent = next((p for p in (folder, *folder.absolute().parents) if p.exists()), folder)
     except (OSError, ValueError) as error:  # a name too long, or with a NUL
@@ -342,7 +346,7 @@ def read_block(folder: pathlib.Path, grid: Grid, block: int) -> dict[str, np.nda
         seal = json.loads(arrays.pop("seal").tobytes())
         digest = seal.pop("digest")
     except FileNotFoundError:
-        raise
+        raise MissingBlockError(f"{path.name} is not there") from None
     except Exception as error:  # zipfile, npy header, CRC and JSON errors: all mean damage
         raise BlockError(f"{path.name} is damaged ({type(error).__name__}: {error})") from None
     header = _header(grid, block)
@@ -423,7 +427,7 @@ def finished_blocks(
         try:
             read_block(folder, grid, block)
             done.append(block)
-        except FileNotFoundError:
+        except MissingBlockError:
             continue  # another driver has just set it aside
         except ValueError as error:
             _set_aside(folder, block_path(folder, block))
@@ -593,25 +597,29 @@ def build_result(folder: pathlib.Path, grid: Grid, attributes: dict[str, str]) -
     target = folder / RESULT_FOLDER
     temporary = folder / f"{RESULT_FOLDER}.{_writer()}.tmp"
 
-    def read(block):
-        try:
-            return read_block(folder, grid, block)
-        except FileNotFoundError:
-            raise BlockError(f"block {block} has gone") from None
-
     size = seeds_at_once(grid)
     for first in range(0, len(grid.seeds), size):  # zarr chunks are as large as such a part
-        seeds = grid.seeds[first : first + size]
-        blocks = range(first * grid.chunks, (first + len(seeds)) * grid.chunks)
-        records = join(grid, ((block, read(block)) for block in blocks), first, len(seeds))
-        part = label(grid, records, seeds).assign_attrs(attributes)
-        if first == 0:
-            part.to_zarr(temporary, zarr_format=3, consolidated=False)
-        else:
-            part.to_zarr(temporary, append_dim="seed", zarr_format=3, consolidated=False)
+        _append_seeds(temporary, folder, grid, first, grid.seeds[first : first + size], attributes)
     _seal_result(temporary)
     _swap(temporary, target)
     return target
+
+
+def _append_seeds(
+    target: pathlib.Path,
+    folder: pathlib.Path,
+    grid: Grid,
+    first: int,
+    seeds: tuple[int, ...],
+    attributes: dict[str, str],
+) -> None:
+    """Adds to a labelled zarr result the `seeds` from seed number `first` on; 0 begins it. (What it
+    holds is free again when it returns: a loop would keep one part while it joins the next.)"""
+    blocks = range(first * grid.chunks, (first + len(seeds)) * grid.chunks)
+    read = ((block, read_block(folder, grid, block)) for block in blocks)
+    part = label(grid, join(grid, read, first, len(seeds)), seeds).assign_attrs(attributes)
+    append = {"append_dim": "seed"} if first else {}
+    part.to_zarr(target, zarr_format=3, consolidated=False, **append)
 
 
 def seeds_at_once(grid: Grid) -> int:
@@ -676,7 +684,7 @@ def open_result(path: str | os.PathLike) -> xr.Dataset:
 
     Raises a `FolderError` when there is none, or when a file of it is missing or damaged.
     """
-    folder = pathlib.Path(path)
+    folder = check_path("result", path)
     target = folder if folder.name.endswith(".zarr") else folder / RESULT_FOLDER
     if not target.is_dir():
         raise FolderError(f"{str(target)!r} is not there; run the experiment first.")
