@@ -596,7 +596,6 @@ def build_result(folder: pathlib.Path, grid: Grid, attributes: dict[str, str]) -
     """
     target = folder / RESULT_FOLDER
     temporary = folder / f"{RESULT_FOLDER}.{_writer()}.tmp"
-
     size = seeds_at_once(grid)
     for first in range(0, len(grid.seeds), size):  # zarr chunks are as large as such a part
         _append_seeds(temporary, folder, grid, first, grid.seeds[first : first + size], attributes)

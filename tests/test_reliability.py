@@ -19,7 +19,17 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relu_dynamics import cli, config, grids, models, store, training
+from relu_dynamics import (
+    checkpoints,
+    cli,
+    config,
+    estimates,
+    grids,
+    models,
+    store,
+    studies,
+    training,
+)
 from relu_dynamics.axes import VersionError, grid_from_identity, make_grid
 from relu_dynamics.config import Config, load_config, validate
 
@@ -570,6 +580,65 @@ def test_the_replayed_program_is_the_stored_one(stored):
     """The grid of an identity has that identity: same config, axes, seeds, lanes."""
     assert grid_from_identity(store.read_identity(stored[0])).hash == GRID.hash
     assert jax.__version__ == GRID.identity["jax_version"]
+
+
+# --- The library: what is no path, no block, no executor, no result ------------------------------
+
+
+@pytest.mark.parametrize("path", [5, None, b"runs", ["runs"], 1.5])
+def test_what_is_no_path_is_refused_by_name(path):
+    for field, call in {
+        "out": lambda: store.check_folder(path, GRID),
+        "result": lambda: store.open_result(path),
+        "source": lambda: grids.replay(path, {}, 0),
+        "config file": lambda: load_config(path),
+    }.items():
+        with pytest.raises(ValueError, match=f"^{field}=.* must be a path"):
+            call()
+    with pytest.raises(ValueError, match="^checkpoint=.* must be a path"):
+        checkpoints.train(SMALL, folder=path, every=20)
+    with pytest.raises(ValueError, match="^out=.* must be a path"):
+        studies.sweep_study({"a": GRID}, path)
+
+
+@pytest.mark.parametrize("block", [-1, 4])
+def test_a_block_that_is_not_there_is_not_trained(block):
+    with pytest.raises(ValueError, match=f"block={block} must be one of the grid's 4"):
+        grids.run_block(GRID, block)
+
+
+@pytest.mark.parametrize("executor", [5, "pool", []])
+def test_what_is_no_executor_is_refused(executor):
+    with pytest.raises(ValueError, match="executor=.* must be a concurrent.futures.Executor"):
+        grids.sweep(SMALL, AXES, 2, lanes=4, executor=executor)
+
+
+def test_a_part_of_a_result_replays_what_it_holds(stored, tmp_path):
+    cell = {"learning_rate": 0.1, "initial_bias": -1.0}
+    grids.replay(stored[1].isel(seed=[1]), cell, 1)
+    with pytest.raises(ValueError, match="'seed': 0} is not in this part of the result"):
+        grids.replay(stored[1].isel(seed=[1]), cell, 0)
+    shutil.copytree(stored[0], tmp_path / "lost")
+    store.block_path(tmp_path / "lost", 0).unlink()
+    with pytest.raises(store.BlockError, match="00000000.npz is not there"):
+        grids.replay(tmp_path / "lost", {"learning_rate": 0.01, "initial_bias": -3.0}, 0)
+
+
+@pytest.mark.parametrize("identity", [None, 5, "{"])
+def test_a_result_without_its_identity_is_refused(stored, identity):
+    result = stored[1].copy()
+    del result.attrs["identity"]
+    result.attrs |= {} if identity is None else {"identity": identity}
+    for call in (lambda: estimates.cells(result, "recovered"), lambda: grids.replay(result, {}, 0)):
+        with pytest.raises(ValueError):
+            call()
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "{", '{"panels": 1}'])
+def test_a_summary_of_something_else_is_refused(tmp_path, content):
+    (tmp_path / "summary.json").write_text(content)
+    with pytest.raises(store.FolderError, match="summary.json"):
+        studies.read_summary(tmp_path, ("panels", "forks"))
 
 
 # --- Broken on purpose ---------------------------------------------------------------------------
