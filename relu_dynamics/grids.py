@@ -721,10 +721,10 @@ def replay(
     block = grid.seeds.index(int(seed)) * grid.chunks + number // grid.lanes
     lane = number % grid.lanes
     result = jax.tree.map(lambda leaf: leaf[lane], run_block(grid, block))
-    if folder is None:
+    if isinstance(source, xr.Dataset):
         stored = store.cell_records(_selected(source, {**cell, "seed": seed}))
     else:
-        arrays = store.read_block(folder, grid, block)
+        arrays = store.read_block(pathlib.Path(source), grid, block)
         stored = {name: value[lane] for name, value in arrays.items()}
     found = store.flatten_result(result)
     differing = [n for n in found if np.asarray(found[n]).tobytes() != stored[n].tobytes()]

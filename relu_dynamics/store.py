@@ -617,8 +617,8 @@ def _append_seeds(
     blocks = range(first * grid.chunks, (first + len(seeds)) * grid.chunks)
     read = ((block, read_block(folder, grid, block)) for block in blocks)
     part = label(grid, join(grid, read, first, len(seeds)), seeds).assign_attrs(attributes)
-    append = {"append_dim": "seed"} if first else {}
-    part.to_zarr(target, zarr_format=3, consolidated=False, **append)
+    append_dim = "seed" if first else None
+    part.to_zarr(target, append_dim=append_dim, zarr_format=3, consolidated=False)
 
 
 def seeds_at_once(grid: Grid) -> int:

@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import inspect
 import json
 import multiprocessing
 import os
@@ -628,7 +629,7 @@ def _leaves_digest(leaves) -> str:
 @functools.partial(jax.jit, compiler_options=grids.compiler_options())
 def _losses_program(configs, key, data):
     """`grids.block_program` of which nobody reads the statistics: XLA leaves them out."""
-    result = grids.block_program.__wrapped__(configs, key, data)
+    result = inspect.unwrap(grids.block_program)(configs, key, data)
     return result._replace(history=None, probe_layers=None)
 
 
