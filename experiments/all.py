@@ -190,6 +190,12 @@ def run(options: Options) -> None:
     size = size_of(options)
     scripts = chosen_scripts(options)
     out = options.out / f"all-{size}"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise store.NotWritableError(
+            f"out={str(out)!r} cannot be written ({error.strerror}); choose another folder."
+        ) from None
     columns = [
         rich.progress.SpinnerColumn(),
         rich.progress.TextColumn("{task.description}"),
@@ -215,15 +221,13 @@ def run_script(script: Script, size: str, folder: pathlib.Path) -> str:
     command = [sys.executable, str(HERE / script.file), *command_of(script, size)[2:]]
     if size == "paper" and script.paper:
         options_file = folder.parent / f"{script.name}-paper.json"
-        options_file.parent.mkdir(parents=True, exist_ok=True)
         options_file.write_text(json.dumps(dict(script.paper), indent=1))
         command += ["--config-file", str(options_file)]
     marker = folder.parent / f"{script.name}.done.json"
-    if marker.is_file() and json.loads(marker.read_text())["command"] == command[1:]:
+    if _marked_command(marker) == command[1:]:
         return "done before"
     started = time.monotonic()
     log = folder.parent / f"{script.name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w") as text:
         done = subprocess.run([*command, "--out", str(folder)], stdout=text, stderr=text)
     if done.returncode:
@@ -232,6 +236,14 @@ def run_script(script: Script, size: str, folder: pathlib.Path) -> str:
     seconds = round(time.monotonic() - started, 1)
     marker.write_text(json.dumps({"command": command[1:], "seconds": seconds}))
     return f"{seconds} s"
+
+
+def _marked_command(marker: pathlib.Path) -> list[str] | None:
+    """The command that a marker says was done; None without a marker that can be read."""
+    try:
+        return json.loads(marker.read_text())["command"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def write_pages(

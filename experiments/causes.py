@@ -750,7 +750,7 @@ def run(options: Options) -> None:
         summary["wall_seconds"] = round(time.monotonic() - started, 2)
         store.write_summary(out, summary)
         print_summary(summary)
-    summary = studies.read_summary(out)
+    summary = studies.read_summary(out, ("doses", "contrasts", "map", "provenance"))
     for name, draw in figures_causes.CAUSES_FIGURES.items():
         paths = figures.save(draw(summary), out / name, summary["provenance"])
         print("wrote", *paths)

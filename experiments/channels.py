@@ -1052,6 +1052,10 @@ def question_hash(options: Options, named: dict[str, Grid]) -> str:
 def run(options: Options) -> None:
     """Compute -> store -> draw."""
     chosen = chosen_channels(options)
+    for field in ("rates", "biases", "fork_seeds", "certified_seeds"):
+        least = 1 if field == "certified_seeds" else 2
+        if getattr(options, field) < least:
+            raise ValueError(f"{field}={getattr(options, field)} must be at least {least}.")
     named = {channel.name: channel_grid(options, channel) for channel in chosen}
     digest = question_hash(options, named)
     out = options.out or pathlib.Path("runs") / f"channels-{digest[:12]}"
@@ -1066,7 +1070,7 @@ def run(options: Options) -> None:
         finally:
             jax.config.update("jax_disable_most_optimizations", fast)
     results = {name: store.open_result(out / name).load() for name in named}
-    summary = studies.read_summary(out)
+    summary = studies.read_summary(out, ("panels", "forks", "collapse"))
     attributes = next(iter(results.values())).attrs | {"grid_hash": digest}
     panels = [panel for panel in summary["panels"] if panel["name"] in results]
     for name, figure in {
@@ -1083,9 +1087,6 @@ def _check_forks(options: Options) -> None:
             f"fork_step={options.fork_step} must be a multiple of probe_every={every}, >= 0 and "
             f"below steps={options.config.steps}."
         )
-    for field in ("rates", "biases", "fork_seeds", "certified_seeds"):
-        if getattr(options, field) < 2 - (field == "certified_seeds"):
-            raise ValueError(f"{field}={getattr(options, field)} is too few.")
     for change in chosen_forks(options).values():
         fork_config(options, change)
 

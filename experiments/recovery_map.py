@@ -74,8 +74,7 @@ def run(options: Options) -> None:
         grids.check_shard(options.shard)
         store.check_folder(out, grid)
         print(
-            f"{grid.runs:,} runs of {grid.config.steps:,} steps in {grid.blocks:,} blocks; "
-            f"results {grid.blocks * grids.block_bytes(grid) / 2**20:.0f} MiB in {out}",
+            f"{grid.runs:,} runs of {grid.config.steps:,} steps; results in {out}",
             flush=True,
         )
         result = grids.sweep_grid(grid, out=out, progress=True, shard=options.shard).load()

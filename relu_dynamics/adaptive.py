@@ -69,6 +69,9 @@ def sweep(
         raise ValueError(f"seeds={told(seeds)} must be the most seeds that a cell may get.")
     grid = make_grid(config, axes, int(seeds), root_seed=root_seed, lanes=lanes)
     statistics.confidence_sequence(0.0, 0, level)  # refuses a bad level
+    for name, value in (("first_seeds", first_seeds), ("blocks", blocks)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise ValueError(f"{name}={told(value)} must be a whole number.")
     if not 1 <= first_seeds <= seeds:
         raise ValueError(f"first_seeds={told(first_seeds)} must be between 1 and seeds={seeds}.")
     if not first_seeds * grid.chunks <= blocks <= grid.blocks:

@@ -22,7 +22,7 @@ import numpy as np
 
 from relu_dynamics import store, tasks, training
 from relu_dynamics.axes import SCHEMA_VERSION
-from relu_dynamics.config import Config, to_json, validate
+from relu_dynamics.config import Config, check_path, to_json, validate
 from relu_dynamics.outcomes import DEFINITION_VERSION
 from relu_dynamics.training import Run, Trace
 
@@ -49,7 +49,7 @@ def train(
     )
     key = training.run_key(root_seed, seed)
     identity = _identity(config, seed, root_seed, every, trace_units)
-    path = _open_folder(pathlib.Path(folder), identity)
+    path = _open_folder(check_path("checkpoint", folder), identity)
     segment = dataclasses.replace(config, steps=every)
     with store.writing(path), _manager(path) as manager:
         done = list(_whole_segments(manager, segment, key, trace_units, config.steps))

@@ -245,6 +245,13 @@ def check_covered(config: Config, what: str, fields: tuple[str, ...]) -> None:
             raise ValueError(f"{field}={told(value)}: {what} do not cover it; use {default!r}.")
 
 
+def check_path(field: str, value: Any) -> pathlib.Path:
+    """A path given as text or as a path; raises a ValueError for anything else."""
+    if not isinstance(value, str | os.PathLike):
+        raise ValueError(f"{field}={told(value)} must be a path, such as 'runs/map'.")
+    return pathlib.Path(value)
+
+
 def _is_real_number(value: Any) -> bool:
     """Whether a value is one int or float: of Python, of numpy, or a 0-d array of them."""
     if isinstance(value, np.ndarray | jax.Array):
@@ -461,7 +468,7 @@ def read_file(path: str | os.PathLike) -> dict[str, Any]:
     than MOST_FILE_BYTES, not UTF-8, a byte order mark, a syntax error, a duplicate key, NaN or
     Infinity, nesting too deep, or no table at the top.
     """
-    path = pathlib.Path(path)
+    path = check_path("config file", path)
     name = f"config file {told(str(path))}"
     if path.suffix not in (".json", ".toml"):
         raise ValueError(f"{name}: its name must end in .json or .toml.")

@@ -97,12 +97,22 @@ MEASURES: dict[str, Measure] = {
 
 def axis_names(result: xr.Dataset) -> tuple[str, ...]:
     """The names of the grid's axes, in order."""
-    return tuple(name for name, _ in json.loads(result.attrs["identity"])["axes"])
+    return tuple(name for name, _ in _identity(result)["axes"])
 
 
 def config_of(result: xr.Dataset) -> dict:
     """The base config of a stored result, as plain values."""
-    return json.loads(result.attrs["identity"])["config"]
+    return _identity(result)["config"]
+
+
+def _identity(result: xr.Dataset) -> dict:
+    """What names the grid of a result; raises a ValueError when the result does not carry it."""
+    try:
+        return json.loads(result.attrs["identity"])
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(
+            "the result has no readable attribute `identity`; give one that a sweep returned."
+        ) from None
 
 
 def counts(

@@ -7,6 +7,7 @@ devices there are, on its neighbours in the block, or on the order of the blocks
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -30,11 +31,12 @@ import xarray as xr
 
 from relu_dynamics import outcomes, store, tasks, training
 from relu_dynamics.axes import Grid, VersionError, grid_from_identity, make_grid
-from relu_dynamics.config import Config, told
+from relu_dynamics.config import Config, check_path, told
 from relu_dynamics.outcomes import History
 from relu_dynamics.probes import LayerSummary
 
 Device = Any  # a jax.Device
+CLASSIFYING_BYTES = 8  # a unit: `outcomes.classify` holds seven conditions and the outcome
 
 
 class OutOfMemoryError(ValueError):
@@ -105,17 +107,31 @@ def run_block(
 ) -> BlockResult:
     """The result of one block as host arrays, padding removed. `program` stands in for
     `block_program`, with its arguments."""
-    configs = block_configs(grid, grid.block_cells(block))
-    key = training.run_key(grid.root_seed, grid.block_seed(block))
-    arguments = jax.device_put((configs, key, tasks.load_data(grid.config)), device)
+    if not 0 <= block < grid.blocks:
+        raise ValueError(f"block={told(block)} must be one of the grid's {grid.blocks}, from 0 on.")
+    arguments = _arguments(grid, block, device)
     size = grid.block_size(block)
-    try:
+    with _memory_answered(grid, device):
         result = (program or block_program)(*arguments)
         return jax.tree.map(lambda leaf: np.asarray(leaf)[:size], result)
+
+
+@contextlib.contextmanager
+def _memory_answered(grid: Grid, device: Device | None) -> Iterator[None]:
+    """Raises an `OutOfMemoryError` with the lanes that fit when memory runs out inside."""
+    try:
+        yield
     except (MemoryError, RuntimeError) as error:
         if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
             raise
         raise OutOfMemoryError(_memory_remedy(grid, device)) from None
+
+
+def _arguments(grid: Grid, block: int, device: Device | None) -> tuple:
+    """What a block program is called with, on a device."""
+    configs = block_configs(grid, grid.block_cells(block))
+    key = training.run_key(grid.root_seed, grid.block_seed(block))
+    return jax.device_put((configs, key, tasks.load_data(grid.config)), device)
 
 
 def _memory_remedy(grid: Grid, device: Device | None) -> str:
@@ -160,9 +176,13 @@ def _allowed_bytes() -> int:
 def _program_bytes(config: Config, axes: tuple[str, ...], lanes: int) -> int:
     grid = Grid(config, tuple((name, (1.0,)) for name in axes), (0,), 0, lanes)
     arguments = block_configs(grid, grid.block_cells(0)), training.run_key(0, 0)
-    program = block_program.lower(*arguments, tasks.load_data(config)).compile()
+    return _held_bytes(block_program.lower(*arguments, tasks.load_data(config)).compile())
+
+
+def _held_bytes(program: Any) -> int:
+    """Bytes that a compiled program holds while it runs; 0 where the platform does not say."""
     stats = program.memory_analysis()
-    if stats is None:  # a platform that does not say
+    if stats is None:
         return 0
     return stats.temp_size_in_bytes + stats.argument_size_in_bytes + stats.output_size_in_bytes
 
@@ -414,6 +434,70 @@ def block_bytes(grid: Grid) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 
+def process_bytes() -> tuple[int, int]:
+    """(now, at most so far) bytes that this process holds in memory; zeros where there is no
+    /proc."""
+    try:
+        status = pathlib.Path("/proc/self/status").read_text()
+    except OSError:
+        return 0, 0
+    now, most = (re.search(rf"{name}:\s*([0-9]+) kB", status) for name in ("VmRSS", "VmHWM"))
+    return (1024 * int(now[1]), 1024 * int(most[1])) if now and most else (0, 0)
+
+
+def sweep_bytes(grid: Grid, program: int, devices: int, *, streams: bool) -> int:
+    """Bytes that a sweep takes at its most, beyond the code of its programs, with `program` bytes
+    on each of so many devices.
+
+    In memory it holds all runs; when it streams to a folder, no more than the blocks on their way
+    and one part of the labelled result, so that the number of seeds does not count.
+    """
+    size = block_bytes(grid)
+    runs = grid.cells * (store.seeds_at_once(grid) if streams else len(grid.seeds))
+    joined = runs * size // grid.lanes
+    on_their_way = devices * (program + 2 * size) + 2 * size * streams  # and a block as a file
+    while_training = on_their_way + joined * (not streams)
+    labelled = joined + runs * grid.config.units * CLASSIFYING_BYTES
+    return max(while_training, labelled)
+
+
+def announce(
+    grid: Grid,
+    blocks: int,
+    executor: AnyExecutor | None,
+    devices: list[Device] | None,
+    disk: int | None = None,
+) -> None:
+    """Says on standard error what a sweep of so many blocks will take: the most memory that this
+    process will have held by its end, and the disk.
+
+    Compiles first, for the compiler's own memory is a good part of a small sweep's: what it took
+    is then known, and so is what its program needs. (Blocks find the compiled program.)
+    """
+    devices = [] if executor else (devices or jax.local_devices())[:blocks]
+    program = _compile(grid, devices)
+    now, most = process_bytes()
+    memory = max(most, now + sweep_bytes(grid, program, len(devices), streams=disk is not None))
+    text = f"memory about {memory / 2**20:,.0f} MiB"
+    text += "" if disk is None else f", disk at most {-(-disk // 2**20):,} MiB"
+    print(f"training {blocks:,} blocks of {grid.lanes:,} runs; {text}", file=sys.stderr, flush=True)
+
+
+def _compile(grid: Grid, devices: list[Device]) -> int:
+    """Compiles the block program for every device, all at once, and returns its bytes on one."""
+
+    def compiled(device):
+        with _memory_answered(grid, device):
+            return _held_bytes(block_program.lower(*_arguments(grid, 0, device)).compile())
+
+    pool = concurrent.futures.ThreadPoolExecutor(max(len(devices), 1))
+    try:
+        futures = [pool.submit(compiled, device) for device in devices]
+        return max((future.result() for future in futures), default=0)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # a signal is not kept waiting
+
+
 def tally(grid: Grid, result: BlockResult) -> tuple[int, int]:
     """(at risk, recovered sustained) in one block, of the units that got the initial bias."""
     where = (slice(None), biased_slice(grid.config))
@@ -472,6 +556,13 @@ def sweep_grid(
 ) -> xr.Dataset:
     """`sweep` for a grid that is already made, on some of the local devices (all by default)."""
     part = check_shard(shard)
+    if executor is not None and not (
+        isinstance(executor, concurrent.futures.Executor) or callable(executor)
+    ):
+        raise ValueError(
+            f"executor={told(executor)} must be a concurrent.futures.Executor, or a function that "
+            "makes one."
+        )
     if out is None:
         if part and part[1] > 1 and shard is not None:
             raise ValueError(f"shard={part[0]}/{part[1]} needs out=FOLDER, which all shards share.")
@@ -481,25 +572,29 @@ def sweep_grid(
     size = block_bytes(grid)
     missing = grid.blocks - len(store.stored_blocks(folder, grid))
     own = -(-missing // (part or (0, 1))[1])
-    store.check_room(folder, (own + grid.blocks * (missing > 0)) * size)  # and a labelled copy
+    needed = (own + grid.blocks * (missing > 0)) * size  # and a labelled copy
+    store.check_room(folder, needed)
     check_at_risk(grid)
     folder = store.open_folder(out, grid)
+    if progress:
+        announce(grid, own, executor, devices, disk=needed)
     return _sweep_to_folder(grid, folder, progress, part or (0, 1), executor, devices)
 
 
 def _sweep_in_memory(grid, progress, executor, devices):
-    needed = 3 * grid.blocks * block_bytes(grid)  # blocks, their join and its labelled copy
+    needed = sweep_bytes(grid, 0, len(devices or jax.local_devices()), streams=False)
     try:
         training.check_memory(needed, "give out=FOLDER to stream blocks to disk, or fewer seeds")
     except ValueError as error:
         raise OutOfMemoryError(str(error)) from None
     check_at_risk(grid)
+    if progress:
+        announce(grid, grid.blocks, executor, devices)
     attributes = store.provenance(grid)
-    blocks = {}
     watched = _watched(grid, range(grid.blocks), progress, 0, executor, devices)
-    for block, result in watched:
-        blocks[block] = store.flatten_result(result)
-    return store.join(grid, blocks.__getitem__, attributes)
+    blocks = ((block, store.flatten_result(result)) for block, result in watched)
+    records = store.join(grid, blocks, 0, len(grid.seeds))
+    return store.label(grid, records, grid.seeds).assign_attrs(attributes)
 
 
 def _sweep_to_folder(grid, folder, progress, part, executor, devices):
@@ -620,7 +715,7 @@ def replay(
     Raises a ValueError when there is no such cell, when versions or platform differ from those
     that made the result, and when a number differs.
     """
-    folder = None if isinstance(source, xr.Dataset) else pathlib.Path(source)
+    folder = None if isinstance(source, xr.Dataset) else check_path("source", source)
     grid = grid_from_identity(_stored_identity(source, folder))
     number = _cell_number(grid, cell)
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed not in grid.seeds:
@@ -629,12 +724,10 @@ def replay(
     lane = number % grid.lanes
     result = jax.tree.map(lambda leaf: leaf[lane], run_block(grid, block))
     if isinstance(source, xr.Dataset):
-        stored = store.cell_records(source.sel(dict(cell), method=None).sel(seed=seed))
+        stored = store.cell_records(_selected(source, {**cell, "seed": seed}))
     else:
-        stored = {
-            name: value[lane]
-            for name, value in store.read_block(pathlib.Path(source), grid, block).items()
-        }
+        arrays = store.read_block(pathlib.Path(source), grid, block)
+        stored = {name: value[lane] for name, value in arrays.items()}
     found = store.flatten_result(result)
     differing = [n for n in found if np.asarray(found[n]).tobytes() != stored[n].tobytes()]
     if differing:
@@ -650,10 +743,18 @@ def replay(
     return Replay(config, int(seed), block, lane, result, run)
 
 
+def _selected(result: xr.Dataset, cell: Mapping[str, float]) -> xr.Dataset:
+    """One cell and seed of a labelled result, which may be a part of what its sweep returned."""
+    try:
+        return result.sel(cell)
+    except KeyError:
+        raise ValueError(f"{dict(cell)} is not in this part of the result.") from None
+
+
 def _stored_identity(source, folder: pathlib.Path | None):
     if folder is not None:
         return store.read_identity(folder)
-    if "identity" not in source.attrs:
+    if not isinstance(source.attrs.get("identity"), str):
         raise ValueError("the result has no attribute `identity`; give one that a sweep returned.")
     return json.loads(source.attrs["identity"])
 

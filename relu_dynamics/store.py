@@ -27,7 +27,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from typing import Any
 
@@ -35,7 +35,7 @@ import numpy as np
 import xarray as xr
 
 from relu_dynamics.axes import VERSION_FIELDS, Grid, VersionError
-from relu_dynamics.config import told
+from relu_dynamics.config import check_path, told
 from relu_dynamics.outcomes import NEVER, History, Outcome, classify
 from relu_dynamics.probes import LayerSummary
 
@@ -46,6 +46,7 @@ OWN_NAMES = (IDENTITY_FILE, RESULT_FOLDER, SUMMARY_FILE, "blocks", "quarantine")
 SEAL = "files_sha256"
 MOST_IDENTITY_BYTES = 2**28
 MOST_SEAL_BYTES = 2**12
+PART_BYTES = 2**27  # of a labelled result that is made at a time, unless one seed has more
 PACKAGES = ("relu-dynamics", "jax", "jaxlib", "flax", "optax", "numpy", "xarray", "zarr")
 
 
@@ -69,6 +70,10 @@ class BlockError(ValueError):
     """A stored block that is missing or does not validate."""
 
 
+class MissingBlockError(BlockError):
+    """A block that is not stored."""
+
+
 class UnfinishedError(Exception):
     """A shard is done and blocks of others are not there yet: no result to return so far."""
 
@@ -79,7 +84,7 @@ def check_folder(path: str | os.PathLike, grid: Grid) -> pathlib.Path:
     Raises a `FolderError` when it holds the result of another grid or version (naming the fields
     that differ), something else, a symbolic link, or cannot be written.
     """
-    folder = pathlib.Path(path)
+    folder = check_path("out", path)
     try:
         parent = next((p for p in (folder, *folder.absolute().parents) if p.exists()), folder)
     except (OSError, ValueError) as error:  # a name too long, or with a NUL
@@ -341,7 +346,7 @@ def read_block(folder: pathlib.Path, grid: Grid, block: int) -> dict[str, np.nda
         seal = json.loads(arrays.pop("seal").tobytes())
         digest = seal.pop("digest")
     except FileNotFoundError:
-        raise
+        raise MissingBlockError(f"{path.name} is not there") from None
     except Exception as error:  # zipfile, npy header, CRC and JSON errors: all mean damage
         raise BlockError(f"{path.name} is damaged ({type(error).__name__}: {error})") from None
     header = _header(grid, block)
@@ -422,7 +427,7 @@ def finished_blocks(
         try:
             read_block(folder, grid, block)
             done.append(block)
-        except FileNotFoundError:
+        except MissingBlockError:
             continue  # another driver has just set it aside
         except ValueError as error:
             _set_aside(folder, block_path(folder, block))
@@ -508,13 +513,22 @@ def git_commit() -> str:
         return "unknown"
 
 
-def _seed_records(
-    grid: Grid, read: Callable[[int], dict[str, np.ndarray]], number: int
+def join(
+    grid: Grid, blocks: Iterable[tuple[int, dict[str, np.ndarray]]], first_seed: int, seeds: int
 ) -> dict[str, np.ndarray]:
-    """All cells of one seed, joined from its blocks: flat names -> [cells, ...]."""
-    first = number * grid.chunks
-    parts = [read(block) for block in range(first, first + grid.chunks)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    """All cells of `seeds` seeds, from seed number `first_seed` on, joined from their (block, flat
+    arrays): flat names -> [seeds * cells, ...], cells fastest. Holds one block at a time beside
+    what it returns."""
+    records: dict[str, np.ndarray] = {}
+    for block, arrays in blocks:
+        place = (block // grid.chunks - first_seed) * grid.cells
+        place += block % grid.chunks * grid.lanes
+        for name, array in arrays.items():
+            if name not in records:
+                shape = (seeds * grid.cells, *array.shape[1:])
+                records[name] = np.empty(shape, array.dtype)
+            records[name][place : place + len(array)] = array
+    return records
 
 
 def label(grid: Grid, records: dict[str, np.ndarray], seeds: tuple[int, ...]) -> xr.Dataset:
@@ -573,44 +587,45 @@ def cell_records(cell: xr.Dataset) -> dict[str, np.ndarray]:
     return {flat: cell[name].values for flat, name in names.items()}
 
 
-def join(
-    grid: Grid,
-    read: Callable[[int], dict[str, np.ndarray]],
-    attributes: dict[str, str],
-) -> xr.Dataset:
-    """The labelled result of a whole grid in memory."""
-    parts = [_seed_records(grid, read, number) for number in range(len(grid.seeds))]
-    records = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return label(grid, records, grid.seeds).assign_attrs(attributes)
-
-
 def build_result(folder: pathlib.Path, grid: Grid, attributes: dict[str, str]) -> pathlib.Path:
-    """Writes the labelled zarr result of a finished grid, a seed at a time, and returns its path.
+    """Writes the labelled zarr result of a finished grid, some seeds at a time, and returns its
+    path.
 
     Memory does not grow with the number of seeds. The zarr is made under another name and
     renamed, so that a reader sees a whole one or none.
     """
     target = folder / RESULT_FOLDER
     temporary = folder / f"{RESULT_FOLDER}.{_writer()}.tmp"
-
-    def read(block):
-        try:
-            return read_block(folder, grid, block)
-        except FileNotFoundError:
-            raise BlockError(f"block {block} has gone") from None
-
-    for number, group in enumerate(_groups(grid)):
-        parts = [_seed_records(grid, read, index) for index in group]
-        records = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        seeds = tuple(grid.seeds[index] for index in group)
-        part = label(grid, records, seeds).assign_attrs(attributes)
-        if number == 0:
-            part.to_zarr(temporary, zarr_format=3, consolidated=False)
-        else:
-            part.to_zarr(temporary, append_dim="seed", zarr_format=3, consolidated=False)
+    size = seeds_at_once(grid)
+    for first in range(0, len(grid.seeds), size):  # zarr chunks are as large as such a part
+        _append_seeds(temporary, folder, grid, first, grid.seeds[first : first + size], attributes)
     _seal_result(temporary)
     _swap(temporary, target)
     return target
+
+
+def _append_seeds(
+    target: pathlib.Path,
+    folder: pathlib.Path,
+    grid: Grid,
+    first: int,
+    seeds: tuple[int, ...],
+    attributes: dict[str, str],
+) -> None:
+    """Adds to a labelled zarr result the `seeds` from seed number `first` on; 0 begins it. (What it
+    holds is free again when it returns: a loop would keep one part while it joins the next.)"""
+    blocks = range(first * grid.chunks, (first + len(seeds)) * grid.chunks)
+    read = ((block, read_block(folder, grid, block)) for block in blocks)
+    part = label(grid, join(grid, read, first, len(seeds)), seeds).assign_attrs(attributes)
+    append_dim = "seed" if first else None
+    part.to_zarr(target, append_dim=append_dim, zarr_format=3, consolidated=False)
+
+
+def seeds_at_once(grid: Grid) -> int:
+    """How many seeds of a labelled result are joined at a time: as many as fill PART_BYTES."""
+    shapes = _expected_shapes(grid, 0).values()
+    run_bytes = sum(4 * math.prod(shape[1:]) for shape in shapes)
+    return max(1, min(len(grid.seeds), PART_BYTES // (grid.cells * run_bytes)))
 
 
 def _swap(temporary: pathlib.Path, target: pathlib.Path) -> None:
@@ -663,19 +678,12 @@ def result_is_whole(folder: pathlib.Path, grid: Grid | None = None) -> bool:
         return False
 
 
-def _groups(grid: Grid, most_cells: int = 2**15) -> Iterator[list[int]]:
-    """Seed numbers in groups of equal size (the last may be smaller): zarr chunks by group."""
-    size = max(1, min(len(grid.seeds), most_cells // grid.cells))
-    for first in range(0, len(grid.seeds), size):
-        yield list(range(first, min(first + size, len(grid.seeds))))
-
-
 def open_result(path: str | os.PathLike) -> xr.Dataset:
     """The labelled result in a sweep's output folder (or the zarr itself), read lazily.
 
     Raises a `FolderError` when there is none, or when a file of it is missing or damaged.
     """
-    folder = pathlib.Path(path)
+    folder = check_path("result", path)
     target = folder if folder.name.endswith(".zarr") else folder / RESULT_FOLDER
     if not target.is_dir():
         raise FolderError(f"{str(target)!r} is not there; run the experiment first.")

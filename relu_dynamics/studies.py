@@ -7,16 +7,18 @@ same seed is the same data, and the same weights where the shapes agree: arms ar
 import concurrent.futures
 import hashlib
 import json
+import os
 import pathlib
 import queue
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import xarray as xr
 
 from relu_dynamics import grids, store
 from relu_dynamics.axes import Grid
+from relu_dynamics.config import check_path
 
 
 def question_hash(study: Mapping[str, Grid], *more: object) -> str:
@@ -31,7 +33,7 @@ def folder_name(name: str) -> str:
 
 
 def sweep_study(
-    study: Mapping[str, Grid], out: pathlib.Path, *, shard: grids.Shard = None
+    study: Mapping[str, Grid], out: str | os.PathLike, *, shard: grids.Shard = None
 ) -> dict[str, xr.Dataset]:
     """The labelled result of every arm, in memory; each is stored in its folder below `out`, so
     that the same call goes on after a stop. All folders are checked before the first starts.
@@ -39,6 +41,7 @@ def sweep_study(
     Compiling an arm's program mostly takes longer than running it, so with many arms every core
     or device trains an arm of its own; with few arms all share each.
     """
+    out = check_path("out", out)
     folders = {name: out / folder_name(name) for name in study}
     if len(set(folders.values())) < len(study):
         raise ValueError(
@@ -81,10 +84,17 @@ def open_study(names: Mapping[str, Grid], out: pathlib.Path) -> dict[str, xr.Dat
     return {name: store.open_result(out / folder_name(name)).load() for name in names}
 
 
-def read_summary(out: pathlib.Path) -> dict[str, Any]:
-    """The summary.json of a study; raises a `store.FolderError` when there is none."""
+def read_summary(out: pathlib.Path, needed: Collection[str] = ()) -> dict[str, Any]:
+    """The summary.json of a study; raises a `store.FolderError` when there is none, or when it is
+    one without the `needed` parts."""
     path = out / store.SUMMARY_FILE
     try:
-        return json.loads(path.read_text())
+        summary = json.loads(path.read_text())
     except (OSError, ValueError):
         raise store.FolderError(f"{str(path)!r} is not there; run the experiment first.") from None
+    lacking = set(needed) - set(summary) if isinstance(summary, dict) else {"an object"}
+    if lacking:
+        raise store.FolderError(
+            f"{str(path)!r} lacks {', '.join(sorted(lacking))}; run the experiment again."
+        )
+    return summary

@@ -1,6 +1,6 @@
 """Verify: breaks sweeps on purpose and counts how often the answer stays right.
 
-    python -m relu_dynamics.verify {kills,signals,damage,disk,bits,blocks,cost} [--trials N]
+    python -m relu_dynamics.verify {kills,signals,damage,disk,bits,blocks,memory,cost} [--trials N]
 
 Every check prints one JSON object with `passed` and `total` and ends with 0 when they are equal,
 else with 1. A disturbed sweep passes when its result, in the end, has the digest of an undisturbed
@@ -13,12 +13,15 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import hashlib
+import inspect
 import json
 import multiprocessing
 import os
 import pathlib
 import random
+import re
 import secrets
 import shutil
 import signal
@@ -34,7 +37,7 @@ import xarray as xr
 
 from relu_dynamics import cli, grids, models, store, training
 from relu_dynamics.axes import Grid, make_grid
-from relu_dynamics.config import Config
+from relu_dynamics.config import NORMALIZATIONS, Config
 
 CONFIG = Config(
     task="teacher_student",
@@ -50,6 +53,8 @@ CONFIG = Config(
 RATES = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3]
 BIASES = [-4.0, -3.0, -2.0, -1.0]
 FEW_RATES = [0.001, 0.01, 0.1]
+FEW_BIASES = [-3.0, -1.0]
+ONE_UNIT = {"hidden": (1,), "biased_layer": 1, "biased_units": 1}
 LANES = 4
 WAIT_SECONDS = 300
 
@@ -484,12 +489,15 @@ VARIATIONS: dict[str, dict] = {  # what a fresh process does otherwise than the 
     "8 devices": {"devices": 8},
     "blocks in reverse": {"order": -1},
     "blocks by shards of 3": {"order": 3},
+    "cells in reverse, in other lanes": {"rates": FEW_RATES[::-1], "biases": FEW_BIASES[::-1]},
     "by an executor's process": {"executor": True},
     "more seeds, larger axes, diverging neighbours": {
         "seeds": 3,
         "rates": [1e30, 0.001, 0.003, 0.01, 0.1],
         "biases": [-3.0, -2.0, -1.0],
     },
+    "a longer horizon, same prefix": {"steps": 80, "compared": "prefix"},
+    "without statistics, losses alone": {"statistics": False, "compared": "losses"},
 }
 BIT_CONFIGS = {
     **{name: {"optimizer": name} for name in training.OPTIMIZERS},
@@ -497,30 +505,63 @@ BIT_CONFIGS = {
         f"{optimizer}, {name}": {"optimizer": optimizer, "activation": name}
         for optimizer in ("sgd", "adam")
         for name in models.ACTIVATIONS
+        if name != "relu"  # the network of all others
     },
-    "adam, noise": {"optimizer": "adam", "noise_scale": 0.01},
-    "sgd, layer norm": {"normalization": "layer"},
+    **{
+        f"sgd, {name} normalization": {"normalization": name}
+        for name in NORMALIZATIONS
+        if name != "none"
+    },
+    "momentum, residual, data-dependent start": {
+        "optimizer": "momentum",
+        "model": "residual",
+        "initializer": "data_dependent",
+    },
+    "sgd, randomized asymmetric start": {"initializer": "randomized_asymmetric"},
+    "sgd, one unit": ONE_UNIT,
+    "adam, one unit": {"optimizer": "adam", **ONE_UNIT},
+    "sgd, clipping, warm-up and cosine, decoupled decay": {
+        "clip_norm": 0.1,
+        "schedule": "warmup_cosine",
+        "warmup_steps": 10,
+        "decay_steps": 80,
+        "weight_decay": 0.01,
+        "decay_kind": "decoupled",
+    },
+    "adam, clipping, cosine, coupled decay, noise": {
+        "optimizer": "adam",
+        "clip_norm": 0.1,
+        "schedule": "cosine",
+        "decay_steps": 80,
+        "weight_decay": 0.01,
+        "noise_scale": 0.01,
+    },
+    "sgd, half killed, a changing task": {
+        "killed_fraction": 0.5,
+        "killed_at": 20,
+        "change_every": 20,
+    },
 }
 
 
 def bits(trials: int, chance: random.Random) -> dict:
-    """Every variation that must not change a bit, for every optimizer and activation: how many
-    runs differ from the first process's. `trials` is how many variations are tried."""
+    """Every variation that must not change a bit, for every optimizer, activation, normalization
+    and more: how many runs differ from the first process's. `trials` is how many variations are
+    tried."""
     rows = {}
     with tempfile.TemporaryDirectory(prefix="relu_dynamics_verify_") as name:
         cache = pathlib.Path(name)
         base = _digests({"cache": False}, cache)
         for variation, changes in list(VARIATIONS.items())[:trials]:
             found = _digests(changes, cache)
+            compared = changes.get("compared", "all")
             rows[variation] = {
-                config: sum(found[config].get(run) != digest for run, digest in runs.items())
+                config: sum(
+                    found[config].get(run, {}).get(compared) != digests[compared]
+                    for run, digests in runs.items()
+                )
                 for config, runs in base.items()
             }
-        shorter, longer = (_digests({"prefix": True, "steps": n}, cache) for n in (40, 80))
-        rows["a longer horizon, same prefix"] = {
-            config: sum(longer[config][run] != digest for run, digest in runs.items())
-            for config, runs in shorter.items()
-        }
     runs = sum(len(found) for found in base.values())
     differing = sum(sum(row.values()) for row in rows.values())
     return {
@@ -532,8 +573,8 @@ def bits(trials: int, chance: random.Random) -> dict:
     }
 
 
-def _digests(changes: dict, cache: pathlib.Path) -> dict[str, dict[str, str]]:
-    """config name -> run label -> digest of its numbers, from a process of its own."""
+def _digests(changes: dict, cache: pathlib.Path) -> dict[str, dict[str, dict[str, str]]]:
+    """config name -> run label -> digests of its numbers, from a process of its own."""
     environment = _environment(cache / "compiled")
     if not changes.get("cache", True):
         environment.pop("JAX_COMPILATION_CACHE_DIR")
@@ -545,41 +586,56 @@ def _digests(changes: dict, cache: pathlib.Path) -> dict[str, dict[str, str]]:
 
 
 def print_digests(changes: dict) -> None:
-    """What `_digests` reads: a digest of every run of every config."""
+    """What `_digests` reads: digests of every run of every config."""
     jax.config.update("jax_num_cpu_devices", changes.get("devices", 1))
     print(json.dumps({n: _run_digests(f, changes) for n, f in BIT_CONFIGS.items()}))
 
 
-def _run_digests(fields: dict, changes: dict) -> dict[str, str]:
+def _run_digests(fields: dict, changes: dict) -> dict[str, dict[str, str]]:
+    """run label -> digests of all its numbers, of what a longer run shares, and of its losses."""
     if fields.get("optimizer") == "adamw":
         fields = {**fields, "weight_decay": 0.01}
     steps = changes.get("steps", 40)
     config = dataclasses.replace(CONFIG, steps=steps, probe_every=10, sustain=20, **fields)
     axes = {
         "learning_rate": changes.get("rates", FEW_RATES),
-        "initial_bias": changes.get("biases", [-3.0, -1.0]),
+        "initial_bias": changes.get("biases", FEW_BIASES),
     }
     grid = make_grid(config, axes, changes.get("seeds", 2), lanes=LANES)
     order = changes.get("order", 1)
     blocks = list(range(grid.blocks))
     blocks = blocks[::-1] if order < 0 else [b for i in range(order) for b in blocks[i::order]]
     found = {}
-    for block, result in _any_blocks(grid, blocks, changes.get("executor", False)):
+    program = None if changes.get("statistics", True) else _losses_program
+    for block, result in _any_blocks(grid, blocks, changes.get("executor", False), program):
         cells = grid.block_cells(block)[: grid.block_size(block)]
         for lane, cell in enumerate(cells):
             one = jax.tree.map(lambda leaf: np.asarray(leaf)[lane], result)  # noqa: B023
-            leaves = [one.loss[:4], one.probe_layers.margin_mean[:5]]
-            leaves = leaves if changes.get("prefix") else jax.tree.leaves(one)
-            content = b"".join(np.ascontiguousarray(leaf).tobytes() for leaf in leaves)
+            kinds = {"losses": [one.loss, one.held_loss, one.held_error]}
+            if one.probe_layers is not None:
+                kinds["prefix"] = [one.loss[:4], one.probe_layers.margin_mean[:5]]
+                kinds["all"] = jax.tree.leaves(one)
             values = grid.values(np.array([cell]))
             label = [float(v[0]) for v in values.values()] + [grid.block_seed(block)]
-            found[str(label)] = hashlib.sha256(content).hexdigest()[:16]
+            found[str(label)] = {name: _leaves_digest(leaves) for name, leaves in kinds.items()}
     return found
 
 
-def _any_blocks(grid, blocks, executor):
+def _leaves_digest(leaves) -> str:
+    content = b"".join(np.ascontiguousarray(leaf).tobytes() for leaf in leaves)
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+@functools.partial(jax.jit, compiler_options=grids.compiler_options())
+def _losses_program(configs, key, data):
+    """`grids.block_program` of which nobody reads the statistics: XLA leaves them out."""
+    result = inspect.unwrap(grids.block_program)(configs, key, data)
+    return result._replace(history=None, probe_layers=None)
+
+
+def _any_blocks(grid, blocks, executor, program):
     if not executor:
-        yield from grids.run_blocks(grid, blocks)
+        yield from grids.run_blocks(grid, blocks, program=program)
         return
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
@@ -617,6 +673,99 @@ def _other_bits(one: xr.Dataset, other: xr.Dataset) -> np.ndarray:
         flat = [each.reshape(*differs.shape, -1).view(np.uint8) for each in pair]
         differs |= (flat[0] != flat[1]).any(-1)
     return differs
+
+
+# --- Memory ---------------------------------------------------------------------------------------
+
+MAP_AXES = {
+    "learning_rate": [float(rate) for rate in np.geomspace(1e-3, 10, 16)],
+    "initial_bias": [float(bias) for bias in range(-13, -1)],
+}
+MANY_RUNS = {  # 4096 runs a seed of a small network, so that results outweigh the program
+    "config": dataclasses.replace(CONFIG, hidden=(16, 16), steps=10, probe_every=5),
+    "axes": {
+        "learning_rate": [rate / 100 for rate in range(1, 65)],
+        "initial_bias": [-4 - bias / 8 for bias in range(64)],
+    },
+    "lanes": 1024,
+}
+MEMORY_CASES: dict[str, dict] = {  # what `make_grid` is given; on one device, in memory
+    "default map": {"config": Config(steps=100), "axes": MAP_AXES, "seeds": 1},
+    "default map, 32 seeds to a folder, 2 devices": {
+        "config": Config(steps=25),
+        "axes": MAP_AXES,
+        "seeds": 32,
+        "devices": 2,
+        "folder": True,
+    },
+    "default map, a block of 1024 lanes": {
+        "config": Config(steps=25),
+        "axes": {**MAP_AXES, "learning_rate": [rate / 100 for rate in range(1, 129)]},
+        "seeds": 1,
+        "lanes": 1024,
+    },
+    "one unit, 1024 lanes": {
+        "config": Config(task="teacher_student", examples=1024, dimension=5, steps=100, **ONE_UNIT),
+        "axes": {"learning_rate": [rate / 1000 for rate in range(1, 1025)]},
+        "seeds": 1,
+        "lanes": 1024,
+    },
+    "width 256, full batch": {
+        "config": Config(hidden=(256, 256), batch_size=None, steps=25),
+        "axes": {"learning_rate": [0.001, 0.01, 0.1]},
+        "seeds": 1,
+    },
+    "adam, six layers, layer normalization": {
+        "config": Config(optimizer="adam", hidden=(32,) * 6, normalization="layer", steps=25),
+        "axes": MAP_AXES,
+        "seeds": 1,
+    },
+    "262,144 runs": {**MANY_RUNS, "seeds": 64},
+    "65,536 runs to a folder": {**MANY_RUNS, "seeds": 16, "folder": True},
+    "524,288 runs to a folder": {**MANY_RUNS, "seeds": 128, "folder": True},
+}
+FEWER, MORE = list(MEMORY_CASES)[-2:]  # whose memory must be the same
+
+
+def memory(trials: int, chance: random.Random) -> dict:
+    """The memory that a sweep says at its start, and what its process has then held at its most,
+    in fresh processes without a compile cache: within 25 %. And eight times as many runs to a
+    folder take no more memory (within 5 %). Linux only. `trials` is how many cases are tried."""
+    cases = {name: _memory_case(name) for name in list(MEMORY_CASES)[:trials]}
+    passed = sum(abs(case["estimate"] / case["used"] - 1) <= 0.25 for case in cases.values())
+    total = len(cases)
+    growth = None
+    if MORE in cases:
+        growth = round(cases[MORE]["used"] / cases[FEWER]["used"], 3)
+        passed, total = passed + (growth <= 1.05), total + 1
+    return {"passed": passed, "total": total, "mebibytes": cases, "eightfold_runs": growth}
+
+
+def _memory_case(name: str) -> dict[str, float]:
+    """MiB of a case: its results, what it used, what it estimated and by how much that is off."""
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    environment["JAX_PLATFORMS"] = "cpu"
+    command = [sys.executable, "-m", "relu_dynamics.verify", "use", name]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    said = re.search(r"memory about ([0-9,]+) MiB", done.stderr)
+    if done.returncode or said is None:
+        raise RuntimeError(done.stderr[-2000:])
+    found = {**json.loads(done.stdout), "estimate": int(said[1].replace(",", ""))}
+    return {**found, "error_percent": round(100 * (found["estimate"] / found["used"] - 1), 1)}
+
+
+def print_use(name: str) -> None:
+    """What `_memory_case` reads: sweeps a case in this process and says what it has held."""
+    case = MEMORY_CASES[name]
+    jax.config.update("jax_num_cpu_devices", case.get("devices", 1))
+    grid = make_grid(case["config"], case["axes"], case["seeds"], lanes=case.get("lanes"))
+    results = grid.blocks * grids.block_bytes(grid)
+    with tempfile.TemporaryDirectory(prefix="relu_dynamics_verify_") as folder:
+        out = f"{folder}/sweep" if case.get("folder") else None
+        kept = grids.sweep_grid(grid, out=out, progress=True)
+        used = grids.process_bytes()[1]
+        del kept
+    print(json.dumps({"results": round(results / 2**20), "used": round(used / 2**20)}))
 
 
 def cost(trials: int, chance: random.Random) -> dict:
@@ -660,6 +809,7 @@ CHECKS: dict[str, tuple[Callable[[int, random.Random], dict], int]] = {
     "disk": (disk, 20),
     "bits": (bits, len(VARIATIONS)),
     "blocks": (blocks, 32),
+    "memory": (memory, len(MEMORY_CASES)),
     "cost": (cost, 50),
 }
 
@@ -675,23 +825,27 @@ def _sweep(out: str, file_limit: int | None) -> None:
     grids.sweep_grid(small_grid(), out=out)
 
 
+INNER: dict[str, Callable[[str], None]] = {  # what the checks start in processes of their own
+    "sweep": lambda out: cli.guard(lambda: _sweep(out, None)),
+    "digests": lambda changes: print_digests(json.loads(changes)),
+    "use": print_use,
+}
+
+
 def main() -> None:
     """Runs one check and prints its JSON."""
     parser = argparse.ArgumentParser(prog="python -m relu_dynamics.verify", description=__doc__)
-    parser.add_argument("check", choices=[*CHECKS, "sweep", "digests"])
+    parser.add_argument("check", choices=[*CHECKS, *INNER])
     parser.add_argument(
         "argument", nargs="?", help="FOLDER of sweep; used by the checks themselves"
     )
     parser.add_argument("--trials", type=int, help="how often; the default is the full check")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments and places")
     given = parser.parse_args()
-    if given.check in ("sweep", "digests"):
+    if given.check in INNER:
         if given.argument is None:
             parser.error(f"{given.check} needs an argument")
-        if given.check == "sweep":
-            cli.guard(lambda: _sweep(given.argument, None))
-        else:
-            print_digests(json.loads(given.argument))
+        INNER[given.check](given.argument)
         return
     check, full = CHECKS[given.check]
     trials = full if given.trials is None else given.trials

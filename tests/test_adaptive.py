@@ -133,6 +133,8 @@ def test_a_stopped_sweep_takes_the_same_way_and_trains_only_what_is_missing(
         ({"blocks": 15}, "blocks=15 must be between first_seeds"),
         ({"blocks": 97}, "and all 96 of the grid"),
         ({"first_seeds": 0}, "first_seeds=0"),
+        ({"first_seeds": "2"}, "first_seeds=.2. must be a whole number"),
+        ({"blocks": None}, "blocks=None must be a whole number"),
         ({"measure": "recoverd"}, 'did you mean "recovered"'),
         ({"level": 1.5}, "level"),
         ({"seeds": [1, 2]}, "must be the most seeds"),

@@ -7,6 +7,8 @@ import pytest
 from loading import load
 from PIL import Image, PngImagePlugin
 
+from relu_dynamics import store
+
 SCRIPT = pathlib.Path(__file__).parents[1] / "experiments" / "all.py"
 
 
@@ -75,6 +77,19 @@ def test_a_script_that_fails_says_why_and_is_tried_again(tiny, tmp_path):
     calls = (folder / "calls").read_text().splitlines()
     assert len(calls) == 2 and "--config-file" in calls[1]
     assert json.loads((folder.parent / "tiny-name-paper.json").read_text()) == {"seeds": 9}
+
+
+def test_a_folder_that_cannot_be_made_and_a_damaged_mark(tiny, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(store.NotWritableError, match="file/all-quick.* cannot be written"):
+        tiny.run(tiny.Options(quick=True, out=tmp_path / "file"))
+    options = tiny.Options(quick=True, out=tmp_path / "runs", pages=False)
+    for content in ("{", "[]", "{}"):
+        (tmp_path / "runs" / "all-quick").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "runs" / "all-quick" / "tiny-name.done.json").write_text(content)
+        tiny.run(options)
+    calls = (tmp_path / "runs" / "all-quick" / "tiny-name" / "calls").read_text()
+    assert calls.count("\n") == 3
 
 
 def test_figures_keep_their_metadata(experiment, tmp_path):

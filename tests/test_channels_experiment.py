@@ -213,7 +213,8 @@ def test_collapse_is_flat_where_time_is_only_rescaled():
     [
         ({"channels": ("nose",)}, 'did you mean "noise"'),
         ({"fork_step": 3}, "fork_step=3 must be a multiple of probe_every=2"),
-        ({"rates": 1}, "rates=1 is too few"),
+        ({"rates": 1}, "rates=1 must be at least 2"),
+        ({"biases": -3}, "biases=-3 must be at least 2"),
         ({"seeds": 0}, "seeds=0 must be at least 1"),
         ({"out": pathlib.Path("/proc/no/such")}, "cannot be written"),
         ({"out": pathlib.Path("nowhere"), "draw": True}, "run the experiment first"),

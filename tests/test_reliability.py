@@ -19,7 +19,17 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relu_dynamics import cli, config, grids, models, store, training
+from relu_dynamics import (
+    checkpoints,
+    cli,
+    config,
+    estimates,
+    grids,
+    models,
+    store,
+    studies,
+    training,
+)
 from relu_dynamics.axes import VersionError, grid_from_identity, make_grid
 from relu_dynamics.config import Config, load_config, validate
 
@@ -433,6 +443,60 @@ def test_out_of_memory_is_answered_with_the_lanes_that_fit(monkeypatch):
         grids.run_block(GRID, 0, program=exhausted)
 
 
+def test_memory_grows_with_runs_in_memory_and_not_when_they_stream():
+    """Against the arrays that are really there: those of a joined result of so many seeds."""
+
+    def needed(seeds, streams, program=0, devices=1):
+        grid = make_grid(SMALL, AXES, seeds, lanes=4)
+        return grids.sweep_bytes(grid, program, devices, streams=streams)
+
+    result = grids.sweep(SMALL, AXES, 64, lanes=4)
+    held = sum(v.nbytes for v in result.data_vars.values()) - result.outcome.nbytes
+    conditions = grids.CLASSIFYING_BYTES * result.outcome.size
+    # Two lanes of six are padding: the estimate takes them off again.
+    assert needed(64, streams=False) == held + conditions
+    assert needed(2**20, streams=False) == 2**14 * needed(64, streams=False)
+    at_once = store.seeds_at_once(make_grid(SMALL, AXES, 2**20, lanes=4))
+    assert needed(at_once, streams=True) == needed(2**20, streams=True) <= store.PART_BYTES * 1.2
+    one, two = (needed(1, True, program=2**30, devices=devices) for devices in (1, 2))
+    assert 2**30 < one < 2**30 + 2**20 and two - one > 2**30
+
+
+def test_a_sweep_says_at_its_start_what_it_will_take(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(grids, "process_bytes", lambda: (300 * 2**20, 700 * 2**20))
+    grids.sweep(SMALL, AXES, 2, lanes=4, progress=True, out=tmp_path)
+    line = capfd.readouterr().err.splitlines()[0]
+    assert line == "training 4 blocks of 4 runs; memory about 700 MiB, disk at most 1 MiB"
+    monkeypatch.setattr(grids, "process_bytes", lambda: (700 * 2**20, 700 * 2**20))
+    monkeypatch.setattr(grids, "_compile", lambda grid, devices: 300 * 2**20 // len(devices))
+    grids.sweep(SMALL, AXES, 2, lanes=4, progress=True)
+    assert "training 4 blocks of 4 runs; memory about 1,000 MiB\n" in capfd.readouterr().err
+    grids.sweep(SMALL, AXES, 2, lanes=4)
+    assert capfd.readouterr().err == ""
+
+
+def test_blocks_find_the_program_that_was_compiled_to_estimate():
+    compiled = []
+
+    def listen(name, seconds, **_):
+        if name == "/jax/core/compile/backend_compile_duration":
+            compiled.append(name)
+
+    grid = make_grid(dataclasses.replace(SMALL, hidden=(8, 9)), AXES, 2, lanes=4)  # nobody else's
+    devices = jax.local_devices()
+    for device in devices:  # whatever else JAX compiles on its way
+        grids.run_block(GRID, 0, device)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        grids._compile(grid, devices)
+        assert len(compiled) == len(devices)
+        for device in devices:
+            grids.run_block(grid, 0, device)
+        assert len(compiled) == len(devices)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
 EXHAUSTED = """
 import pathlib, resource, sys
 import jax
@@ -518,12 +582,72 @@ def test_the_replayed_program_is_the_stored_one(stored):
     assert jax.__version__ == GRID.identity["jax_version"]
 
 
+# --- The library: what is no path, no block, no executor, no result ------------------------------
+
+
+@pytest.mark.parametrize("path", [5, None, b"runs", ["runs"], 1.5])
+def test_what_is_no_path_is_refused_by_name(path):
+    for field, call in {
+        "out": lambda: store.check_folder(path, GRID),
+        "result": lambda: store.open_result(path),
+        "source": lambda: grids.replay(path, {}, 0),
+        "config file": lambda: load_config(path),
+    }.items():
+        with pytest.raises(ValueError, match=f"^{field}=.* must be a path"):
+            call()
+    with pytest.raises(ValueError, match="^checkpoint=.* must be a path"):
+        checkpoints.train(SMALL, folder=path, every=20)
+    with pytest.raises(ValueError, match="^out=.* must be a path"):
+        studies.sweep_study({"a": GRID}, path)
+
+
+@pytest.mark.parametrize("block", [-1, 4])
+def test_a_block_that_is_not_there_is_not_trained(block):
+    with pytest.raises(ValueError, match=f"block={block} must be one of the grid's 4"):
+        grids.run_block(GRID, block)
+
+
+@pytest.mark.parametrize("executor", [5, "pool", []])
+def test_what_is_no_executor_is_refused(executor):
+    with pytest.raises(ValueError, match="executor=.* must be a concurrent.futures.Executor"):
+        grids.sweep(SMALL, AXES, 2, lanes=4, executor=executor)
+
+
+def test_a_part_of_a_result_replays_what_it_holds(stored, tmp_path):
+    cell = {"learning_rate": 0.1, "initial_bias": -1.0}
+    grids.replay(stored[1].isel(seed=[1]), cell, 1)
+    with pytest.raises(ValueError, match="'seed': 0} is not in this part of the result"):
+        grids.replay(stored[1].isel(seed=[1]), cell, 0)
+    shutil.copytree(stored[0], tmp_path / "lost")
+    store.block_path(tmp_path / "lost", 0).unlink()
+    with pytest.raises(store.BlockError, match="00000000.npz is not there"):
+        grids.replay(tmp_path / "lost", {"learning_rate": 0.01, "initial_bias": -3.0}, 0)
+
+
+@pytest.mark.parametrize("identity", [None, 5, "{"])
+def test_a_result_without_its_identity_is_refused(stored, identity):
+    result = stored[1].copy()
+    del result.attrs["identity"]
+    result.attrs |= {} if identity is None else {"identity": identity}
+    for call in (lambda: estimates.cells(result, "recovered"), lambda: grids.replay(result, {}, 0)):
+        with pytest.raises(ValueError):
+            call()
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "{", '{"panels": 1}'])
+def test_a_summary_of_something_else_is_refused(tmp_path, content):
+    (tmp_path / "summary.json").write_text(content)
+    with pytest.raises(store.FolderError, match="summary.json"):
+        studies.read_summary(tmp_path, ("panels", "forks"))
+
+
 # --- Broken on purpose ---------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("check", "trials"), [("kills", 3), ("signals", 2), ("damage", 10), ("disk", 5), ("bits", 2)]
+    ("check", "trials"),
+    [("kills", 3), ("signals", 2), ("damage", 10), ("disk", 5), ("bits", 1), ("memory", 2)],
 )
 def test_what_is_broken_on_purpose_comes_right(check, trials):
     """A few trials of every check; docs/reliability.md has the full numbers."""
