@@ -474,7 +474,7 @@ def announce(
     Compiles first, for the compiler's own memory is a good part of a small sweep's: what it took
     is then known, and so is what its program needs. (Blocks find the compiled program.)
     """
-    devices = [] if executor else (devices or jax.local_devices())[:blocks]
+    devices = [] if executor else (devices or places())[:blocks]
     program = _compile(grid, devices)
     now, most = process_bytes()
     memory = max(most, now + sweep_bytes(grid, program, len(devices), streams=disk is not None))
@@ -483,8 +483,9 @@ def announce(
     print(f"training {blocks:,} blocks of {grid.lanes:,} runs; {text}", file=sys.stderr, flush=True)
 
 
-def _compile(grid: Grid, devices: list[Device]) -> int:
+def _compile(grid: Grid, devices: Iterable[Device]) -> int:
     """Compiles the block program for every device, all at once, and returns its bytes on one."""
+    devices = set(devices)
 
     def compiled(device):
         with _memory_answered(grid, device):
@@ -582,7 +583,7 @@ def sweep_grid(
 
 
 def _sweep_in_memory(grid, progress, executor, devices):
-    needed = sweep_bytes(grid, 0, len(devices or jax.local_devices()), streams=False)
+    needed = sweep_bytes(grid, 0, len(devices or places()), streams=False)
     try:
         training.check_memory(needed, "give out=FOLDER to stream blocks to disk, or fewer seeds")
     except ValueError as error:
