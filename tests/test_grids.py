@@ -97,6 +97,35 @@ def test_a_single_layer_under_sgd_never_recovers_at_any_rate():
     assert codes <= {Outcome.STILL_DEAD, Outcome.DIVERGED}
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
+def test_the_first_active_step_of_a_dead_unit_needs_no_training(optimizer):
+    """A unit of the first layer that no minibatch has activated has not moved, whatever the rate:
+    its first active step is that of its weights at step 0 on the same minibatches."""
+    config = Config(
+        task="teacher_student", examples=512, dimension=4, hidden=(1,), biased_layer=1,
+        biased_units=1, output_bias=False, batch_size=2, optimizer=optimizer, steps=60,
+        probe_every=20, probe_size=16, sustain=20,
+    )  # fmt: skip
+    biases = np.linspace(-5, 0, 41).tolist()
+    result = grids.sweep(config, {"learning_rate": [1e-3, 1e-1], "initial_bias": biases}, 3)
+    found = result.batch_first_active.isel(unit=0).transpose("seed", "learning_rate", ...).values
+    expected = np.full((3, len(biases)), NEVER)
+    for seed in range(3):
+        key = training.run_key(0, seed)
+        task = tasks.make_task(config, training.purpose_key(key, "task"), None)
+        weights = training.start(dataclasses.replace(config, initial_bias=0.0), key).params
+        drawn = jax.vmap(lambda step, key=key: training.draw_batch(config, key, step))(
+            np.arange(60)
+        )
+        inputs = np.asarray(task.inputs, float)[drawn]
+        largest = (inputs @ np.asarray(weights["hidden_1"]["kernel"], float))[..., 0].max(1)
+        assert np.abs(largest[:, None] + biases).min() > 1e-6  # no z so near 0 that rounding counts
+        active = largest[:, None] + biases > 0
+        expected[seed] = np.where(active.any(0), active.argmax(0), NEVER)
+    assert len(np.unique(expected[expected > 2])) >= 5 and {0, NEVER} <= set(expected.ravel())
+    np.testing.assert_array_equal(found, np.stack([expected, expected], 1))
+
+
 def test_diverged_runs_are_counted_as_diverged():
     config = dataclasses.replace(SMALL, activation="leaky_relu")
     result = grids.sweep(config, {"learning_rate": [1e-3, 1e4]}, 2, lanes=2)
