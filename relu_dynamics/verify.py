@@ -481,11 +481,9 @@ DISK_CASES = {
 # --- Bits -----------------------------------------------------------------------------------------
 
 VARIATIONS: dict[str, dict] = {  # what a fresh process does otherwise than the first one
-    "compiled again": {"cache": False},
-    "compile cache written": {},
+    "compiled again, compile cache written": {},
     "compile cache read": {},
     "2 devices": {"devices": 2},
-    "3 devices": {"devices": 3},
     "8 devices": {"devices": 8},
     "blocks in reverse": {"order": -1},
     "blocks by shards of 3": {"order": 3},
@@ -501,6 +499,7 @@ VARIATIONS: dict[str, dict] = {  # what a fresh process does otherwise than the 
 }
 BIT_CONFIGS = {
     **{name: {"optimizer": name} for name in training.OPTIMIZERS},
+    "adamw": {"optimizer": "adamw", "weight_decay": 0.01},
     **{
         f"{optimizer}, {name}": {"optimizer": optimizer, "activation": name}
         for optimizer in ("sgd", "adam")
@@ -539,6 +538,7 @@ BIT_CONFIGS = {
     "sgd, half killed, a changing task": {
         "killed_fraction": 0.5,
         "killed_at": 20,
+        "task": "digits",
         "change_every": 20,
     },
 }
@@ -591,17 +591,20 @@ def print_digests(changes: dict) -> None:
     print(json.dumps({n: _run_digests(f, changes) for n, f in BIT_CONFIGS.items()}))
 
 
-def _run_digests(fields: dict, changes: dict) -> dict[str, dict[str, str]]:
-    """run label -> digests of all its numbers, of what a longer run shares, and of its losses."""
-    if fields.get("optimizer") == "adamw":
-        fields = {**fields, "weight_decay": 0.01}
+def bits_grid(fields: dict, changes: dict) -> Grid:
+    """The grid of one of the `BIT_CONFIGS` under one of the `VARIATIONS`: by itself 12 runs."""
     steps = changes.get("steps", 40)
     config = dataclasses.replace(CONFIG, steps=steps, probe_every=10, sustain=20, **fields)
     axes = {
         "learning_rate": changes.get("rates", FEW_RATES),
         "initial_bias": changes.get("biases", FEW_BIASES),
     }
-    grid = make_grid(config, axes, changes.get("seeds", 2), lanes=LANES)
+    return make_grid(config, axes, changes.get("seeds", 2), lanes=LANES)
+
+
+def _run_digests(fields: dict, changes: dict) -> dict[str, dict[str, str]]:
+    """run label -> digests of all its numbers, of what a longer run shares, and of its losses."""
+    grid = bits_grid(fields, changes)
     order = changes.get("order", 1)
     blocks = list(range(grid.blocks))
     blocks = blocks[::-1] if order < 0 else [b for i in range(order) for b in blocks[i::order]]

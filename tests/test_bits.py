@@ -11,6 +11,8 @@ import sys
 
 import pytest
 
+from relu_dynamics import config, models, training, verify
+
 SCRIPT = """
 import hashlib, json, sys
 import jax
@@ -85,3 +87,16 @@ def test_runs_keep_their_bits(name):
     assert {label: larger[label] for label in base} == base
     short = digests(fields, prefix=True)
     assert digests(fields, prefix=True, steps=80) == short
+
+
+def test_every_kind_of_run_is_among_the_configs_whose_bits_are_verified():
+    """And each of them can run: the check itself takes an hour."""
+    grids = [verify.bits_grid(fields, {}) for fields in verify.BIT_CONFIGS.values()]
+    tried = {(g.config.optimizer, g.config.activation) for g in grids}
+    assert tried >= {(o, a) for o in ("sgd", "adam") for a in models.ACTIVATIONS}
+    assert {optimizer for optimizer, _ in tried} == set(training.OPTIMIZERS)
+    assert {g.config.normalization for g in grids} == set(config.NORMALIZATIONS)
+    assert {g.config.model for g in grids} == set(models.MODELS)
+    assert {"data_dependent", "randomized_asymmetric"} <= {g.config.initializer for g in grids}
+    assert any(models.is_one_unit(g.config) for g in grids)
+    assert all(g.runs == 12 for g in grids)

@@ -388,6 +388,22 @@ def test_a_damaged_labelled_result_is_found_and_made_again(stored, tmp_path, dam
     xr.testing.assert_equal(grids.sweep(SMALL, AXES, 2, lanes=4, out=out).load(), stored[1])
 
 
+def test_a_block_with_another_number_under_its_old_seal_is_set_aside(stored, tmp_path):
+    """Written whole, with a right CRC: only the digest tells."""
+    out = tmp_path / "copy"
+    shutil.copytree(stored[0], out)
+    path = store.block_path(out, 1)
+    with np.load(path) as file:
+        arrays = dict(file)
+    arrays["loss"] = arrays["loss"] + np.float32(1)
+    np.savez(path, **arrays)
+    with pytest.raises(store.BlockError, match="damaged .its digest differs"):
+        store.read_block(out, GRID, 1)
+    assert store.finished_blocks(out, GRID) == [0, 2, 3]
+    xr.testing.assert_equal(grids.sweep(SMALL, AXES, 2, lanes=4, out=out).load(), stored[1])
+    assert len(list((out / "quarantine").iterdir())) == 1
+
+
 def test_too_little_disk_is_said_at_the_start_with_both_numbers(tmp_path, monkeypatch):
     monkeypatch.setattr(store.shutil, "disk_usage", lambda path: type("U", (), {"free": 1000}))
     with pytest.raises(store.NotWritableError, match=r"needs .* MiB and its disk has 0.0 MiB"):

@@ -455,3 +455,20 @@ def test_one_unit_networks_with_their_own_examples_are_not_mixed_up():
         chex.assert_trees_all_close(
             jax.tree.map(lambda leaf, lane=lane: leaf[lane], found), wanted, rtol=1e-6
         )
+
+
+def test_batches_are_independent_draws_with_replacement():
+    """Every example is drawn Binomial(draws, 1 / examples) often, and two steps share an example
+    in a place Binomial(places, 1 / examples) often: within 5.5 standard errors."""
+    config = dataclasses.replace(SMALL, batch_size=16)
+    steps, chance = 4000, 1 / config.examples
+    draw = jax.vmap(lambda step: training.draw_batch(config, training.run_key(0, 0), step))
+    drawn = np.asarray(draw(jnp.arange(steps)))
+    counts = np.bincount(drawn.ravel(), minlength=config.examples)
+    error = np.sqrt(drawn.size * chance * (1 - chance))
+    assert len(counts) == config.examples
+    assert (abs(counts - drawn.size * chance) < 5.5 * error).all()
+    for apart in (1, 2, 7):
+        same = (drawn[apart:] == drawn[:-apart]).sum()
+        places = drawn[apart:].size
+        assert abs(same - places * chance) < 5.5 * np.sqrt(places * chance * (1 - chance))
