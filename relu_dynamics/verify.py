@@ -547,14 +547,18 @@ BIT_CONFIGS = {
 def bits(trials: int, chance: random.Random) -> dict:
     """Every variation that must not change a bit, for every optimizer, activation, normalization
     and more: how many runs differ from the first process's. `trials` is how many variations are
-    tried."""
+    tried, as many at a time as there are cores."""
     rows = {}
     with tempfile.TemporaryDirectory(prefix="relu_dynamics_verify_") as name:
         cache = pathlib.Path(name)
-        base = _digests({"cache": False}, cache)
-        for variation, changes in list(VARIATIONS.items())[:trials]:
-            found = _digests(changes, cache)
-            compared = changes.get("compared", "all")
+        tried = dict(list(VARIATIONS.items())[:trials])
+        digests = functools.partial(_digests, cache=cache)
+        with concurrent.futures.ThreadPoolExecutor(len(grids.places())) as pool:
+            changes = list(tried.values())
+            base, *others = pool.map(digests, [{"cache": False}, *changes[:1]])  # cache written
+            others += pool.map(digests, changes[1:])
+        for (variation, change), found in zip(tried.items(), others, strict=True):
+            compared = change.get("compared", "all")
             rows[variation] = {
                 config: sum(
                     found[config].get(run, {}).get(compared) != digests[compared]
