@@ -402,9 +402,10 @@ def test_one_unit_networks_as_columns_are_the_networks(activation, output_bias):
     indices = jnp.arange(13)
     params = [_start(config, training.run_key(0, seed)).params for seed in range(5)]
     lanes = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
-    fast = jax.vmap(training.observe, in_axes=(None, None, None, 0))(config, task, indices, lanes)
+    fast = jax.jit(jax.vmap(training.observe, (None, None, None, 0)))(config, task, indices, lanes)
+    plain = jax.jit(training.loss_gradients)
     for lane, each in enumerate(params):
-        loss, z, gradients = training.loss_gradients(config, task, indices, each)
+        loss, z, gradients = plain(config, task, indices, each)
         obvious = (loss, probes.unit_statistics(z), gradients)
         chex.assert_trees_all_close(
             jax.tree.map(lambda leaf, lane=lane: leaf[lane], fast), obvious, rtol=1e-5, atol=1e-6
@@ -428,7 +429,7 @@ def test_whole_runs_of_one_unit_as_columns_are_the_runs(optimizer, lanes, monkey
         learning_rate=jnp.asarray(rates),
         initial_bias=jnp.linspace(-2.0, 0.5, lanes),
     )
-    train = lambda: jax.vmap(training.run, in_axes=(0, None, None))(configs, task, key)  # noqa: E731
+    train = lambda: jax.jit(jax.vmap(training.run, (0, None, None)))(configs, task, key)  # noqa: E731
     fast = train()
     monkeypatch.setattr(training, "_lanes_last", training._stretch)
     monkeypatch.setattr(training, "_look_at_columns", lambda config, plain: plain)
@@ -449,9 +450,10 @@ def test_one_unit_networks_with_their_own_examples_are_not_mixed_up():
     config, task, key = setup(config)
     params = _start(config, key).params
     draws = jnp.arange(12).reshape(3, 4)
-    found = jax.vmap(training.observe, in_axes=(None, None, 0, None))(config, task, draws, params)
+    observe = jax.jit(training.observe)
+    found = jax.vmap(observe, in_axes=(None, None, 0, None))(config, task, draws, params)
     for lane in range(3):
-        wanted = training.observe(config, task, draws[lane], params)
+        wanted = observe(config, task, draws[lane], params)
         chex.assert_trees_all_close(
             jax.tree.map(lambda leaf, lane=lane: leaf[lane], found), wanted, rtol=1e-6
         )
