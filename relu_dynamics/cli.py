@@ -57,9 +57,24 @@ def main(run: Callable[[Any], None], defaults: Any, quick: Any, description: str
     def parse_and_run():
         options = parse(sys.argv[1:], defaults, quick, description)
         use_private_cache()
+        start_jax()
         run(options)
 
     guard(parse_and_run)
+
+
+def start_jax() -> None:
+    """Raises a one-line ValueError when JAX's platform cannot be used, or when it is set to give
+    other numbers."""
+    grids.check_jax()
+    asked = os.environ.get("JAX_PLATFORMS")
+    try:
+        grids.places()
+    except (RuntimeError, AssertionError) as error:  # JAX raises either, by what is missing
+        raise ValueError(
+            f"JAX_PLATFORMS={config.told(asked)} cannot be used here "
+            f"({error or 'no such device'}); unset it, or install what it needs."
+        ) from None
 
 
 def use_private_cache() -> pathlib.Path | None:
@@ -113,6 +128,7 @@ def main_by_name(commands: Mapping[str, Command], description: str) -> None:
             raise ValueError("all: takes no option but --quick; give one NAME for its options.")
         chosen = [(commands[each].run, parse(arguments, *commands[each][1:])) for each in names]
         use_private_cache()
+        start_jax()
         for run, options in chosen:
             run(options)
 

@@ -67,6 +67,21 @@ def places() -> list[Device]:
     return [devices[i % len(devices)] for i in range(max(cores or 1, len(devices)))]
 
 
+UNFIT_SETTINGS = {  # of JAX, and what they would do
+    "jax_disable_jit": "other bits than any stored result has",
+    "jax_enable_x64": "float64, and every result is float32",
+    "jax_debug_nans": "a traceback where a run diverges, which is a legal outcome",
+    "jax_debug_infs": "a traceback where a run diverges, which is a legal outcome",
+}
+
+
+def check_jax() -> None:
+    """Raises a ValueError when JAX is set to do what no result was made with."""
+    for setting, effect in UNFIT_SETTINGS.items():
+        if getattr(jax.config, setting):
+            raise ValueError(f"{setting.upper()}=1 would mean {effect}; unset it.")
+
+
 def compiler_options() -> dict[str, int] | None:
     """LLVM's level 1 for a block's program: a fifth less to compile, the same bits wherever it was
     compared, and up to a fifth faster, for it leaves the short loops of small layers alone. A
@@ -556,6 +571,7 @@ def sweep_grid(
     devices: list[Device] | None = None,
 ) -> xr.Dataset:
     """`sweep` for a grid that is already made, on some of the local devices (all by default)."""
+    check_jax()
     part = check_shard(shard)
     if executor is not None and not (
         isinstance(executor, concurrent.futures.Executor) or callable(executor)

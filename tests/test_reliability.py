@@ -296,6 +296,27 @@ def recovery_map(*arguments, **options):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("setting", grids.UNFIT_SETTINGS)
+def test_a_setting_of_jax_that_changes_results_is_refused(setting, tmp_path):
+    before = getattr(jax.config, setting)
+    jax.config.update(setting, True)
+    try:
+        with pytest.raises(ValueError, match=f"{setting.upper()}=1 would mean"):
+            grids.sweep(SMALL, AXES, 1, out=tmp_path / "out")
+        with pytest.raises(ValueError, match=setting.upper()):
+            cli.start_jax()
+    finally:
+        jax.config.update(setting, before)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("platform", ["cuda", "nonsense"])
+def test_a_platform_that_is_not_there_is_refused_in_one_line(platform):
+    done = recovery_map("--quick", env={**os.environ, "JAX_PLATFORMS": platform})
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert f"error: JAX_PLATFORMS='{platform}' cannot be used here" in done.stderr
+
+
 def test_a_script_that_cannot_write_ends_with_4():
     began = time.monotonic()
     done = recovery_map("--out", "/proc/no/such")
