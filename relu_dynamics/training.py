@@ -11,6 +11,8 @@ and a step, so that a longer run or a larger grid never changes a run's noise.
 import dataclasses
 import functools
 import os
+import pathlib
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,7 +22,7 @@ import numpy as np
 import optax
 
 from relu_dynamics import models, outcomes, probes, tasks
-from relu_dynamics.config import TRACED, Config, validate
+from relu_dynamics.config import TRACED, Config, told, validate
 from relu_dynamics.outcomes import History
 from relu_dynamics.probes import LayerSummary, UnitStatistics
 from relu_dynamics.tasks import Task
@@ -631,6 +633,10 @@ def train(
             root_seed=root_seed,
             trace_units=trace_units,
         )
+    if checkpoint_every is not None:
+        raise ValueError(f"checkpoint_every={checkpoint_every!r} needs checkpoint=FOLDER.")
+    if state is not None and not isinstance(state, State):
+        raise ValueError(f"state={told(state)} must be a State, such as a run's; or None.")
     config = validate(config)
     check_memory(trace_bytes(config, trace_units), "use trace_units=False or fewer steps")
     traced = as_arrays(config)
@@ -655,6 +661,11 @@ def trace_bytes(config: Config, trace_units: bool) -> int:
 
 def available_bytes() -> int:
     """Memory that this machine can give now (all of it where the system does not say)."""
+    told_by_linux = pathlib.Path("/proc/meminfo")
+    text = told_by_linux.read_text() if told_by_linux.exists() else ""
+    # Free pages alone would not count what the page cache gives back.
+    if found := re.search(r"MemAvailable:\s*([0-9]+) kB", text):
+        return 1024 * int(found[1])
     pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
     return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
 

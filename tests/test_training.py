@@ -1,6 +1,7 @@
 """One run: gradients, optimizers, noise, traces, and the verb itself."""
 
 import dataclasses
+import os
 
 import chex
 import jax
@@ -382,6 +383,18 @@ def test_a_trace_that_does_not_fit_is_refused_with_the_remedy(monkeypatch):
     monkeypatch.setattr(training, "available_bytes", lambda: 1000)
     with pytest.raises(ValueError, match="GiB are free; use trace_units=False"):
         training.train(SMALL, trace_units=True)
+
+
+def test_what_train_cannot_use_is_refused():
+    with pytest.raises(ValueError, match="checkpoint_every=5 needs checkpoint=FOLDER"):
+        training.train(SMALL, checkpoint_every=5)
+    with pytest.raises(ValueError, match="state={} must be a State"):
+        training.train(SMALL, state={})
+
+
+def test_available_memory_is_less_than_all_of_it():
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 2**20 < training.available_bytes() <= total
 
 
 def test_memory_estimate_of_a_trace_covers_what_it_holds():
