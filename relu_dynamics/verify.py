@@ -592,7 +592,11 @@ def _digests(changes: dict, cache: pathlib.Path) -> dict[str, dict[str, dict[str
 def print_digests(changes: dict) -> None:
     """What `_digests` reads: digests of every run of every config."""
     jax.config.update("jax_num_cpu_devices", changes.get("devices", 1))
-    print(json.dumps({n: _run_digests(f, changes) for n, f in BIT_CONFIGS.items()}))
+    found = {}
+    for name, fields in BIT_CONFIGS.items():
+        found[name] = _run_digests(fields, changes)
+        jax.clear_caches()  # a process may map only so many pieces of compiled code
+    print(json.dumps(found))
 
 
 def bits_grid(fields: dict, changes: dict) -> Grid:
