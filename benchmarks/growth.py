@@ -74,8 +74,8 @@ def measure(point: dict) -> dict:
         lanes, count = grid.lanes, grid.runs
         run = lambda: grids.sweep_grid(grid)  # noqa: E731
     else:
-        lanes = _grid(config, 1, 1).lanes
-        grid = _grid(config, 32, 1, lanes)
+        grid = _grid(config, 32, 1)
+        lanes = grid.lanes
         block = grids.run_block(grid, 0)
         count = block.held_loss.shape[0]
         run = lambda: grids.run_block(grid, 0)  # noqa: E731
@@ -101,12 +101,12 @@ def measure(point: dict) -> dict:
     )
 
 
-def _grid(config, side, seeds, lanes=None):
+def _grid(config, side, seeds):
     axes = {
         "initial_bias": np.linspace(-4.0, 0.5, side).tolist() if side > 1 else [-1.0],
         "learning_rate": np.geomspace(1e-4, 1e-2, side).tolist(),
     }
-    return make_grid(config, axes, seeds, lanes=lanes)
+    return make_grid(config, axes, seeds)
 
 
 def _single(config, trace_units):

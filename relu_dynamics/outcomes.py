@@ -104,7 +104,7 @@ def start_history(statistics: UnitStatistics, bound: jax.Array) -> History:
     )
 
 
-def _first(recorded: Array, happens: jax.Array, step: jax.Array) -> jax.Array:
+def _first(recorded: Array, happens: Array, step: jax.Array) -> jax.Array:
     return jnp.where((recorded == NEVER) & happens, step, recorded)
 
 
