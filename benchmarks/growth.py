@@ -103,7 +103,7 @@ def measure(point: dict) -> dict:
 
 def _grid(config, side, seeds):
     axes = {
-        "initial_bias": np.linspace(-4.0, 0.5, side).tolist() if side > 1 else [-1.0],
+        "initial_bias": np.linspace(-4.0, 0.5, side).tolist(),
         "learning_rate": np.geomspace(1e-4, 1e-2, side).tolist(),
     }
     return make_grid(config, axes, seeds)
