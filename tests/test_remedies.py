@@ -47,7 +47,7 @@ def test_where_the_float32_derivative_is_exactly_0():
     assert found["relu"] == 0
     assert found["leaky_relu"] is None and found["prelu"] is None
     # e^z is 0 in float32 where it is below the smallest normal number, 2^-126. But JAX 0.10 has the
-    # derivative of expm1 as expm1(z) + 1 (JAX 0.12 as e^z), and that is 0 from where e^z is half the
+    # derivative of expm1 as expm1(z) + 1 (0.12 as e^z), and that is 0 from where e^z is half the
     # spacing of floats below 1, 2^-25.
     exact = jax.grad(jnp.expm1)(-30.0) > 0
     assert found["elu"] == pytest.approx(-(126 if exact else 25) * np.log(2), abs=0.01)
