@@ -32,7 +32,7 @@ import xarray as xr
 from relu_dynamics import channels, cli, figures, models, statistics, store, tasks, training
 from relu_dynamics import unit_figures as draw
 from relu_dynamics.axes import Grid, make_grid
-from relu_dynamics.config import Config, validate
+from relu_dynamics.config import Config, check_covered, validate
 from relu_dynamics.outcomes import NEVER
 from relu_dynamics.unit_figures import Life, Network, Phase
 
@@ -360,7 +360,7 @@ def check(options: Options) -> tuple[Options, Grid]:
         )
     if config.probe_size is not None or network.probe_size is not None:
         raise ValueError("probe_size: dead must mean dead on all training examples; leave it None.")
-    channels.check_covered(config, "accounts", channels._UNCOVERED)
+    check_covered(config, "accounts", channels.COVERED)
     axes = {"learning_rate": (config.learning_rate,)}
     grid = make_grid(config, axes, options.seeds, root_seed=options.root_seed)
     return dataclasses.replace(options, config=grid.config, network=network), grid

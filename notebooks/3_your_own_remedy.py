@@ -62,7 +62,7 @@ def sgd_with_pull(rate, momentum):
 
 
 models.ACTIVATIONS["fading_leak"] = fading_leak
-training.OPTIMIZERS["sgd_with_pull"] = sgd_with_pull
+training.OPTIMIZERS["sgd_with_pull"] = training.Optimizer(sgd_with_pull)
 
 # %% [markdown]
 # Those were the twenty lines. Both names are now values of the config. A grid for each arm: the

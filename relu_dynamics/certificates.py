@@ -27,19 +27,27 @@ import numpy as np
 import optax
 from numpy.typing import ArrayLike
 
-from relu_dynamics import models, theory
+from relu_dynamics import models, theory, training
 from relu_dynamics.config import Config, check_covered
 from relu_dynamics.outcomes import NEVER, Outcome
 from relu_dynamics.probes import UNIT_ROUNDOFF
 from relu_dynamics.statistics import Interval, clustered_interval
 from relu_dynamics.tasks import Task
-from relu_dynamics.training import State
+from relu_dynamics.training import ADAM_B2, ADAM_EPSILON, Rule, State
 
 DUST = 1e-30  # depths below this may underflow in float32, and underflow can have either sign
 _HUGE = 1e15  # beyond, float32's squares come near overflow: a diverging run
 _TINY = 1e-37  # what float32 loses when it flushes a subnormal number to 0
-_KNOWN_OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop")
-_B2, _EPSILON = 0.999, 1e-8  # Adam's, as `training.make_optimizer` leaves them
+# The fields under which the theorems were proved; all others must stay at their defaults.
+COVERED = frozenset(
+    """
+    learning_rate initial_bias momentum weight_decay noise_scale upstream_rate outside_gradient
+    weight_scale scaling_dose killed_fraction target_scale
+    task examples dimension input_scaling hidden activation initializer normalization output_bias
+    optimizer warmup_steps decay_steps decay_kind decay_targets batch_size batch_order steps
+    biased_layer biased_units killed_at probe_size probe_every tolerance sustain
+    """.split()
+)
 _CHUNK = 4_000_000  # numbers held at once
 
 
@@ -140,11 +148,10 @@ def certify(config: Config, task: Task, state: State, *, horizon: int) -> Certif
             f"activation={config.activation!r}: certificates are about units whose gradient is 0 "
             "below 0; use activation='relu'."
         )
-    if config.optimizer not in _KNOWN_OPTIMIZERS:
-        raise ValueError(
-            f"optimizer={config.optimizer!r}: certificates know {', '.join(_KNOWN_OPTIMIZERS)}."
-        )
-    check_covered(config, "certificates", ("model", "schedule", "clip_norm", "change_every"))
+    if training.optimizer_of(config).rule is None:
+        known = [name for name, row in training.OPTIMIZERS.items() if row.rule is not None]
+        raise ValueError(f"optimizer={config.optimizer!r}: certificates know {', '.join(known)}.")
+    check_covered(config, "certificates", COVERED)
     if config.killed_fraction is not None and config.killed_at > int(state.step):
         raise ValueError(
             f"killed_at={config.killed_at} is after the state's step {int(state.step)}: "
@@ -379,8 +386,8 @@ def _decay_of(targets: str) -> Callable[[_Case], _Claim]:
     """
 
     def theorem(case: _Case) -> _Claim:
-        stateless = case.config.optimizer == "sgd" or (
-            case.config.optimizer == "rmsprop" and not case.rules.coupled
+        stateless = _rule(case) is Rule.SGD or (
+            _rule(case) is Rule.RMSPROP and not case.rules.coupled
         )
         if not (stateless and _decaying(case) and case.config.decay_targets == targets):
             return _undecided(case)
@@ -396,7 +403,7 @@ def _momentum_path(case: _Case) -> _Claim:
     and the same for the bias, with v the trace. L2 in the gradient flips the sign of z if
     rate * decay > (1 - sqrt(mu))^2 (`theory.heavy_ball_sign_flip_threshold`).
     """
-    if case.config.optimizer not in ("momentum", "nesterov"):
+    if _rule(case) not in (Rule.HEAVY_BALL, Rule.NESTEROV):
         return _undecided(case)
     return _linear_path(case)
 
@@ -407,7 +414,7 @@ def _adam_path(case: _Case) -> _Claim:
     Every parameter's recurrence is run in float64 with a bound on how far the float32 program may
     be from it. L2 in the gradient makes that bound grow; once it is too wide nothing is claimed.
     """
-    if case.config.optimizer not in ("adam", "adamw") or not _moves_alone(case):
+    if _rule(case) is not Rule.ADAM or not _moves_alone(case):
         return _undecided(case)
     open_units = case.z.max(0) + case.error <= -DUST
     follow = _follow_adam(case, open_units)
@@ -485,9 +492,13 @@ def _decaying(case: _Case) -> bool:
     return case.rules.decay > 0 and case.rate > 0
 
 
+def _rule(case: _Case) -> Rule | None:
+    return training.optimizer_of(case.config).rule
+
+
 def _keeps_sign(case: _Case) -> bool:
     """Whether decay moves a parameter straight towards 0 and never past it."""
-    direct = not case.rules.coupled or case.config.optimizer == "sgd"
+    direct = not case.rules.coupled or _rule(case) is Rule.SGD
     return direct and case.rate * case.rules.decay < 1
 
 
@@ -510,7 +521,7 @@ def _residue(case: _Case, name: str) -> np.ndarray:
     """
     memory, mu, value = case.memory[name], case.rules.momentum, case.parameters[name]
     if "trace" in memory:
-        factor = mu * (mu if case.config.optimizer == "nesterov" else 1.0)
+        factor = mu * (mu if _rule(case) is Rule.NESTEROV else 1.0)
         total = factor * -np.expm1(case.horizon * np.log(mu)) / (1 - mu) if mu > 0 else 0.0
         return -case.rate * total * (1 + 1e-5) * memory["trace"]
     if "mu" in memory:
@@ -518,10 +529,10 @@ def _residue(case: _Case, name: str) -> np.ndarray:
             return np.zeros_like(value)
         steps = np.arange(1, min(case.horizon, _adam_steps(case)) + 1)
         first = mu**steps / -np.expm1((case.adam_steps + steps) * np.log(mu))
-        spread = np.sqrt(_B2**steps / -np.expm1((case.adam_steps + steps) * np.log(_B2)))
+        spread = np.sqrt(ADAM_B2**steps / -np.expm1((case.adam_steps + steps) * np.log(ADAM_B2)))
         m, v = memory["mu"], memory["nu"]
         steady = (first / spread).sum() / np.sqrt(v)
-        total = np.minimum(np.where(v > _TINY, steady, np.inf), first.sum() / _EPSILON)
+        total = np.minimum(np.where(v > _TINY, steady, np.inf), first.sum() / ADAM_EPSILON)
         return np.where(m == 0, 0.0, -case.rate * m * total * (1 + 1e-3))
     return np.zeros_like(value)
 
@@ -529,7 +540,7 @@ def _residue(case: _Case, name: str) -> np.ndarray:
 def _memory_factor(case: _Case) -> float:
     """The factor by which the optimizer's steps shrink without gradients."""
     mu = case.rules.momentum
-    return mu / math.sqrt(_B2) if case.config.optimizer in ("adam", "adamw") else mu
+    return mu / math.sqrt(ADAM_B2) if _rule(case) is Rule.ADAM else mu
 
 
 def _adam_steps(case: _Case) -> int:
@@ -539,7 +550,7 @@ def _adam_steps(case: _Case) -> int:
 
 def _moving_steps(case: _Case) -> int:
     """Steps in which residue moves a parameter by more than its widening allows for."""
-    if case.config.optimizer in ("sgd", "rmsprop"):
+    if _rule(case) in (Rule.SGD, Rule.RMSPROP):
         return 0
     return _steps_until(_memory_factor(case), 2.0**-26 * 1e-3, case.horizon)
 
@@ -594,7 +605,7 @@ def _crossing(case: _Case, holds: np.ndarray, paths) -> _Claim:
 
 def _linear_path(case: _Case) -> _Claim:
     """Follows z under an update that is linear in (parameter, trace)."""
-    stateless_coupled = case.config.optimizer == "rmsprop" and case.rules.coupled
+    stateless_coupled = _rule(case) is Rule.RMSPROP and case.rules.coupled
     if not _moves_alone(case) or (stateless_coupled and _decaying(case)):
         return _undecided(case)
     holds = case.z.max(0) + case.error <= -DUST
@@ -610,12 +621,12 @@ def _linear_powers(case: _Case, name: str) -> tuple[np.ndarray, np.ndarray]:
     a few times the update, which `update` and `trace` count generously.
     """
     rules, steps = case.rules, case.horizon
-    heavy = case.config.optimizer in ("momentum", "nesterov")
+    heavy = _rule(case) in (Rule.HEAVY_BALL, Rule.NESTEROV)
     mu = rules.momentum if heavy else 0.0
     decay = rules.decay if rules.decays[name] else 0.0
     coupled = decay if rules.coupled else 0.0
     trace = np.array([coupled, mu])  # of the next trace, or the gradient itself
-    update = np.array([coupled, 0.0]) + mu * trace if case.config.optimizer == "nesterov" else trace
+    update = np.array([coupled, 0.0]) + mu * trace if _rule(case) is Rule.NESTEROV else trace
     shrink = 0.0 if rules.coupled else case.rate * decay
     step = np.array([[1 - shrink, 0.0], [0.0, 0.0]])
     step = step - case.rate * np.array([update, [0.0, 0.0]]) + np.array([[0.0, 0.0], trace])
@@ -686,7 +697,7 @@ def _follow_adam(case: _Case, units: np.ndarray):
     )[:, None]
     decay = np.where(mask, case.rules.decay, 0.0)
     coupled, shrink = (decay, 0.0 * decay) if case.rules.coupled else (0.0 * decay, rate * decay)
-    b2, rest2 = np.float64(np.float32(_B2)), 1 - _B2
+    b2, rest2 = np.float64(np.float32(ADAM_B2)), 1 - ADAM_B2
     u, design = UNIT_ROUNDOFF, np.concatenate([x, np.ones((len(x), 1))], axis=1)
     sums = (fan_in + 2) * u * (1 + 1e-3)
     furthest = np.sqrt((x[case.probe] ** 2).sum(1).max()) + case.input_error * math.sqrt(fan_in)
@@ -722,8 +733,10 @@ def _follow_adam(case: _Case, units: np.ndarray):
         (scale1, wrong1), (scale2, wrong2) = correction(b1, count), correction(b2, count)
         mean, mean_error = m / scale1, (m_error + np.abs(m) * (wrong1 + 2 * u)) / scale1
         square, square_error = v / scale2, (v_error + v * (wrong2 + 2 * u)) / scale2
-        root = np.sqrt(square) + _EPSILON
-        least = np.sqrt(np.maximum(square - square_error, 0)) * (1 - 4 * u) + _EPSILON * (1 - 1e-6)
+        root = np.sqrt(square) + ADAM_EPSILON
+        least = np.sqrt(np.maximum(square - square_error, 0)) * (1 - 4 * u) + ADAM_EPSILON * (
+            1 - 1e-6
+        )
         update = mean / root
         u_error = mean_error / least + np.abs(mean) * (root - least) / (root * least)
         u_error += 4 * u * np.abs(update)
@@ -842,9 +855,9 @@ def _rules(config: Config) -> _Rules:
     noise = 0.0 if config.noise_scale is None else float(config.noise_scale)
     vectors = config.decay_targets in ("all", "biases")
     return _Rules(
-        momentum=float(np.float32(0.9 if config.momentum is None else config.momentum)),
+        momentum=float(np.float32(training.momentum_of(config))),
         decay=decay,
-        coupled=config.decay_kind == "coupled" and config.optimizer != "adamw",
+        coupled=not training.decay_is_decoupled(config),
         decays={
             "weights": config.decay_targets in ("all", "weights"),
             "bias": vectors,
@@ -873,7 +886,7 @@ def _memory(state: State) -> dict[str, Any]:
 
 
 def _count(config: Config, state: State) -> int:
-    if config.optimizer not in ("adam", "adamw"):
+    if training.optimizer_of(config).rule is not Rule.ADAM:
         return 0
     return int(optax.tree_utils.tree_get(state.optimizer, "count"))
 

@@ -54,13 +54,28 @@ from relu_dynamics.config import Config, check_choice, check_covered, validate
 from relu_dynamics.outcomes import NEVER, History
 from relu_dynamics.statistics import Interval
 from relu_dynamics.tasks import Task
-from relu_dynamics.training import PRECISION, State
+from relu_dynamics.training import (
+    ADAM_B2,
+    ADAM_EPSILON,
+    PRECISION,
+    RMSPROP_DECAY,
+    RMSPROP_EPSILON,
+    Rule,
+    State,
+)
 
 SOURCES = ("gradient", "outside", "residue", "coupled_decay", "decoupled_decay", "noise")
-_UNCOVERED = ("model", "change_every", "killed_at")  # see `check_covered`
-ADAM_B2, ADAM_EPSILON = 0.999, 1e-8  # optax's own, as `training.make_optimizer` leaves them
-RMSPROP_DECAY, RMSPROP_EPSILON = 0.9, 1e-8
-FIRST_MOMENTS = {"momentum": "trace", "nesterov": "trace", "adam": "mu", "adamw": "mu"}
+# The fields under which the accounts were proved to sum to the change of z, and under which every
+# arm of a fork changes what it says and nothing else; all others must stay at their defaults.
+COVERED = frozenset(
+    """
+    learning_rate initial_bias momentum weight_decay noise_scale upstream_rate outside_gradient
+    clip_norm weight_scale scaling_dose killed_fraction target_scale
+    task examples dimension input_scaling hidden activation initializer normalization output_bias
+    optimizer schedule warmup_steps decay_steps decay_kind decay_targets batch_size batch_order
+    steps biased_layer biased_units probe_size probe_every tolerance sustain
+    """.split()
+)
 
 
 class Parts(NamedTuple):
@@ -164,14 +179,14 @@ def update_terms(
             params,
             training.decay_mask(config, params),
         )
-        if not _decoupled(config):
+        if not training.decay_is_decoupled(config):
             parts["coupled_decay"] = decay
             total = jax.tree.map(jnp.add, gradients, decay)
     now, earlier = _linear_maps(config, total, optimizer_state)
     terms = {name: now(part) for name, part in parts.items()}
     if earlier is not None:
         terms["residue"] = earlier
-    if decay is not None and _decoupled(config):
+    if decay is not None and training.decay_is_decoupled(config):
         terms["decoupled_decay"] = jax.tree.map(lambda d: -config.learning_rate * d, decay)
     if config.noise_scale is not None:
         zeros = jax.tree.map(jnp.zeros_like, params)
@@ -188,40 +203,37 @@ def present_sources(config: Config) -> tuple[str, ...]:
     has = {
         "gradient": True,
         "outside": config.outside_gradient is not None,
-        "residue": config.optimizer in FIRST_MOMENTS,
-        "coupled_decay": decays and not _decoupled(config),
-        "decoupled_decay": decays and _decoupled(config),
+        "residue": training.optimizer_of(config).memory is not None,
+        "coupled_decay": decays and not training.decay_is_decoupled(config),
+        "decoupled_decay": decays and training.decay_is_decoupled(config),
         "noise": config.noise_scale is not None,
     }
     return tuple(name for name in SOURCES if has[name])
-
-
-def _decoupled(config: Config) -> bool:
-    return config.decay_kind == "decoupled" or config.optimizer == "adamw"
 
 
 def _linear_maps(config, total, optimizer_state):
     """(what a part of the gradient moves, what the first moment moves) at this step: the former a
     function of trees, the latter a tree or None. `total` is the whole gradient with decay."""
     rate = config.learning_rate
-    momentum = 0.9 if config.momentum is None else config.momentum
+    momentum, optimizer = training.momentum_of(config), training.optimizer_of(config)
     scaled = lambda factor: lambda tree: jax.tree.map(lambda g: factor * g, tree)  # noqa: E731
     get = functools.partial(optax.tree.get, optimizer_state)
-    if config.optimizer == "sgd":
+    memory = None if optimizer.memory is None else get(optimizer.memory)
+    if optimizer.rule is Rule.SGD:
         return scaled(-rate), None
-    if config.optimizer == "momentum":
-        return scaled(-rate), scaled(-rate * momentum)(get("trace"))
-    if config.optimizer == "nesterov":  # update = g + mu (g + mu trace)
-        return scaled(-rate * (1 + momentum)), scaled(-rate * momentum**2)(get("trace"))
+    if optimizer.rule is Rule.HEAVY_BALL:
+        return scaled(-rate), scaled(-rate * momentum)(memory)
+    if optimizer.rule is Rule.NESTEROV:  # update = g + mu (g + mu trace)
+        return scaled(-rate * (1 + momentum)), scaled(-rate * momentum**2)(memory)
     second_moment = functools.partial(
         optax.tree.update_moment_per_elem_norm, total, get("nu"), order=2
     )
-    if config.optimizer == "rmsprop":  # its state scales the gradient and moves nothing alone
+    if optimizer.rule is Rule.RMSPROP:
         second = second_moment(decay=RMSPROP_DECAY)
         steps = jax.tree.map(lambda v: -rate * jax.lax.rsqrt(v + RMSPROP_EPSILON), second)
         return functools.partial(jax.tree.map, jnp.multiply, steps), None
-    if config.optimizer not in ("adam", "adamw"):
-        raise ValueError(f"optimizer={config.optimizer!r}: accounts know only those of optax here.")
+    if optimizer.rule is not Rule.ADAM:
+        raise _unknown_rule(config)
     done = get("count") + 1
     second = optax.tree.bias_correction(second_moment(decay=ADAM_B2), ADAM_B2, done)
     steps = jax.tree.map(lambda v: -rate / (jnp.sqrt(v) + ADAM_EPSILON), second)
@@ -230,7 +242,14 @@ def _linear_maps(config, total, optimizer_state):
         moment = optax.tree.bias_correction(scaled(factor)(tree), momentum, done)
         return jax.tree.map(jnp.multiply, steps, moment)
 
-    return functools.partial(move, 1 - momentum), move(momentum, get("mu"))
+    return functools.partial(move, 1 - momentum), move(momentum, memory)
+
+
+def _unknown_rule(config: Config) -> ValueError:
+    return ValueError(
+        f"optimizer={config.optimizer!r}: accounts know only the update rules in training.Rule; "
+        "use an optimizer that has one."
+    )
 
 
 # --- What a layer sees ------------------------------------------------------------------------
@@ -546,7 +565,9 @@ def account(
     account would not fit into memory.
     """
     config = validate(config)
-    check_covered(config, "accounts", _UNCOVERED)
+    check_covered(config, "accounts", COVERED)
+    if training.optimizer_of(config).rule is None:
+        raise _unknown_rule(config)
     chosen = _check_units(config, units, range(config.units))
     empty = jax.eval_shape(lambda: _entry(config, _empty_record(config)))
     unit_bytes = sum(leaf.dtype.itemsize for leaf in jax.tree.leaves(empty))
@@ -654,7 +675,7 @@ def _no_upstream(config: Config) -> str | None:
 
 
 def _no_residue(config: Config) -> str | None:
-    if config.optimizer not in FIRST_MOMENTS:
+    if training.optimizer_of(config).memory is None:
         return f"optimizer={config.optimizer!r} keeps no first moment that could move a unit"
     return "momentum=0.0 leaves no residue" if config.momentum == 0 else None
 
@@ -668,7 +689,7 @@ def _no_normalization(config: Config) -> str | None:
 def _zero_residue(config: Config, state: State, cohort: jax.Array) -> State:
     """The state with the first moment of the cohort's incoming parameters set to 0; `cohort` is
     [units of the biased layer] bool. Denominators stay, as they move nothing by themselves."""
-    name = FIRST_MOMENTS[config.optimizer]
+    name = str(training.optimizer_of(config).memory)  # `_no_residue` has refused None
     moment = optax.tree.get(state.optimizer, name)
     own = f"_{config.biased_layer}"  # the end of the names of all groups of the layer
     zeroed = {
@@ -764,7 +785,7 @@ def fork(
     config does not have, a unit outside the biased layer, and when no unit is dead at `step`.
     """
     config = validate(config)
-    check_covered(config, "forks", _UNCOVERED)
+    check_covered(config, "forks", COVERED)
     names, rows = _check_arms(config, arms)
     step = _check_step(config, step)
     seeds = _check_seeds(seeds)

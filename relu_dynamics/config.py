@@ -4,6 +4,9 @@ A config has two kinds of fields. *Traced* fields (`TRACED`) are numbers that a 
 changing one never recompiles. *Static* fields shape the program: changing one recompiles.
 A traced field that is `None` is absent from the program (no noise is drawn, no decay is added),
 which is not the same as 0.
+
+A field declares all of this where it is defined, with its range and its label on a figure. The
+tables below the class are read from the fields, so a new axis is one field and its use.
 """
 
 import dataclasses
@@ -18,25 +21,11 @@ import tomllib
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
-TRACED = (
-    "learning_rate",
-    "initial_bias",
-    "momentum",
-    "weight_decay",
-    "noise_scale",
-    "upstream_rate",
-    "outside_gradient",
-    "clip_norm",
-    "weight_scale",
-    "scaling_dose",
-    "killed_fraction",
-    "target_scale",
-)
 MOST_UNITS = 2**20  # of a layer
 MOST_LAYERS = 1000
 MOST_FILE_BYTES = 2**20  # of a config file
@@ -44,6 +33,43 @@ MOST_FILE_BYTES = 2**20  # of a config file
 
 def _static(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"static": True})
+
+
+class Range(NamedTuple):
+    """The finite numbers that a field allows; None: no limit on that side."""
+
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+
+    def holds(self, number: float) -> bool:
+        """Whether a finite number lies in the range."""
+        return (
+            (self.at_least is None or number >= self.at_least)
+            and (self.above is None or number > self.above)
+            and (self.at_most is None or number <= self.at_most)
+            and (self.below is None or number < self.below)
+        )
+
+    @property
+    def rule(self) -> str:
+        """The range in words, for an error message."""
+        low = self.at_least if self.above is None else self.above
+        high = self.at_most if self.below is None else self.below
+        if low is not None and high is not None:
+            brackets = "[" if self.above is None else "(", "]" if self.below is None else ")"
+            return f"must be in {brackets[0]}{low:g}, {high:g}{brackets[1]}"
+        if low is not None:
+            return f"must be finite and {'>=' if self.above is None else '>'} {low:g}"
+        if high is not None:
+            return f"must be finite and {'<=' if self.below is None else '<'} {high:g}"
+        return "must be finite"
+
+
+def _traced(default: float | None, label: str, **limits: float) -> Any:
+    """A field that a grid may sweep: its default, its label on a figure, its `Range`."""
+    return dataclasses.field(default=default, metadata={"label": label, "range": Range(**limits)})
 
 
 @jax.tree_util.register_dataclass
@@ -54,40 +80,40 @@ class Config:
     Layers are counted from 1, as in the text: hidden layer 1 sees the inputs.
     """
 
-    learning_rate: float = 0.1
+    learning_rate: float = _traced(0.1, "learning rate", at_least=0)
     """Step size of the optimizer, >= 0 (traced)."""
-    initial_bias: float = -6.0
+    initial_bias: float = _traced(-6.0, "initial bias")
     """What is added at step 0 to the bias of the first `biased_units` units of `biased_layer`; all
     biases start at 0, unless the initializer sets them. With a normalization it is the
     normalization's shift (traced)."""
-    momentum: float | None = None
+    momentum: float | None = _traced(None, "momentum", at_least=0, below=1)
     """Heavy-ball or Nesterov momentum, or Adam's b1, in [0, 1). None: the optimizer's own
     default, 0.9 (traced when given)."""
-    weight_decay: float | None = None
+    weight_decay: float | None = _traced(None, "weight decay", at_least=0)
     """Decay coefficient, >= 0; how it enters is `decay_kind` (traced when given)."""
-    noise_scale: float | None = None
+    noise_scale: float | None = _traced(None, "noise scale", at_least=0)
     """Standard deviation s of additive noise: every parameter moves by learning_rate * s * N(0, 1)
     a step, whatever the gradient (traced when given)."""
-    upstream_rate: float | None = None
+    upstream_rate: float | None = _traced(None, "upstream rate factor", at_least=0)
     """Factor on the updates of all layers below `biased_layer`; 0 freezes them (traced when
     given)."""
-    outside_gradient: float | None = None
+    outside_gradient: float | None = _traced(None, "outside gradient")
     """A constant that joins the loss gradient of the biased units' shift at every step, dead or
     not: a push from outside the loss (traced when given)."""
-    clip_norm: float | None = None
+    clip_norm: float | None = _traced(None, "gradient norm clipped to", above=0)
     """Largest global norm of the loss gradient, > 0; larger gradients are scaled down to it (traced
     when given)."""
-    weight_scale: float | None = None
+    weight_scale: float | None = _traced(None, "factor on the initial weights", above=0)
     """Factor on every initial weight, > 0 (traced when given)."""
-    scaling_dose: float | None = None
+    scaling_dose: float | None = _traced(None, "input scaling dose")
     """How bad the input scaling is: the mean in deviations for "shifted" (default 3), the factor on
     the first feature that is not constant for "one_bad_feature" (default 100) (traced when
     given)."""
-    killed_fraction: float | None = None
+    killed_fraction: float | None = _traced(None, "killed fraction", at_least=0, at_most=1)
     """Share of every hidden layer's units, in [0, 1], that are killed at step `killed_at`: incoming
     weights 0, bias -1, no memory in the optimizer. Which ones is random, the same for all cells of
     a seed, and a larger share contains a smaller one (traced when given)."""
-    target_scale: float | None = None
+    target_scale: float | None = _traced(None, "factor on the targets", above=0)
     """Factor on the targets of a regression task, > 0: their variance grows with its square (traced
     when given)."""
 
@@ -150,7 +176,9 @@ class Config:
     """Number of training examples on which "dead" is judged; None: all of them."""
     probe_every: int = _static(25)
     """Steps between two looks at the probe set; divides `steps`."""
-    tolerance: float = _static(1e-6)
+    tolerance: float = dataclasses.field(
+        default=1e-6, metadata={"static": True, "range": Range(at_least=0)}
+    )
     """A unit is alive again when its margin exceeds this (and the rounding bound)."""
     sustain: int = _static(100)
     """Steps that a recovered unit must stay alive to count as sustained."""
@@ -166,6 +194,9 @@ class Config:
         return self.steps // self.probe_every
 
 
+FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+TRACED = tuple(name for name, field in FIELDS.items() if not field.metadata.get("static"))
+LABELS = {name: FIELDS[name].metadata["label"] for name in TRACED}  # of an axis on a figure
 SCALINGS = ("standardized", "minmax", "raw", "shifted", "one_bad_feature")
 DOSED_SCALINGS = ("shifted", "one_bad_feature")
 NORMALIZATIONS = ("none", "batch", "layer", "rms", "group", "weight")
@@ -177,21 +208,6 @@ _CHOICES = {
     "decay_targets": ("all", "weights", "biases"),
     "batch_order": ("random", "independent", "sequential"),
     "schedule": SCHEDULES,
-}
-_RANGES = {  # field: (test, rule in words)
-    "learning_rate": (lambda v: v >= 0, "must be finite and >= 0"),
-    "initial_bias": (lambda v: True, "must be finite"),
-    "momentum": (lambda v: 0 <= v < 1, "must be in [0, 1)"),
-    "weight_decay": (lambda v: v >= 0, "must be finite and >= 0"),
-    "noise_scale": (lambda v: v >= 0, "must be finite and >= 0"),
-    "upstream_rate": (lambda v: v >= 0, "must be finite and >= 0"),
-    "outside_gradient": (lambda v: True, "must be finite"),
-    "clip_norm": (lambda v: v > 0, "must be finite and > 0"),
-    "weight_scale": (lambda v: v > 0, "must be finite and > 0"),
-    "scaling_dose": (lambda v: True, "must be finite"),
-    "killed_fraction": (lambda v: 0 <= v <= 1, "must be in [0, 1]"),
-    "target_scale": (lambda v: v > 0, "must be finite and > 0"),
-    "tolerance": (lambda v: v >= 0, "must be finite and >= 0"),
 }
 
 
@@ -218,15 +234,15 @@ def told(value: Any) -> str:
 
 def check_number(field: str, value: Any) -> float:
     """Returns `value` as a Python float; raises a ValueError when the field does not allow it."""
-    holds, rule = _RANGES[field]
+    allowed: Range = FIELDS[field].metadata["range"]
     if not _is_real_number(value):
-        raise ValueError(f"{field}={told(value)} {rule}: give one real number.")
+        raise ValueError(f"{field}={told(value)} {allowed.rule}: give one real number.")
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
-    if not math.isfinite(number) or not holds(number):
-        raise ValueError(f"{field}={told(value)} {rule}.")
+    if not math.isfinite(number) or not allowed.holds(number):
+        raise ValueError(f"{field}={told(value)} {allowed.rule}.")
     if number != 0 and not (1e-37 < abs(number) < 1e38):
         raise ValueError(
             f"{field}={told(value)} cannot be held in float32; use 1e-37 < |value| < 1e38."
@@ -234,15 +250,20 @@ def check_number(field: str, value: Any) -> float:
     return number
 
 
-def check_covered(config: Config, what: str, fields: tuple[str, ...]) -> None:
-    """Raises a ValueError for the first of the static or traced fields that `what` (in words, a
-    plural) does not cover and that is not at its default; and for weight normalization."""
+def check_covered(config: Config, what: str, covered: frozenset[str]) -> None:
+    """Raises a ValueError for the first field that is not at its default and that `what` (in words,
+    a plural) does not cover; and for weight normalization.
+
+    `covered` are the fields that were proved, so a field that somebody adds is refused until it is
+    proved too.
+    """
     if config.normalization == "weight":
         raise ValueError(f"normalization='weight': {what} do not cover it; use another.")
-    for field in fields:
-        value, default = getattr(config, field), getattr(Config(), field)
-        if value is not None and value != default:
-            raise ValueError(f"{field}={told(value)}: {what} do not cover it; use {default!r}.")
+    for name, field in FIELDS.items():
+        value = getattr(config, name)
+        if name in covered or value is None or value == field.default:
+            continue
+        raise ValueError(f"{name}={told(value)}: {what} do not cover it; use {field.default!r}.")
 
 
 def check_path(field: str, value: Any) -> pathlib.Path:
@@ -354,12 +375,17 @@ def validate(config: Config) -> Config:
         )
     if config.decay_kind == "decoupled" and config.weight_decay is None:
         raise ValueError("decay_kind='decoupled' needs a weight_decay; give one (0 is allowed).")
-    if config.optimizer == "adamw" and config.weight_decay is None:
-        raise ValueError("weight_decay=None: adamw needs one; optax's own default is 1e-4.")
-    if config.momentum is not None and config.optimizer in ("sgd", "rmsprop"):
+    optimizer = training.OPTIMIZERS[config.optimizer]
+    if optimizer.decay_is_decoupled and config.weight_decay is None:
+        raise ValueError(
+            f"weight_decay=None: optimizer={config.optimizer!r} needs one; optax's own default is "
+            "1e-4."
+        )
+    if config.momentum is not None and not optimizer.uses_momentum:
+        users = [repr(name) for name, row in training.OPTIMIZERS.items() if row.uses_momentum]
         raise ValueError(
             f"momentum={config.momentum!r} is not used by optimizer={config.optimizer!r}; "
-            "use optimizer='momentum', 'nesterov' or 'adam', or momentum=None."
+            f"use one of {', '.join(users)}, or momentum=None."
         )
     static |= _check_schedule(config) | _check_looks(config)
     if config.change_every is not None and tasks.TASKS[config.task].renew is None:

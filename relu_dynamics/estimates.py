@@ -25,6 +25,7 @@ class Measure(NamedTuple):
     among: Callable[[xr.Dataset], xr.DataArray] | None  # None: a proportion of runs
     succeeds: Callable[[xr.Dataset], xr.DataArray]
     definition: str
+    label: str = ""  # on a figure or the explorer's page; empty: the name of the row
 
 
 def _at_risk(result):
@@ -49,26 +50,31 @@ MEASURES: dict[str, Measure] = {
         lambda r: r.outcome == Outcome.RECOVERED_SUSTAINED,
         "dead on the probe set at step 0, alive again for at least the sustain steps; "
         "units of diverged runs count as not recovered",
+        "P(dead unit recovers for good)",
     ),
     "recovered_ever": Measure(
         _at_risk,
         lambda r: r.first_recovery != NEVER,
         "dead on the probe set at step 0, alive at some later look",
+        "P(dead unit recovers at all)",
     ),
     "alive_at_end": Measure(
         _at_risk,
         lambda r: r.alive & _finite(r),
         "dead on the probe set at step 0, alive at the horizon; not in a diverged run",
+        "P(dead unit is alive at the end)",
     ),
     "died": Measure(
         _began_alive,
         lambda r: (r.first_death != NEVER) & _finite(r),
         "alive on the probe set at step 0, dead at some later look; not in a diverged run",
+        "P(living unit dies)",
     ),
     "dead_at_end": Measure(
         _began_alive,
         lambda r: ~r.alive & _finite(r),
         "alive on the probe set at step 0, dead at the horizon; not in a diverged run",
+        "P(living unit is dead at the end)",
     ),
     "born_dead": Measure(
         _all_units,
@@ -86,11 +92,13 @@ MEASURES: dict[str, Measure] = {
         "alive on the probe set at step 0, dead at some later look, alive again at a look after "
         "that. The denominator depends on the treatment (other rates kill other units): compare "
         "arms by a fork of one cohort instead",
+        "P(unit that died comes back)",
     ),
     "diverged": Measure(
         None,
         lambda r: ~_finite(r),
         "runs with a loss or margin that was not finite at some step",
+        "P(run diverges)",
     ),
 }
 

@@ -32,22 +32,13 @@ import xarray as xr
 
 from relu_dynamics import cli, estimates, figures, grids, statistics, store, tasks, training
 from relu_dynamics.axes import Grid, grid_from_identity
-from relu_dynamics.config import TRACED, Config, check_choice, told
+from relu_dynamics.config import LABELS, TRACED, Config, check_choice, told
 from relu_dynamics.outcomes import NEVER, History, Outcome
 from relu_dynamics.probes import UnitStatistics
 
 MOST_CELLS = 4096  # of all maps of a page: about 18 MB
 MOST_LOOKS = 100  # of a curve or ribbon; of longer runs every k-th look is shown
 LEVEL = 0.95
-LABELS = {
-    "recovered": "P(dead unit recovers for good)",
-    "recovered_ever": "P(dead unit recovers at all)",
-    "alive_at_end": "P(dead unit is alive at the end)",
-    "died": "P(living unit dies)",
-    "dead_at_end": "P(living unit is dead at the end)",
-    "came_back": "P(unit that died comes back)",
-    "diverged": "P(run diverges)",
-}
 OUTCOMES = {
     Outcome.RECOVERED_SUSTAINED: "recovered, sustained",
     Outcome.RECOVERED_UNCONFIRMED: "recovered, unconfirmed",
@@ -191,7 +182,7 @@ def _maps(name: str, result: xr.Dataset) -> list[dict]:
     maps = []
     for place in itertools.product(*(range(result.sizes[axis]) for axis in axes[2:])):
         part = result.isel({axis: [i] for axis, i in zip(axes[2:], place, strict=True)})
-        values = [f"{_label(axis)} {part[axis].values[0]:g}" for axis in axes[2:]]
+        values = [f"{LABELS[axis]} {part[axis].values[0]:g}" for axis in axes[2:]]
         maps.append(
             {
                 "name": ", ".join([name, *values]),
@@ -210,15 +201,11 @@ def _maps(name: str, result: xr.Dataset) -> list[dict]:
     return maps
 
 
-def _label(axis: str) -> str:
-    return figures.LABELS.get(axis, axis.replace("_", " "))
-
-
 def _axis(result: xr.Dataset, axis: str) -> dict:
     values = [f"{value:g}" for value in result[axis].values]
     if len(set(values)) < len(values):
         values = [repr(float(value)) for value in result[axis].values]
-    return {"label": _label(axis), "values": values}
+    return {"label": LABELS[axis], "values": values}
 
 
 def _rounded(values: Any) -> Any:
@@ -461,7 +448,7 @@ def _page(maps: list[dict]) -> str:
         "maps": maps,
         "measures": {
             name: {
-                "label": LABELS.get(name, name),
+                "label": measure.label or name.replace("_", " "),
                 "definition": measure.definition,
                 "of_runs": measure.among is None,
             }

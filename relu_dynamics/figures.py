@@ -18,21 +18,13 @@ from matplotlib.gridspec import GridSpecBase
 from matplotlib.lines import Line2D
 
 from relu_dynamics import estimates
+from relu_dynamics.config import LABELS
 
 COLUMN = 3.35
 PAGE = 7.0
 STYLE = str(resources.files("relu_dynamics") / "relu_dynamics.mplstyle")
 FEW_TRIALS = 8  # below this many units a cell is hatched
 WIDE_INTERVAL = 0.3  # and above this interval width
-
-LABELS = {
-    "learning_rate": "learning rate",
-    "initial_bias": "initial bias",
-    "momentum": "momentum",
-    "weight_decay": "weight decay",
-    "noise_scale": "noise scale",
-    "upstream_rate": "upstream rate factor",
-}
 
 
 def save(figure: Figure, path: pathlib.Path, attributes: dict[str, str]) -> list[pathlib.Path]:

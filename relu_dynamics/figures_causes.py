@@ -11,16 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from relu_dynamics.config import LABELS
 from relu_dynamics.figures import PAGE, STYLE
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 MARKERS = "os^Dv"
 LAYER_COLOURS = ("#440154", "#21918C", "#D8A200", "#7A5195", "#EF5675")
-AXIS_LABELS = {
+AXIS_LABELS = LABELS | {  # what an axis means in these grids, where that is more than its field
     "weight_scale": "factor on He's initial weights",
     "initial_bias": "initial bias of a whole layer",
-    "learning_rate": "learning rate",
-    "momentum": "momentum",
     "shifted": "mean of all features (deviations)",
     "one_bad_feature": "factor on one feature",
 }

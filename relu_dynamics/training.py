@@ -9,6 +9,7 @@ and a step, so that a longer run or a larger grid never changes a run's noise.
 """
 
 import dataclasses
+import enum
 import functools
 import os
 import pathlib
@@ -101,15 +102,67 @@ def at_step(config: Config, step: jax.Array) -> Config:
     return dataclasses.replace(config, learning_rate=config.learning_rate * factor)
 
 
-OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {  # of (rate, momentum)
-    "sgd": lambda rate, _: optax.sgd(rate),
-    "momentum": lambda rate, momentum: optax.sgd(rate, momentum=momentum),
-    "nesterov": lambda rate, momentum: optax.sgd(rate, momentum=momentum, nesterov=True),
-    "adam": lambda rate, momentum: optax.adam(rate, b1=momentum),
+class Rule(enum.Enum):
+    """The update rules whose mathematics accounts and certificates know."""
+
+    SGD = enum.auto()
+    HEAVY_BALL = enum.auto()
+    NESTEROV = enum.auto()
+    ADAM = enum.auto()
+    RMSPROP = enum.auto()
+
+
+class Optimizer(NamedTuple):
+    """What the rest of the project has to know of an optimizer; a row of `OPTIMIZERS`."""
+
+    make: Callable[..., optax.GradientTransformation]  # of (rate, momentum), both traced
+    rule: Rule | None = None  # None: accounts and certificates refuse it
+    memory: str | None = None  # the part of its state that moves a unit without a gradient
+    uses_momentum: bool = True
+    decay_is_decoupled: bool = False  # whatever `decay_kind` says
+
+
+DEFAULT_MOMENTUM = 0.9
+# optax's own, which `OPTIMIZERS` leaves as they are.
+ADAM_B2, ADAM_EPSILON = 0.999, 1e-8
+RMSPROP_DECAY, RMSPROP_EPSILON = 0.9, 1e-8
+
+
+def _adam(rate, momentum):
+    return optax.adam(rate, b1=momentum)
+
+
+OPTIMIZERS: dict[str, Optimizer] = {
+    "sgd": Optimizer(lambda rate, _: optax.sgd(rate), Rule.SGD, uses_momentum=False),
+    "momentum": Optimizer(
+        lambda rate, momentum: optax.sgd(rate, momentum=momentum), Rule.HEAVY_BALL, "trace"
+    ),
+    "nesterov": Optimizer(
+        lambda rate, momentum: optax.sgd(rate, momentum=momentum, nesterov=True),
+        Rule.NESTEROV,
+        "trace",
+    ),
+    "adam": Optimizer(_adam, Rule.ADAM, "mu"),
     # AdamW is Adam and a decoupled decay; `make_optimizer` adds the decay, as for all others.
-    "adamw": lambda rate, momentum: optax.adam(rate, b1=momentum),
-    "rmsprop": lambda rate, _: optax.rmsprop(rate),
+    "adamw": Optimizer(_adam, Rule.ADAM, "mu", decay_is_decoupled=True),
+    # Its state scales the gradient and moves nothing by itself.
+    "rmsprop": Optimizer(lambda rate, _: optax.rmsprop(rate), Rule.RMSPROP, uses_momentum=False),
 }
+
+
+def optimizer_of(config: Config) -> Optimizer:
+    """The row of `OPTIMIZERS` that the config names."""
+    return OPTIMIZERS[config.optimizer]
+
+
+def momentum_of(config: Config) -> float | jax.Array:
+    """The (traced) momentum, or Adam's b1, that the optimizer gets."""
+    return DEFAULT_MOMENTUM if config.momentum is None else config.momentum
+
+
+def decay_is_decoupled(config: Config) -> bool:
+    """Whether weight decay is subtracted after the optimizer rather than added to the gradient."""
+    return config.decay_kind == "decoupled" or optimizer_of(config).decay_is_decoupled
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
@@ -119,12 +172,11 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
     1 - b1 differently, and this is bit-equal to plain optax.
     """
     rate = config.learning_rate
-    momentum = 0.9 if config.momentum is None else config.momentum
-    base = OPTIMIZERS[config.optimizer](rate, momentum)
+    base = optimizer_of(config).make(rate, momentum_of(config))
     if config.weight_decay is None:
         return base
     mask = functools.partial(decay_mask, config)
-    if config.decay_kind == "decoupled" or config.optimizer == "adamw":
+    if decay_is_decoupled(config):
         return optax.chain(base, _decoupled_decay(config.weight_decay, rate, mask))
     return optax.chain(optax.add_decayed_weights(config.weight_decay, mask), base)
 

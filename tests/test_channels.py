@@ -420,7 +420,9 @@ def test_every_other_arm_takes_its_channel_away():
 
 
 def test_zeroed_residue_is_that_of_the_cohort_only():
-    for optimizer, name in channels.FIRST_MOMENTS.items():
+    memories = {name: row.memory for name, row in training.OPTIMIZERS.items() if row.memory}
+    assert set(memories) == {"momentum", "nesterov", "adam", "adamw"}
+    for optimizer, name in memories.items():
         config = dataclasses.replace(
             TINY, optimizer=optimizer, weight_decay=0.1, normalization="batch"
         )

@@ -1,0 +1,128 @@
+"""Every traced field, whatever it is: swept, stored, opened, estimated, drawn, explored."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+import pytest
+
+from relu_dynamics import (
+    Config,
+    certificates,
+    channels,
+    config,
+    estimates,
+    explore,
+    figures,
+    open_result,
+    sweep,
+    tasks,
+    training,
+)
+from relu_dynamics.axes import make_grid
+
+TINY = Config(
+    examples=32,
+    batch_size=8,
+    hidden=(4, 4),
+    biased_units=2,
+    initial_bias=-2.0,
+    steps=4,
+    probe_every=2,
+    sustain=2,
+)
+NEEDS = {  # what a field needs beside it; a new field without a need has no line here
+    "momentum": {"optimizer": "momentum"},
+    "scaling_dose": {"input_scaling": "shifted"},
+    "target_scale": {"task": "teacher_student", "dimension": 4},
+}
+
+
+def _values(name: str) -> list[float]:
+    if name == "initial_bias":  # some unit must be dead at step 0
+        return [-3.0, -2.0, -1.0]
+    allowed = config.FIELDS[name].metadata["range"]
+    return [v for v in (0.125, 0.25, 0.5) if allowed.holds(v)]
+
+
+@pytest.mark.parametrize("name", config.TRACED)
+def test_every_axis_is_swept_stored_estimated_drawn_and_explored(name, tmp_path):
+    base = dataclasses.replace(TINY, **NEEDS.get(name, {}))
+    values = _values(name)
+    assert len(values) == 3
+    other = "initial_bias" if name == "learning_rate" else "learning_rate"
+    axes = {name: values, other: [-1.0, -2.0] if other == "initial_bias" else [0.1, 0.2]}
+    result = sweep(base, axes, seeds=2, out=tmp_path / "stored")
+    stored = open_result(tmp_path / "stored")
+    assert stored.identical(result)
+    cells = estimates.cells(stored, "born_dead")
+    np.testing.assert_array_equal(cells[name], values)
+    assert (cells.trials == 2 * sum(base.hidden)).all()
+    figure, (left, right) = plt.subplots(1, 2)
+    figures.draw_map(left, cells, "map")
+    figures.draw_pooled(right, estimates.pooled(stored, "born_dead", name), "born dead", "C0")
+    assert left.get_xlabel() == right.get_xlabel() == config.LABELS[name]
+    figure.canvas.draw()
+    page = explore(stored, tmp_path / "page.html").read_text()
+    assert config.LABELS[name] in page
+
+
+def test_a_field_that_nobody_has_proved_is_refused():
+    """Stands for a field that somebody adds: whatever is not in COVERED is refused by name."""
+    state = training.start(TINY, training.run_key(0, 0))
+    task = tasks.make_task(
+        TINY, training.purpose_key(training.run_key(0, 0), "task"), tasks.load_data(TINY)
+    )
+    changed = {  # every field, away from its default
+        name: _values(name)[0] for name in config.TRACED
+    } | {"schedule": "warmup", "model": "residual", "change_every": 2, "killed_at": 2}
+    for covered, ask in (
+        (certificates.COVERED, lambda c: certificates.certify(c, task, state, horizon=1)),
+        (channels.COVERED, lambda c: config.check_covered(c, "accounts", channels.COVERED)),
+    ):
+        assert covered < set(config.FIELDS)  # no name that is none, and never all
+        refused = [name for name in changed if name not in covered]
+        assert refused
+        for name in refused:
+            with pytest.raises(ValueError, match=f"{name}=.* do not cover it"):
+                ask(dataclasses.replace(TINY, **{name: changed[name]}))
+
+
+def test_ranges_say_what_they_hold():
+    for limits, inside, outside, rule in (
+        ({}, (-1e30, 0, 1e30), (), "must be finite"),
+        ({"at_least": 0}, (0, 1), (-1e-9,), "must be finite and >= 0"),
+        ({"above": 0}, (1e-9,), (0, -1), "must be finite and > 0"),
+        ({"at_least": 0, "below": 1}, (0, 0.99), (1, -1), "must be in [0, 1)"),
+        ({"at_least": 0, "at_most": 1}, (0, 1), (1.01, -1), "must be in [0, 1]"),
+        ({"at_most": 2}, (2, -9), (2.1,), "must be finite and <= 2"),
+        ({"below": 2}, (1.9,), (2,), "must be finite and < 2"),
+    ):
+        allowed = config.Range(**limits)
+        assert all(allowed.holds(v) for v in inside) and not any(map(allowed.holds, outside))
+        assert allowed.rule == rule
+
+
+def test_every_optimizer_declares_a_memory_that_its_state_holds():
+    params = {"hidden_1": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}
+    for name, row in training.OPTIMIZERS.items():
+        state = row.make(0.1, 0.5).init(params)
+        held = [memory for memory in ("trace", "mu") if optax.tree.get(state, memory)]
+        assert held == ([row.memory] if row.memory else []), name
+        # Whether the momentum matters: the update of a second step, after another gradient.
+        updates = []
+        for momentum in (0.1, 0.7):
+            optimizer = row.make(0.1, momentum)
+            _, now = optimizer.update(params, optimizer.init(params), params)
+            zeros = jax.tree.map(jnp.zeros_like, params)
+            step, _ = optimizer.update(zeros, now, params)
+            updates.append(np.asarray(step["hidden_1"]["bias"]))
+        assert (not np.allclose(*updates)) == row.uses_momentum, name
+
+
+def test_an_axis_of_a_field_that_is_not_traced_is_refused():
+    with pytest.raises(ValueError, match="axis='steps' is not known"):
+        make_grid(TINY, {"steps": [1.0]}, 1)
