@@ -378,8 +378,7 @@ def validate(config: Config) -> Config:
     optimizer = training.OPTIMIZERS[config.optimizer]
     if optimizer.decay_is_decoupled and config.weight_decay is None:
         raise ValueError(
-            f"weight_decay=None: optimizer={config.optimizer!r} needs one; optax's own default is "
-            "1e-4."
+            f"weight_decay=None: {config.optimizer} needs one; optax's own default is 1e-4."
         )
     if config.momentum is not None and not optimizer.uses_momentum:
         users = [repr(name) for name, row in training.OPTIMIZERS.items() if row.uses_momentum]
