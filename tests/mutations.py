@@ -108,8 +108,8 @@ MUTATIONS = (
     Mutation(
         "heavy-ball's residue goes unaccounted",
         "channels.py",
-        'scaled(-rate * momentum)(memory)',
-        'scaled(-rate * momentum**2)(memory)',
+        "scaled(-rate * momentum)(memory)",
+        "scaled(-rate * momentum**2)(memory)",
         "test_channels.py",
     ),
 )
