@@ -35,20 +35,20 @@ def streams(name: str, seeds: int, steps: int) -> dict[str, np.ndarray]:
     import jax
     import jax.numpy as jnp
 
-    from relu_dynamics import tasks, training
+    from relu_dynamics.engine import keys, step, tasks, training
 
     config = training.as_arrays(make_config(name, steps))
 
     @jax.jit
     def one(key):
-        task = tasks.make_task(config, training.purpose_key(key, "task"), None)
-        drawn = jax.vmap(lambda t: training.draw_batch(config, key, t))(jnp.arange(steps))
+        task = tasks.make_task(config, keys.purpose_key(key, "task"), None)
+        drawn = jax.vmap(lambda t: step.draw_batch(config, key, t))(jnp.arange(steps))
         params = training.start(config, key).params
         groups = ["hidden_1", "output"] if name == "w1" else ["hidden_1", "hidden_2", "output"]
         kernels = [params[group]["kernel"] for group in groups]
         return task.inputs[drawn], task.targets[drawn][..., 0], kernels
 
-    parts = [jax.device_get(one(training.run_key(0, seed))) for seed in range(seeds)]
+    parts = [jax.device_get(one(keys.run_key(0, seed))) for seed in range(seeds)]
     inputs, targets, kernels = zip(*parts, strict=True)
     weights = [np.stack(layer) for layer in zip(*kernels, strict=True)]
     weights[-1] = weights[-1][..., 0, 0] if name == "w1" else weights[-1][..., 0]
@@ -86,15 +86,15 @@ class Engine:
         return make_grid(config, axes, self.work.seeds)
 
     def run(self, steps: int | None = None) -> dict[str, np.ndarray]:
-        from relu_dynamics import grids
+        from relu_dynamics.sweeps import blocks, sweep
 
         grid = self._grid(steps)
         self.last = grid
         if not self.statistics:
-            for _ in grids.run_blocks(grid, range(grid.blocks), program=_plain_program()):
+            for _ in blocks.run_blocks(grid, range(grid.blocks), program=_plain_program()):
                 pass
             return {}
-        result = grids.sweep_grid(grid)
+        result = sweep.sweep_grid(grid)
         order = ("seed", "initial_bias", "learning_rate", "unit")
         named = {
             "first_active": "batch_first_active",
@@ -116,27 +116,28 @@ class Engine:
         same vmapped run once more, not timed."""
         import jax
 
-        from relu_dynamics import grids, tasks, training
+        from relu_dynamics.engine import keys, tasks, training
+        from relu_dynamics.sweeps import blocks
 
         grid = self.last
 
         @jax.jit
         def final(configs, key):
-            task = tasks.make_task(configs, training.purpose_key(key, "task"), None)
+            task = tasks.make_task(configs, keys.purpose_key(key, "task"), None)
             return jax.vmap(training.run, in_axes=(0, None, None))(configs, task, key).state.params
 
         names = (
             ["hidden_1", "output"] if self.work.name == "w1" else ["hidden_1", "hidden_2", "output"]
         )
-        blocks = []
+        found = []
         for block in range(grid.blocks):
-            configs = grids.block_configs(grid, grid.block_cells(block))
-            params = final(configs, training.run_key(grid.root_seed, grid.block_seed(block)))
+            configs = blocks.block_configs(grid, grid.block_cells(block))
+            params = final(configs, keys.run_key(grid.root_seed, grid.block_seed(block)))
             flat = [
                 params[n][kind] for n in names for kind in ("kernel", "bias") if kind in params[n]
             ]
-            blocks.append([np.asarray(p)[: grid.block_size(block)] for p in flat])
-        joined = [np.concatenate(leaf) for leaf in zip(*blocks, strict=True)]
+            found.append([np.asarray(p)[: grid.block_size(block)] for p in flat])
+        joined = [np.concatenate(leaf) for leaf in zip(*found, strict=True)]
         shape = (self.work.seeds, self.work.cells)
         parameters = pack([leaf.reshape(*shape, -1) for leaf in joined])
         return {**result, "parameters": parameters}
@@ -146,13 +147,13 @@ _plain = []
 
 
 def _plain_program():
-    """`grids.block_program` without its history; compiled once a process."""
+    """`blocks.block_program` without its history; compiled once a process."""
     import jax
 
-    from relu_dynamics import grids
+    from relu_dynamics.sweeps import blocks
 
     if not _plain:
-        program = grids.block_program.__wrapped__
+        program = blocks.block_program.__wrapped__
         plain = lambda *arguments: program(*arguments)._replace(history=None)  # noqa: E731
-        _plain.append(jax.jit(plain, compiler_options=grids.compiler_options()))
+        _plain.append(jax.jit(plain, compiler_options=blocks.compiler_options()))
     return _plain[0]

@@ -21,7 +21,11 @@ import jax
 import numpy as np
 from contender_engine import make_config
 
-from relu_dynamics import grids, make_grid, tasks, training
+from relu_dynamics import figures, make_grid
+from relu_dynamics.engine import tasks, training
+from relu_dynamics.engine.keys import run_key
+from relu_dynamics.sweeps.blocks import run_block
+from relu_dynamics.sweeps.sweep import sweep_grid
 
 SAMPLE_S = 0.5  # samples of a point repeat for about so long, three times at least
 WIDTHS = (8, 16, 32, 64, 128, 256, 512)
@@ -72,13 +76,13 @@ def measure(point: dict) -> dict:
         side = round(math.sqrt(min(point["value"], 1024)))
         grid = _grid(config, side, max(1, round(point["value"] / side**2)))
         lanes, count = grid.lanes, grid.runs
-        run = lambda: grids.sweep_grid(grid)  # noqa: E731
+        run = lambda: sweep_grid(grid)  # noqa: E731
     else:
         grid = _grid(config, 32, 1)
         lanes = grid.lanes
-        block = grids.run_block(grid, 0)
+        block = run_block(grid, 0)
         count = block.held_loss.shape[0]
-        run = lambda: grids.run_block(grid, 0)  # noqa: E731
+        run = lambda: run_block(grid, 0)  # noqa: E731
     run()
     samples = []
     while len(samples) < 3 or (sum(samples) < SAMPLE_S and len(samples) < 100):
@@ -110,7 +114,7 @@ def _grid(config, side, seeds):
 
 
 def _single(config, trace_units):
-    data, key = tasks.load_data(config), training.run_key(0, 0)
+    data, key = tasks.load_data(config), run_key(0, 0)
     traced = training.as_arrays(config)
     return lambda: jax.block_until_ready(
         training._train(traced, key, data, None, trace_units=trace_units)
@@ -124,7 +128,7 @@ def draw(rows: list[dict], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from relu_dynamics import figures
+    pass
 
     curves = {}
     for row in rows:

@@ -25,7 +25,8 @@ import rich.console
 import rich.progress
 from PIL import Image, PngImagePlugin
 
-from relu_dynamics import claims, cli, store
+from relu_dynamics import cli, store
+from relu_dynamics.statistics import claims
 
 HERE = pathlib.Path(__file__).parent
 DOCS = HERE.parent / "docs"

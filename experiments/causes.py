@@ -27,19 +27,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from relu_dynamics import (
-    claims,
-    cli,
-    estimates,
-    figures,
-    figures_causes,
-    statistics,
-    store,
-    studies,
-)
-from relu_dynamics.axes import Grid, make_grid
-from relu_dynamics.claims import Claim
-from relu_dynamics.config import DOSED_SCALINGS, Config, check_choice, told
+from relu_dynamics import cli, figures, figures_causes, statistics, store
+from relu_dynamics.checks import check_choice, told
+from relu_dynamics.config import DOSED_SCALINGS, Config
+from relu_dynamics.grid import Grid, make_grid
+from relu_dynamics.statistics import claims, estimates
+from relu_dynamics.statistics.claims import Claim
+from relu_dynamics.sweeps import studies
 
 BASE = Config(
     hidden=(16, 16, 16),

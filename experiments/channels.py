@@ -30,28 +30,21 @@ import jax
 import numpy as np
 import xarray as xr
 
-from relu_dynamics import (
-    certificates,
-    channels,
-    claims,
-    cli,
-    estimates,
-    figures,
-    grids,
-    models,
-    statistics,
-    store,
-    studies,
-    tasks,
-    theory,
-    training,
-)
-from relu_dynamics.axes import Grid, make_grid
-from relu_dynamics.certificates import Certificates, Verdict
-from relu_dynamics.config import Config, check_choice, validate
-from relu_dynamics.outcomes import NEVER
-from relu_dynamics.statistics import Interval
-from relu_dynamics.training import State
+from relu_dynamics import certificates, channels, cli, figures, statistics, store, theory
+from relu_dynamics.certificates.case import Verdict
+from relu_dynamics.certificates.certify import Certificates
+from relu_dynamics.checks import check_choice
+from relu_dynamics.config import Config
+from relu_dynamics.engine import initialization, models, optimizers, tasks, training
+from relu_dynamics.engine.keys import purpose_key, run_key
+from relu_dynamics.engine.outcomes import NEVER
+from relu_dynamics.engine.step import State
+from relu_dynamics.engine.validation import validate
+from relu_dynamics.grid import Grid, make_grid
+from relu_dynamics.statistics import claims, estimates
+from relu_dynamics.statistics.intervals import Interval
+from relu_dynamics.sweeps import studies
+from relu_dynamics.sweeps.sweep import sweep_grid
 
 CLOSED = {"momentum": 0.0, "weight_decay": 0.0, "noise_scale": 0.0}
 BASE = Config(
@@ -346,8 +339,8 @@ def _ordered(array: xr.DataArray) -> np.ndarray:
 
 @jax.jit
 def _born(config, key, data):
-    task = tasks.make_task(config, training.purpose_key(key, "task"), data)
-    return task, models.initialize(config, training.purpose_key(key, "init"))
+    task = tasks.make_task(config, purpose_key(key, "task"), data)
+    return task, initialization.initialize(config, purpose_key(key, "init"))
 
 
 @functools.cache
@@ -357,9 +350,9 @@ def _step_0(config: Config, root_seed: int, seed: int) -> tuple[tasks.Task, Stat
     kept = ("task", "examples", "input_scaling", "hidden", "normalization", "biased_units")
     kept += ("probe_size", "biased_layer", "initializer", "dimension")
     shared = Config(**{name: getattr(config, name) for name in kept}, initial_bias=0.0)
-    key, data = training.run_key(root_seed, seed), tasks.load_data(config)
+    key, data = run_key(root_seed, seed), tasks.load_data(config)
     task, params = _born(training.as_arrays(shared), key, data)
-    return task, State(np.int32(0), params, training.make_optimizer(config).init(params))
+    return task, State(np.int32(0), params, optimizers.make_optimizer(config).init(params))
 
 
 def start_of(config: Config, seeds: Iterable[int], root_seed: int) -> Start:
@@ -557,7 +550,7 @@ def _states_at(config, keys, data, root_seed):
     """(task, state) after `config.steps` steps of every key."""
 
     def one(key):
-        task = tasks.make_task(config, training.purpose_key(key, "task"), data)
+        task = tasks.make_task(config, purpose_key(key, "task"), data)
         return task, training.run(config, task, key).state
 
     return jax.vmap(one)(keys)
@@ -566,7 +559,7 @@ def _states_at(config, keys, data, root_seed):
 @jax.jit
 def _start_states(config, keys, data):
     def one(key):
-        task = tasks.make_task(config, training.purpose_key(key, "task"), data)
+        task = tasks.make_task(config, purpose_key(key, "task"), data)
         return task, training.start(config, key)
 
     return jax.vmap(one)(keys)
@@ -579,7 +572,7 @@ def _accounts(config, task, keys, state):
 
 def trace_fork(options: Options, config: Config) -> Traced:
     """Accounts and certificates of the runs that `channels.fork` continues as they are."""
-    keys = [training.run_key(options.root_seed, seed) for seed in range(options.fork_seeds)]
+    keys = [run_key(options.root_seed, seed) for seed in range(options.fork_seeds)]
     keys = jax.numpy.stack(keys)
     data, step = tasks.load_data(config), options.fork_step
     before = training.as_arrays(dataclasses.replace(config, steps=step or config.probe_every))
@@ -1100,7 +1093,7 @@ def compute(options: Options, chosen: list[Channel], named: dict[str, Grid], out
     for channel in chosen:
         grid = named[channel.name]
         begun = time.monotonic()
-        result = grids.sweep_grid(grid, out=out / channel.name, progress=True).load()
+        result = sweep_grid(grid, out=out / channel.name, progress=True).load()
         panel = panel_summary(options, channel, grid, result)
         panel["seconds"] = round(time.monotonic() - begun, 2)
         panels[channel.name] = panel

@@ -23,24 +23,17 @@ import jax
 import numpy as np
 import xarray as xr
 
-from relu_dynamics import (
-    claims,
-    cli,
-    ensembles,
-    estimates,
-    figures,
-    figures_consequences,
-    models,
-    statistics,
-    store,
-    studies,
-    tasks,
-    training,
-)
-from relu_dynamics.axes import Grid, make_grid
-from relu_dynamics.claims import Claim
-from relu_dynamics.config import Config, validate
-from relu_dynamics.outcomes import NEVER
+from relu_dynamics import cli, figures, figures_consequences, statistics, store
+from relu_dynamics.config import Config
+from relu_dynamics.engine import models, optimizers, tasks, training
+from relu_dynamics.engine.keys import run_key
+from relu_dynamics.engine.outcomes import NEVER
+from relu_dynamics.engine.step import State
+from relu_dynamics.engine.validation import validate
+from relu_dynamics.grid import Grid, make_grid
+from relu_dynamics.statistics import claims, estimates
+from relu_dynamics.statistics.claims import Claim
+from relu_dynamics.sweeps import ensembles, studies
 
 SOURCE = "dying ReLU"
 SHARE = 0.4  # above which the article calls it severe
@@ -249,10 +242,10 @@ def missing_difference(config: Config, seed: int = 0, root_seed: int = 0) -> dic
     on the same minibatches. Returns the largest difference between weights that both have after
     the last step, the largest of these weights, and the deviation of a second-layer weight at
     step 0 over that of a fresh network of the smaller size (He's)."""
-    key = training.run_key(root_seed, seed)
+    key = run_key(root_seed, seed)
     start = training.start(training.as_arrays(validate(config)), key)
     smaller, params = without_killed(config, start.params)
-    state = training.State(start.step, params, training.make_optimizer(smaller).init(params))
+    state = State(start.step, params, optimizers.make_optimizer(smaller).init(params))
     # The key of the batches is the run's; a run from a given state takes no weights from it.
     with_dead = training.train(config, seed, root_seed=root_seed).state.params
     without = training.train(smaller, seed, root_seed=root_seed, state=state).state.params

@@ -30,21 +30,15 @@ import optax
 import xarray as xr
 from scipy.special import ive
 
-from relu_dynamics import (
-    certificates,
-    claims,
-    cli,
-    figures,
-    grids,
-    outcomes,
-    statistics,
-    store,
-    tasks,
-    theory,
-    training,
-)
-from relu_dynamics.axes import Grid, make_grid
+from relu_dynamics import certificates, cli, figures, statistics, store, theory
 from relu_dynamics.config import Config
+from relu_dynamics.engine import looks, optimizers, outcomes, tasks, training
+from relu_dynamics.engine.keys import purpose_key, run_key
+from relu_dynamics.engine.memory import check_memory, trace_bytes
+from relu_dynamics.engine.step import State
+from relu_dynamics.grid import Grid, make_grid
+from relu_dynamics.statistics import claims
+from relu_dynamics.sweeps.blocks import places
 
 WEIGHT = 0.1
 SLOW_ROW = (1e-4, (-0.5000, -0.4999, -0.4998))  # quoted: (learning rate, bias step by step)
@@ -285,7 +279,7 @@ def start_state(config: Config, start: dict[str, float], memory: dict[str, float
         "hidden_1": {"kernel": f32([[start["weight"]]]), "bias": f32([start["bias"]])},
         "output": {"kernel": f32([[start["v"]]]), "bias": f32([start["c"]])},
     }
-    optimizer = training.make_optimizer(config).init(params)
+    optimizer = optimizers.make_optimizer(config).init(params)
     nothing = jax.tree.map(jnp.zeros_like, params)
     left = {
         name: jnp.int32(value)
@@ -295,7 +289,7 @@ def start_state(config: Config, start: dict[str, float], memory: dict[str, float
     }
     if left:
         optimizer = optax.tree.set(optimizer, **left)
-    return training.State(jnp.int32(0), params, optimizer)
+    return State(jnp.int32(0), params, optimizer)
 
 
 class Kept(NamedTuple):
@@ -310,7 +304,7 @@ class Kept(NamedTuple):
 
 @jax.jit
 def _train(configs, key, states):
-    task = tasks.make_task(configs, training.purpose_key(key, "task"), None)
+    task = tasks.make_task(configs, purpose_key(key, "task"), None)
     run = functools.partial(training.run, trace_units=True)
     runs = jax.vmap(run, in_axes=(0, None, None, 0))(configs, task, key, states)
     # What is not returned is neither compiled nor computed: half of the time to compile.
@@ -332,14 +326,14 @@ def run_group(cases: list[Case], root_seed: int) -> list[dict]:
     """Trains cases that share one program, as its lanes; a record a case."""
     configs = _stack([training.as_arrays(case.config) for case in cases])
     states = _stack([start_state(c.config, c.start, c.source.memory(c.config)) for c in cases])
-    runs = jax.tree.map(np.asarray, _train(configs, training.run_key(root_seed, 0), states))
+    runs = jax.tree.map(np.asarray, _train(configs, run_key(root_seed, 0), states))
     return [
         record(case, jax.tree.map(lambda leaf, lane=lane: leaf[lane], (runs, states)))
         for lane, case in enumerate(cases)
     ]
 
 
-def record(case: Case, lane: tuple[Kept, training.State]) -> dict:
+def record(case: Case, lane: tuple[Kept, State]) -> dict:
     """A run's facts by name, and what theory has to say of it."""
     run, state = lane
     largest, smallest, unit = run.largest_z, run.smallest_z, run.params
@@ -364,10 +358,10 @@ def record(case: Case, lane: tuple[Kept, training.State]) -> dict:
     }
 
 
-def certificate(case: Case, state: training.State) -> dict:
+def certificate(case: Case, state: State) -> dict:
     """What is proved of the unit at the start of the run: the verdict, its theorem and its step."""
     config = case.config
-    task = tasks.make_task(config, training.purpose_key(training.run_key(0, 0), "task"), None)
+    task = tasks.make_task(config, purpose_key(run_key(0, 0), "task"), None)
     found = certificates.certify(config, task, state, horizon=config.steps)
     verdict = certificates.Verdict(int(found.verdict[0]))
     step = float(found.step[0]) if verdict == certificates.Verdict.CERTIFIED_AT else np.inf
@@ -459,7 +453,7 @@ def wedge_exit_probability(distances, angle, variance, terms=400):
 @jax.jit
 def _train_noise(configs, task_ends, keys, states):
     def one(config, ends, key, state):
-        task = tasks.make_task(config, training.purpose_key(key, "task"), None)
+        task = tasks.make_task(config, purpose_key(key, "task"), None)
         inputs = task.inputs * ends
         task = task._replace(inputs=inputs, probe=inputs)
         return training.run(config, task, key, state).history.first_recovery[0]
@@ -485,7 +479,7 @@ def run_noise(options: Options) -> np.ndarray:
     states = jax.tree.map(lambda leaf: np.repeat(np.asarray(leaf)[None], len(lanes), 0), one)
     biases = np.where(kinds == 0, margin_bias, config.initial_bias).astype(np.float32)
     states.params["hidden_1"]["bias"] = biases[:, None]
-    keys = jnp.stack([training.run_key(options.root_seed, seed) for seed in range(options.seeds)])
+    keys = jnp.stack([run_key(options.root_seed, seed) for seed in range(options.seeds)])
     keys = keys[np.array([seed for _, _, seed in lanes])]
     first = np.asarray(_train_noise(configs, kinds.astype(np.float32), keys, states))
     shape = (len(NOISE_KINDS), len(options.learning_rates), options.seeds)
@@ -506,13 +500,13 @@ def simulate(options: Options) -> xr.Dataset:
     Cases that share a program are its lanes; programs compile and run side by side.
     """
     cases = make_cases(options)
-    lanes_bytes = training.trace_bytes(cases[0].config, True) * len(cases)
-    training.check_memory(lanes_bytes, "use fewer steps or learning rates")
+    lanes_bytes = trace_bytes(cases[0].config, True) * len(cases)
+    check_memory(lanes_bytes, "use fewer steps or learning rates")
     groups: dict = {}
     for case in cases:
         program = jax.tree.structure(case.config)  # holds the static fields and which are None
         groups.setdefault(program, []).append(case)
-    devices = grids.places()
+    devices = places()
     jobs = [functools.partial(run_noise, options)]
     jobs += [functools.partial(run_group, group, options.root_seed) for group in groups.values()]
 
@@ -720,7 +714,7 @@ def active_fractions(config: Config, biases: tuple[float, ...]) -> np.ndarray:
     @jax.jit
     def look(params):
         inputs = tasks.make_task(plain, jax.random.key(0), None).probe
-        return jax.vmap(lambda p: training.look(plain, p, inputs)[0].active_fraction[0])(params)
+        return jax.vmap(lambda p: looks.look(plain, p, inputs)[0].active_fraction[0])(params)
 
     return np.asarray(look(params))
 

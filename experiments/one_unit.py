@@ -29,12 +29,27 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from relu_dynamics import channels, cli, figures, models, statistics, store, tasks, training
-from relu_dynamics import unit_figures as draw
-from relu_dynamics.axes import Grid, make_grid
-from relu_dynamics.config import Config, check_covered, validate
-from relu_dynamics.outcomes import NEVER
-from relu_dynamics.unit_figures import Life, Network, Phase
+from relu_dynamics import channels, cli, figures, statistics, store
+from relu_dynamics.config import Config, check_covered
+from relu_dynamics.engine import models, tasks, training
+from relu_dynamics.engine.activations import ACTIVATIONS
+from relu_dynamics.engine.keys import purpose_key, run_key
+from relu_dynamics.engine.outcomes import NEVER
+from relu_dynamics.engine.step import loss_gradients, train_step
+from relu_dynamics.engine.validation import validate
+from relu_dynamics.figures.units import (
+    Life,
+    Network,
+    Phase,
+    animate_layer,
+    draw_account,
+    draw_life,
+    draw_network,
+    draw_ridges,
+    life_phases,
+    ridge_steps,
+)
+from relu_dynamics.grid import Grid, make_grid
 
 BASE = Config(
     hidden=(16, 16),
@@ -161,14 +176,14 @@ def count_lives(found: Units) -> dict[str, dict]:
 @jax.jit
 def _watch(config, key, data):
     """z of the biased layer over the whole probe set before every step, [steps, batch, units]."""
-    task = tasks.make_task(config, training.purpose_key(key, "task"), data)
+    task = tasks.make_task(config, purpose_key(key, "task"), data)
 
     def see(params):
-        with jax.default_matmul_precision(training.PRECISION):
+        with jax.default_matmul_precision(models.PRECISION):
             return models.apply(config, params, task.probe).preactivations[config.biased_layer - 1]
 
     def step(state, _):
-        after, _ = training.train_step(config, task, key, state)
+        after, _ = train_step(config, task, key, state)
         return after, see(state.params)
 
     state, z = jax.lax.scan(step, training.start(config, key), None, length=config.steps)
@@ -177,7 +192,7 @@ def _watch(config, key, data):
 
 def watch(config: Config, seed: int, root_seed: int) -> np.ndarray:
     """z of the biased layer over the whole probe set at every step, [steps + 1, units, batch]."""
-    key = training.run_key(root_seed, seed)
+    key = run_key(root_seed, seed)
     z = _watch(training.as_arrays(config), key, tasks.load_data(config))
     return np.asarray(z).transpose(0, 2, 1)
 
@@ -233,13 +248,13 @@ def measure_network(options: Options) -> tuple[int, Network]:
 
 def network_values(config: Config, seed: int, root_seed: int, params: models.Params) -> Network:
     """What flows through a network forward and backward, over all training examples."""
-    key = training.run_key(root_seed, seed)
-    task = tasks.make_task(config, training.purpose_key(key, "task"), tasks.load_data(config))
+    key = run_key(root_seed, seed)
+    task = tasks.make_task(config, purpose_key(key, "task"), tasks.load_data(config))
     forward = models.apply(config, params, task.inputs)
     every = jnp.arange(config.examples)
-    _, z, gradients = training.loss_gradients(config, task, every, params)
+    _, z, gradients = loss_gradients(config, task, every, params)
     hidden = [models.layer_name(layer) for layer in range(1, len(config.hidden) + 1)]
-    seen = [*forward.inputs, models.ACTIVATIONS[config.activation](forward.preactivations[-1])]
+    seen = [*forward.inputs, ACTIVATIONS[config.activation](forward.preactivations[-1])]
     size = lambda values: np.abs(np.asarray(values))  # noqa: E731
     weights = [np.asarray(params[name]["kernel"]) for name in (*hidden, "output")]
     inflow = [size(x).mean(0) for x in seen]
@@ -324,7 +339,7 @@ def gradient_while_dead(result: xr.Dataset) -> float:
 def phases_of(result: xr.Dataset) -> list[Phase]:
     """The account of the chosen unit's death, way down and way back."""
     names = [str(name) for name in result.channel.values]
-    return draw.life_phases(life_of(result), names, result.moved.values)
+    return life_phases(life_of(result), names, result.moved.values)
 
 
 def network_of(result: xr.Dataset) -> Network:
@@ -483,17 +498,17 @@ def captions(result: xr.Dataset) -> dict[str, str]:
 def draw_all(result: xr.Dataset, out: pathlib.Path) -> list[pathlib.Path]:
     """Draws every figure from a result and returns the files."""
     told, life = captions(result), life_of(result)
-    rows = draw.ridge_steps(life.death, life.recovery, int(life.step[-1]))
+    rows = ridge_steps(life.death, life.recovery, int(life.step[-1]))
     drawn = {
-        "life": draw.draw_life(life, told["life"]),
-        "ridges": draw.draw_ridges(rows, result.unit_z.values[rows], told["ridges"]),
-        "account": draw.draw_account(phases_of(result), told["account"]),
-        "network": draw.draw_network(network_of(result), told["network"]),
+        "life": draw_life(life, told["life"]),
+        "ridges": draw_ridges(rows, result.unit_z.values[rows], told["ridges"]),
+        "account": draw_account(phases_of(result), told["account"]),
+        "network": draw_network(network_of(result), told["network"]),
     }
     paths = []
     for name, figure in drawn.items():
         paths += figures.save(figure, out / f"one_unit_{name}", result.attrs)
-    moving = draw.animate_layer(
+    moving = animate_layer(
         out / "one_unit_layer.gif",
         result.frame.values,
         result.frame_z.values,

@@ -17,9 +17,12 @@ import time
 import numpy as np
 import xarray as xr
 
-from relu_dynamics import claims, cli, estimates, explorer, figures, grids, store
-from relu_dynamics.axes import make_grid
+from relu_dynamics import cli, explorer, figures, store
 from relu_dynamics.config import Config
+from relu_dynamics.grid import make_grid
+from relu_dynamics.statistics import claims, estimates
+from relu_dynamics.sweeps.plan import check_shard
+from relu_dynamics.sweeps.sweep import sweep_grid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,13 +74,13 @@ def run(options: Options) -> None:
         result = store.open_result(out)
     else:
         started = time.monotonic()
-        grids.check_shard(options.shard)
+        check_shard(options.shard)
         store.check_folder(out, grid)
         print(
             f"{grid.runs:,} runs of {grid.config.steps:,} steps; results in {out}",
             flush=True,
         )
-        result = grids.sweep_grid(grid, out=out, progress=True, shard=options.shard).load()
+        result = sweep_grid(grid, out=out, progress=True, shard=options.shard).load()
         summary = summarize(result)
         summary["wall_seconds"] = round(time.monotonic() - started, 2)
         summary["run_steps_per_second"] = round(

@@ -32,25 +32,21 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from relu_dynamics import (
-    claims,
-    cli,
-    estimates,
-    figures,
-    figures_remedies,
-    grids,
-    models,
-    statistics,
-    store,
-    studies,
-    tasks,
-    theory,
-    training,
-)
-from relu_dynamics.axes import Grid, make_grid
-from relu_dynamics.claims import Claim
-from relu_dynamics.config import Config, check_choice, told, validate
-from relu_dynamics.outcomes import NEVER, Outcome
+from relu_dynamics import cli, figures, figures_remedies, statistics, store, theory
+from relu_dynamics.checks import check_choice, told
+from relu_dynamics.config import Config
+from relu_dynamics.engine import training
+from relu_dynamics.engine.activations import ACTIVATIONS
+from relu_dynamics.engine.keys import purpose_key, run_key
+from relu_dynamics.engine.outcomes import NEVER, Outcome
+from relu_dynamics.engine.step import train_step
+from relu_dynamics.engine.tasks import load_data, make_task
+from relu_dynamics.engine.validation import validate
+from relu_dynamics.grid import Grid, make_grid
+from relu_dynamics.statistics import claims, estimates
+from relu_dynamics.statistics.claims import Claim
+from relu_dynamics.sweeps import studies
+from relu_dynamics.sweeps.blocks import places
 
 BASE = Config(
     hidden=(32, 32),
@@ -537,7 +533,7 @@ def _birth_share(result: xr.Dataset, cell: Cell) -> tuple[dict, float]:
 
 def derivative(name: str, z: np.ndarray) -> np.ndarray:
     """The derivative of an activation as JAX computes it in float32, shape of `z` [n]."""
-    return np.asarray(jax.vmap(jax.grad(models.ACTIVATIONS[name]))(jnp.asarray(z, jnp.float32)))
+    return np.asarray(jax.vmap(jax.grad(ACTIVATIONS[name]))(jnp.asarray(z, jnp.float32)))
 
 
 def flat_below(name: str, lowest: float = -200.0) -> float | None:
@@ -557,7 +553,7 @@ def shapes() -> dict[str, Any]:
         "z": z.tolist(),
         "curves": {
             name: {
-                "value": np.asarray(models.ACTIVATIONS[name](jnp.asarray(z, jnp.float32))).tolist(),
+                "value": np.asarray(ACTIVATIONS[name](jnp.asarray(z, jnp.float32))).tolist(),
                 "derivative": derivative(name, z).tolist(),
             }
             for name in SHAPES
@@ -591,7 +587,7 @@ def timings(options: Options) -> dict[str, dict]:
     interval is that of the mean logarithm over rounds. It speaks of this small network and machine.
     """
     names, task = arm_names(options), options.tasks[0]
-    with concurrent.futures.ThreadPoolExecutor(len(grids.places())) as pool:
+    with concurrent.futures.ThreadPoolExecutor(len(places())) as pool:
         programs = dict(
             zip(names, pool.map(lambda n: _program(options, task, n), names), strict=True)
         )
@@ -624,14 +620,14 @@ def _program(options: Options, task: str, arm: str):
     configs = jax.tree.map(lambda v: jnp.full((TIMED_NETWORKS,), v, jnp.float32), config)
     rates = jnp.linspace(options.low_rate, options.rate, TIMED_NETWORKS, dtype=jnp.float32)
     configs = dataclasses.replace(configs, learning_rate=rates)
-    key, data = training.run_key(options.root_seed, 0), tasks.load_data(config)
+    key, data = run_key(options.root_seed, 0), load_data(config)
 
     @jax.jit
     def train(configs, key, data):
-        task = tasks.make_task(configs, training.purpose_key(key, "task"), data)
+        task = make_task(configs, purpose_key(key, "task"), data)
 
         def one(config):
-            step = lambda state, _: (training.train_step(config, task, key, state)[0], None)  # noqa: E731
+            step = lambda state, _: (train_step(config, task, key, state)[0], None)  # noqa: E731
             state = training.start(config, key)
             return jax.lax.scan(step, state, length=TIMED_STEPS)[0].params
 

@@ -28,27 +28,26 @@ import numpy as np
 
 from relu_dynamics import (
     certificates,
-    claims,
     cli,
-    ensembles,
-    estimates,
     figures,
     figures_reproductions,
-    grids,
-    models,
     statistics,
     store,
-    studies,
-    tasks,
     theory,
-    training,
 )
-from relu_dynamics.axes import Grid, make_grid
-from relu_dynamics.certificates import Verdict
-from relu_dynamics.claims import Claim
-from relu_dynamics.config import Config, check_choice
-from relu_dynamics.outcomes import NEVER
-from relu_dynamics.statistics import Interval
+from relu_dynamics.certificates.case import Verdict
+from relu_dynamics.checks import check_choice
+from relu_dynamics.config import Config
+from relu_dynamics.engine import initialization, initializers, models, tasks, training
+from relu_dynamics.engine.activations import ACTIVATIONS
+from relu_dynamics.engine.keys import purpose_key, run_key
+from relu_dynamics.engine.outcomes import NEVER
+from relu_dynamics.grid import Grid, make_grid
+from relu_dynamics.statistics import claims, estimates
+from relu_dynamics.statistics.claims import Claim
+from relu_dynamics.statistics.intervals import Interval
+from relu_dynamics.sweeps import ensembles, studies
+from relu_dynamics.sweeps.sweep import sweep_grid
 
 LU = "Lu et al., arXiv 1903.06733"
 ARNEKVIST = "Arnekvist et al., arXiv 2005.06195"
@@ -150,7 +149,7 @@ def check_counts(**counts: int) -> None:
 
 def initializer(name: str) -> str:
     """The initializer of a short name; raises a ValueError with the nearest known one."""
-    check_choice("init", name, (*INITS, *models.INITIALIZERS))
+    check_choice("init", name, (*INITS, *initializers.INITIALIZERS))
     if name == "data_dependent":
         raise ValueError("init='data_dependent' is no draw of a network alone; use another.")
     return INITS.get(name, name)
@@ -193,12 +192,12 @@ def silent_layers(config: Config, inputs: jax.Array, networks: int, root_seed: i
 
     def first_silent(number):
         key = jax.random.fold_in(jax.random.fold_in(root, len(config.hidden)), number)
-        with jax.default_matmul_precision(training.PRECISION):
-            z = models.apply(config, models.initialize(config, key), inputs).preactivations
+        with jax.default_matmul_precision(models.PRECISION):
+            z = models.apply(config, initialization.initialize(config, key), inputs).preactivations
         silent = jnp.stack([(layer <= 0).all() for layer in z])
         return jnp.where(silent.any(), silent.argmax(), len(z)) + 1
 
-    root = training.run_key(root_seed, config.hidden[0])
+    root = run_key(root_seed, config.hidden[0])
     return ensembles.over(first_silent, jnp.arange(networks, dtype=jnp.uint32), 1000)
 
 
@@ -860,10 +859,10 @@ def first_layer_certificates(options: Layers, grid: Grid) -> dict[str, int]:
     never = dead = 0
     data = tasks.load_data(grid.config)
     for seed in grid.seeds[: options.certified_seeds]:
-        key = training.run_key(grid.root_seed, seed)
+        key = run_key(grid.root_seed, seed)
         for bias in options.initial_biases:
             config = dataclasses.replace(grid.config, initial_bias=bias)
-            task = tasks.make_task(config, training.purpose_key(key, "task"), data)
+            task = tasks.make_task(config, purpose_key(key, "task"), data)
             state = training.start(training.as_arrays(config), key)
             found = certificates.certify(config, task, state, horizon=options.steps)
             first = slice(0, config.hidden[0])
@@ -875,7 +874,7 @@ def first_layer_certificates(options: Layers, grid: Grid) -> dict[str, int]:
 
 def activation_rows() -> list[dict[str, Any]]:
     """Exact facts on slopes, computed from the package's own activations."""
-    slope = jax.grad(lambda z: models.ACTIVATIONS["gelu"](z))
+    slope = jax.grad(lambda z: ACTIVATIONS["gelu"](z))
     low, high = -1.0, -0.5
     for _ in range(30):  # bisection down to float32
         middle = (low + high) / 2
@@ -1170,12 +1169,10 @@ def silent_latents(
     [keys, gammas, samples]. The encoder is the first layer of `config`'s network."""
 
     def count(key):
-        params = models.initialize(config, training.purpose_key(key, "init"))
-        centred = jax.random.normal(
-            training.purpose_key(key, "task"), (max(samples), config.dimension)
-        )
+        params = initialization.initialize(config, purpose_key(key, "init"))
+        centred = jax.random.normal(purpose_key(key, "task"), (max(samples), config.dimension))
         encode = lambda x: models.apply(config, params, x).preactivations[0]  # noqa: E731
-        with jax.default_matmul_precision(training.PRECISION):
+        with jax.default_matmul_precision(models.PRECISION):
             z, mean = encode(centred), encode(jnp.ones((1, config.dimension)))
         largest = jnp.stack([z[:n].max(0) for n in samples])  # biases are 0: z is linear
         shifted = largest[None] + jnp.asarray(gammas)[:, None, None] * mean[None]
@@ -1455,7 +1452,7 @@ def zoomed_images(
 
 def boundary_image(grid: Grid, event: str) -> np.ndarray:
     """The class of every pixel [x, y] of a grid of one seed."""
-    result = grids.sweep_grid(grid, progress=True)
+    result = sweep_grid(grid, progress=True)
     names = [name for name, _ in grid.axes]
     cells = result.isel(seed=0)
     biased = cells.isel(unit=np.flatnonzero(result.biased.values))

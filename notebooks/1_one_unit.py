@@ -36,7 +36,10 @@ import dataclasses
 
 import matplotlib.pyplot as plt
 
-from relu_dynamics import Config, certificates, estimates, figures, sweep, tasks, train, training
+from relu_dynamics import Config, certificates, figures, sweep, train
+from relu_dynamics.engine import tasks
+from relu_dynamics.engine.keys import purpose_key, run_key
+from relu_dynamics.statistics import estimates
 
 plt.style.use(figures.STYLE)
 
@@ -128,8 +131,8 @@ else:
 
 # %%
 early = dataclasses.replace(CONFIG, steps=30, weight_decay=0.0)
-key = training.run_key(root_seed=0, seed=0)
-task = tasks.make_task(early, training.purpose_key(key, "task"), tasks.load_data(early))
+key = run_key(root_seed=0, seed=0)
+task = tasks.make_task(early, purpose_key(key, "task"), tasks.load_data(early))
 state = train(early, seed=0).state  # after 30 steps
 found = certificates.certify(early, task, state, horizon=100_000)
 verdict = certificates.Verdict(found.verdict[0]).name

@@ -35,7 +35,8 @@ import dataclasses
 
 import matplotlib.pyplot as plt
 
-from relu_dynamics import Config, estimates, figures, sweep
+from relu_dynamics import Config, figures, statistics, sweep
+from relu_dynamics.statistics import estimates
 
 plt.style.use(figures.STYLE)
 
@@ -126,8 +127,6 @@ plt.show()
 # seed by seed.
 
 # %%
-from relu_dynamics import statistics
-
 successes, trials = estimates.counts(heavy, "recovered")
 rates, momenta = list(heavy.learning_rate.values), list(heavy.momentum.values)
 plain = rates.index(0.3), slice(None), momenta.index(0.0)

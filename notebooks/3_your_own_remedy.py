@@ -41,7 +41,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
-from relu_dynamics import Config, claims, estimates, figures, models, sweep, theory, training
+from relu_dynamics import Config, figures, sweep, theory
+from relu_dynamics.engine import optimizers
+from relu_dynamics.engine.activations import ACTIVATIONS
+from relu_dynamics.statistics import claims, estimates
 
 plt.style.use(figures.STYLE)
 
@@ -61,8 +64,8 @@ def sgd_with_pull(rate, momentum):
     return optax.chain(optax.sgd(rate), pull)
 
 
-models.ACTIVATIONS["fading_leak"] = fading_leak
-training.OPTIMIZERS["sgd_with_pull"] = training.Optimizer(sgd_with_pull)
+ACTIVATIONS["fading_leak"] = fading_leak
+optimizers.OPTIMIZERS["sgd_with_pull"] = optimizers.Optimizer(sgd_with_pull)
 
 # %% [markdown]
 # Those were the twenty lines. Both names are now values of the config. A grid for each arm: the

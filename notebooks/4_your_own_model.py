@@ -38,7 +38,10 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from relu_dynamics import Config, claims, estimates, figures, models, sweep
+from relu_dynamics import Config, figures, sweep
+from relu_dynamics.engine import initializers, models
+from relu_dynamics.engine.activations import ACTIVATIONS
+from relu_dynamics.statistics import claims, estimates
 
 plt.style.use(figures.STYLE)
 
@@ -71,14 +74,14 @@ class Gated(nn.Module):
     def __call__(self, x):
         if self.normalization != "none":
             raise ValueError(f"normalization={self.normalization!r}: the gated model has none.")
-        start = models.INITIALIZERS[self.initializer]
+        start = initializers.INITIALIZERS[self.initializer]
         first, preactivations, inputs = x, [], []
         for layer, width in enumerate(self.hidden, start=1):
             inputs.append(x)
             z = nn.Dense(width, kernel_init=start, name=models.layer_name(layer))(x)
             preactivations.append(z)
             gate = nn.Dense(width, kernel_init=start, name=f"gate_{layer}")(first)
-            x = models.ACTIVATIONS[self.activation](z) * 2 * jax.nn.sigmoid(gate)
+            x = ACTIVATIONS[self.activation](z) * 2 * jax.nn.sigmoid(gate)
         output = nn.Dense(self.outputs, use_bias=self.output_bias, name="output")(x)
         return models.Forward(output, tuple(preactivations), tuple(inputs))
 
@@ -164,5 +167,5 @@ for claim in claims.controlled(family):
 #
 # The units at risk differ between the models (another fan-in is another spread of `z` under the
 # same bias), and that is part of the difference. Certificates and accounts cover the MLP only and
-# refuse other models. To keep a model, put the class into `relu_dynamics/models.py`:
+# refuse other models. To keep a model, put the class into `relu_dynamics/engine/models.py`:
 # `docs/extending.md`.

@@ -36,8 +36,9 @@ import time
 
 import matplotlib.pyplot as plt
 
-from relu_dynamics import Config, estimates, figures, open_result, sweep
-from relu_dynamics.grids import replay
+from relu_dynamics import Config, figures, open_result, sweep
+from relu_dynamics.statistics import estimates
+from relu_dynamics.sweeps.replay import replay
 
 plt.style.use(figures.STYLE)
 folder = pathlib.Path(tempfile.mkdtemp()) / "map"

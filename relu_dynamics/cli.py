@@ -18,8 +18,11 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 import jax
 import tyro
 
-from relu_dynamics import config, grids, store
-from relu_dynamics.axes import VersionError
+from relu_dynamics import checks, config_files, store
+from relu_dynamics.checks import check_choice
+from relu_dynamics.grid import VersionError
+from relu_dynamics.sweeps.blocks import OutOfMemoryError, places
+from relu_dynamics.sweeps.plan import check_jax
 
 Options = TypeVar("Options")
 
@@ -34,7 +37,7 @@ EXIT_CODES = (  # the first that fits; every other ValueError is bad input
     (store.OtherGridError, EXIT_OTHER_GRID),
     (store.NotWritableError, EXIT_DISK),
     (VersionError, EXIT_VERSION),
-    (grids.OutOfMemoryError, EXIT_MEMORY),
+    (OutOfMemoryError, EXIT_MEMORY),
     (MemoryError, EXIT_MEMORY),
     (ValueError, EXIT_BAD_INPUT),
 )
@@ -66,13 +69,13 @@ def main(run: Callable[[Any], None], defaults: Any, quick: Any, description: str
 def start_jax() -> None:
     """Raises a one-line ValueError when JAX's platform cannot be used, or when it is set to give
     other numbers."""
-    grids.check_jax()
+    check_jax()
     asked = os.environ.get("JAX_PLATFORMS")
     try:
-        grids.places()
+        places()
     except (RuntimeError, AssertionError) as error:  # JAX raises either, by what is missing
         raise ValueError(
-            f"JAX_PLATFORMS={config.told(asked)} cannot be used here "
+            f"JAX_PLATFORMS={checks.told(asked)} cannot be used here "
             f"({error or 'no such device'}); unset it, or install what it needs."
         ) from None
 
@@ -145,7 +148,7 @@ def choose(arguments: list[str], names: tuple[str, ...], description: str) -> tu
         raise SystemExit(0)
     if not arguments or arguments[0].startswith("-"):
         raise ValueError(f"NAME is missing: give one of {listed} first.")
-    config.check_choice("NAME", arguments[0], (*names, "all"))
+    check_choice("NAME", arguments[0], (*names, "all"))
     return arguments[0], arguments[1:]
 
 
@@ -194,7 +197,7 @@ def parse(arguments: list[str], defaults: Options, quick: Options, description: 
     chosen = quick if "--quick" in arguments else defaults
     left, files = _take_files([argument for argument in arguments if argument != "--quick"])
     for file in files:
-        chosen = config.from_mapping(config.read_file(pathlib.Path(file)), chosen)
+        chosen = config_files.from_mapping(config_files.read_file(pathlib.Path(file)), chosen)
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told):

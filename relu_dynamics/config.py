@@ -10,25 +10,13 @@ tables below the class are read from the fields, so a new axis is one field and 
 """
 
 import dataclasses
-import difflib
 import json
 import math
-import numbers
-import os
-import pathlib
-import stat
-import tomllib
-import types
-import typing
-from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
-MOST_UNITS = 2**20  # of a layer
-MOST_LAYERS = 1000
-MOST_FILE_BYTES = 2**20  # of a config file
+from relu_dynamics.checks import is_real_number, told
 
 
 def _static(default: Any) -> Any:
@@ -118,7 +106,7 @@ class Config:
     when given)."""
 
     task: str = _static("digits")
-    """Name of the task, see `relu_dynamics.tasks.TASKS`."""
+    """Name of the task, see `relu_dynamics.engine.tasks.TASKS`."""
     examples: int = _static(1024)
     """Number of training examples; what a real data set has beyond them is held out."""
     dimension: int = _static(16)
@@ -130,13 +118,13 @@ class Config:
     `probe_every`. None: one task."""
 
     model: str = _static("mlp")
-    """Name of the network, see `relu_dynamics.models.MODELS`."""
+    """Name of the network, see `relu_dynamics.engine.models.MODELS`."""
     hidden: tuple[int, ...] = _static((32, 32))
     """Width of every hidden layer."""
     activation: str = _static("relu")
-    """Name of the activation, see `relu_dynamics.models.ACTIVATIONS`."""
+    """Name of the activation, see `relu_dynamics.engine.activations.ACTIVATIONS`."""
     initializer: str = _static("he_normal")
-    """Name of the weight initializer, see `relu_dynamics.models.INITIALIZERS`."""
+    """Name of the weight initializer, see `relu_dynamics.engine.initializers.INITIALIZERS`."""
     normalization: str = _static("none")
     """What stands between the affine map and the activation: none, batch, layer, rms or group; or
     weight, which normalizes the incoming weights instead of z."""
@@ -195,47 +183,24 @@ class Config:
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+
 TRACED = tuple(name for name, field in FIELDS.items() if not field.metadata.get("static"))
+
 LABELS = {name: FIELDS[name].metadata["label"] for name in TRACED}  # of an axis on a figure
+
 SCALINGS = ("standardized", "minmax", "raw", "shifted", "one_bad_feature")
+
 DOSED_SCALINGS = ("shifted", "one_bad_feature")
+
 NORMALIZATIONS = ("none", "batch", "layer", "rms", "group", "weight")
+
 SCHEDULES = ("constant", "warmup", "cosine", "warmup_cosine")
-_CHOICES = {
-    "input_scaling": SCALINGS,
-    "normalization": NORMALIZATIONS,
-    "decay_kind": ("coupled", "decoupled"),
-    "decay_targets": ("all", "weights", "biases"),
-    "batch_order": ("random", "independent", "sequential"),
-    "schedule": SCHEDULES,
-}
-
-
-def check_choice(field: str, value: Any, known: tuple[str, ...] | list[str]) -> None:
-    """Raises a ValueError that names the nearest known value unless `value` is in `known`."""
-    if not isinstance(value, str):
-        raise ValueError(f"{field}={told(value)} must be a name. Known: {', '.join(known)}.")
-    if value in known:
-        return
-    near = [name for name in known if name.startswith(value) and value]
-    near = near or difflib.get_close_matches(value[:100], list(known), n=1, cutoff=0.4)
-    hint = f'; did you mean "{near[0]}"?' if near else "."
-    raise ValueError(f"{field}={told(value)} is not known{hint} Known: {', '.join(known)}.")
-
-
-def told(value: Any) -> str:
-    """A value as one line of at most 100 characters."""
-    try:
-        text = " ".join(repr(value).split())
-    except Exception:  # a broken __repr__, or an integer of more digits than Python prints
-        text = f"<{type(value).__name__}>"
-    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def check_number(field: str, value: Any) -> float:
     """Returns `value` as a Python float; raises a ValueError when the field does not allow it."""
     allowed: Range = FIELDS[field].metadata["range"]
-    if not _is_real_number(value):
+    if not is_real_number(value):
         raise ValueError(f"{field}={told(value)} {allowed.rule}: give one real number.")
     try:
         number = float(value)
@@ -266,348 +231,6 @@ def check_covered(config: Config, what: str, covered: frozenset[str]) -> None:
         raise ValueError(f"{name}={told(value)}: {what} do not cover it; use {field.default!r}.")
 
 
-def check_path(field: str, value: Any) -> pathlib.Path:
-    """A path given as text or as a path; raises a ValueError for anything else."""
-    if not isinstance(value, str | os.PathLike):
-        raise ValueError(f"{field}={told(value)} must be a path, such as 'runs/map'.")
-    return pathlib.Path(value)
-
-
-def _is_real_number(value: Any) -> bool:
-    """Whether a value is one int or float: of Python, of numpy, or a 0-d array of them."""
-    if isinstance(value, np.ndarray | jax.Array):
-        return value.ndim == 0 and value.dtype.kind in "iuf"
-    if isinstance(value, bool | np.bool_):
-        return False
-    return isinstance(value, numbers.Real)
-
-
-def _check_count(config: Config, field: str, least: int = 1, most: int = 2**31 - 1) -> int:
-    value = getattr(config, field)
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise ValueError(f"{field}={told(value)} must be a whole number.")
-    if not least <= value <= most:
-        raise ValueError(f"{field}={told(value)} must be between {least} and {most}.")
-    return int(value)
-
-
-def validate(config: Config) -> Config:
-    """Returns the config, its numbers as Python's own; raises a ValueError on the first field
-    that cannot run, naming the field, its value and the remedy. Nothing is traced or compiled."""
-    # The tables of names live where they are used; a row more there is a name more here.
-    from relu_dynamics import models, tasks, training
-
-    if not isinstance(config, Config):
-        raise ValueError(f"config={told(config)} must be a Config.")
-    for field, known in _CHOICES.items():
-        check_choice(field, getattr(config, field), known)
-    check_choice("task", config.task, tuple(tasks.TASKS))
-    check_choice("model", config.model, tuple(models.MODELS))
-    check_choice("optimizer", config.optimizer, tuple(training.OPTIMIZERS))
-    check_choice("activation", config.activation, tuple(models.ACTIVATIONS))
-    check_choice("initializer", config.initializer, tuple(models.INITIALIZERS))
-    traced = {
-        name: check_number(name, getattr(config, name))
-        for name in TRACED
-        if getattr(config, name) is not None
-    }
-    for name in ("learning_rate", "initial_bias"):
-        if name not in traced:
-            raise ValueError(f"{name}=None: give a number.")
-    static: dict[str, Any] = {"tolerance": check_number("tolerance", config.tolerance)}
-    for field in ("examples", "dimension", "steps", "probe_every", "sustain"):
-        static[field] = _check_count(config, field)
-    if not isinstance(config.output_bias, bool):
-        raise ValueError(f"output_bias={told(config.output_bias)} must be True or False.")
-    if not isinstance(config.hidden, tuple) or not config.hidden:
-        raise ValueError(
-            f"hidden={told(config.hidden)} must name at least one layer, such as (32, 32)."
-        )
-    for width in config.hidden:
-        if isinstance(width, bool) or not isinstance(width, int | np.integer) or width < 1:
-            raise ValueError(
-                f"hidden={told(config.hidden)}: every width must be a whole number >= 1."
-            )
-        if width > MOST_UNITS or len(config.hidden) > MOST_LAYERS:
-            raise ValueError(
-                f"hidden={told(config.hidden)}: use at most {MOST_LAYERS} layers of at most "
-                f"{MOST_UNITS} units."
-            )
-        if config.normalization == "group" and width % models.GROUP_SIZE:
-            raise ValueError(
-                f"hidden={told(config.hidden)}: normalization='group' needs widths that are "
-                f"multiples of {models.GROUP_SIZE}."
-            )
-    static["hidden"] = tuple(int(width) for width in config.hidden)
-    available = tasks.available_examples(config)
-    if config.examples > available:
-        raise ValueError(
-            f"examples={config.examples} is more than the {available} of task "
-            f"{config.task!r}; use examples <= {available}."
-        )
-    if config.batch_size is not None:
-        static["batch_size"] = _check_count(config, "batch_size")
-        if config.batch_size > config.examples:
-            raise ValueError(
-                f"batch_size={config.batch_size} is larger than examples={config.examples}; "
-                f"use a smaller batch or None for all examples."
-            )
-    if config.probe_size is not None:
-        static["probe_size"] = _check_count(config, "probe_size")
-        if config.probe_size > config.examples:
-            raise ValueError(
-                f"probe_size={config.probe_size} is larger than examples={config.examples}; "
-                f"use None for all examples."
-            )
-    if config.steps % config.probe_every:
-        below = config.steps - config.steps % config.probe_every
-        raise ValueError(
-            f"probe_every={config.probe_every} must divide steps={config.steps}; "
-            f"use steps={below or config.probe_every} or steps={below + config.probe_every}."
-        )
-    static["biased_layer"] = _check_count(config, "biased_layer", 1, len(config.hidden))
-    width = config.hidden[config.biased_layer - 1]
-    static["biased_units"] = _check_count(config, "biased_units", 1, int(width))
-    if config.upstream_rate is not None and config.biased_layer == 1:
-        raise ValueError(
-            f"upstream_rate={config.upstream_rate!r} needs a layer below biased_layer=1; "
-            "use biased_layer >= 2 or upstream_rate=None."
-        )
-    if config.decay_kind == "decoupled" and config.weight_decay is None:
-        raise ValueError("decay_kind='decoupled' needs a weight_decay; give one (0 is allowed).")
-    optimizer = training.OPTIMIZERS[config.optimizer]
-    if optimizer.decay_is_decoupled and config.weight_decay is None:
-        raise ValueError(
-            f"weight_decay=None: {config.optimizer} needs one; optax's own default is 1e-4."
-        )
-    if config.momentum is not None and not optimizer.uses_momentum:
-        users = [repr(name) for name, row in training.OPTIMIZERS.items() if row.uses_momentum]
-        raise ValueError(
-            f"momentum={config.momentum!r} is not used by optimizer={config.optimizer!r}; "
-            f"use one of {', '.join(users)}, or momentum=None."
-        )
-    static |= _check_schedule(config) | _check_looks(config)
-    if config.change_every is not None and tasks.TASKS[config.task].renew is None:
-        changing = ", ".join(name for name, kind in tasks.TASKS.items() if kind.renew)
-        raise ValueError(
-            f"change_every={config.change_every} needs a task that can change, not "
-            f"task={config.task!r}; use one of {changing}, or change_every=None."
-        )
-    if (
-        config.change_every is not None
-        and config.input_scaling != "standardized"
-        and tasks.load_data(config) is None
-    ):
-        raise ValueError(
-            f"input_scaling={config.input_scaling!r}: a changing synthetic task is made at its own "
-            "scale; use input_scaling='standardized'."
-        )
-    if config.scaling_dose is not None and config.input_scaling not in DOSED_SCALINGS:
-        raise ValueError(
-            f"scaling_dose={config.scaling_dose!r} is not used by "
-            f"input_scaling={config.input_scaling!r}; use 'shifted', 'one_bad_feature' or None."
-        )
-    if config.killed_fraction is not None and config.normalization != "none":
-        raise ValueError(
-            f"killed_fraction={config.killed_fraction!r} needs normalization='none': a normalized "
-            "unit is not dead for ever because its weights are 0."
-        )
-    if config.target_scale is not None and (
-        tasks.TASKS[config.task].classes or config.change_every is not None
-    ):
-        raise ValueError(
-            f"target_scale={config.target_scale!r} needs a regression task that does not change, "
-            f"not task={config.task!r}; use another task, or target_scale=None."
-        )
-    return dataclasses.replace(config, **static, **traced)
-
-
-def _check_schedule(config: Config) -> dict[str, int | None]:
-    """The checked step counts of the schedule; they stay when `steps` is changed later."""
-    counts: dict[str, int | None] = {"warmup_steps": None, "decay_steps": None}
-    for field, schedules in (
-        ("warmup_steps", ("warmup", "warmup_cosine")),
-        ("decay_steps", ("cosine", "warmup_cosine")),
-    ):
-        value = getattr(config, field)
-        if config.schedule not in schedules:
-            if value is not None:
-                raise ValueError(
-                    f"{field}={told(value)} is not used by schedule={config.schedule!r}; use "
-                    f"schedule={schedules[0]!r}, or {field}=None."
-                )
-        elif value is not None:
-            counts[field] = _check_count(config, field)
-        elif field == "warmup_steps":
-            raise ValueError(f"warmup_steps=None: schedule={config.schedule!r} needs a number.")
-        else:
-            counts[field] = int(config.steps)
-    warmup, decay = counts["warmup_steps"], counts["decay_steps"]
-    if warmup is not None and decay is not None and warmup >= decay:
-        raise ValueError(
-            f"warmup_steps={warmup} must be below decay_steps={decay}, at which the rate is 0."
-        )
-    return counts
-
-
-def _check_looks(config: Config) -> dict[str, int]:
-    """The checked steps at which something happens between two segments of a run."""
-    counts = {"killed_at": _check_count(config, "killed_at", 0)}
-    if config.change_every is not None:
-        counts["change_every"] = _check_count(config, "change_every")
-    for field, step in counts.items():
-        if step % config.probe_every:
-            raise ValueError(
-                f"{field}={step} must be a multiple of probe_every={config.probe_every}."
-            )
-    if config.killed_fraction is None and config.killed_at:
-        raise ValueError(
-            f"killed_at={config.killed_at} needs a killed_fraction; give one, or killed_at=0."
-        )
-    return counts
-
-
 def to_json(config: Config) -> str:
     """The config as one line of canonical JSON (sorted keys), for hashes and attributes."""
     return json.dumps(dataclasses.asdict(config), sort_keys=True, separators=(",", ":"))
-
-
-def from_json(text: str) -> Config:
-    """The validated config that `to_json` wrote; raises a ValueError on unknown or bad fields."""
-    return validate(from_mapping(parse_json(text), Config(), "config field"))
-
-
-def load_config(path: str | os.PathLike) -> Config:
-    """The validated config in a JSON or TOML file; fields that it does not name keep their
-    defaults. Raises a ValueError as `read_file` and `from_mapping` do."""
-    return validate(from_mapping(read_file(path), Config(), "config field"))
-
-
-# --- Files: data from others, read strictly ------------------------------------------------------
-
-
-def read_file(path: str | os.PathLike) -> dict[str, Any]:
-    """The table in a JSON (.json) or TOML (.toml) file.
-
-    Raises a one-line ValueError for anything else: another ending, not a regular file, larger
-    than MOST_FILE_BYTES, not UTF-8, a byte order mark, a syntax error, a duplicate key, NaN or
-    Infinity, nesting too deep, or no table at the top.
-    """
-    path = check_path("config file", path)
-    name = f"config file {told(str(path))}"
-    if path.suffix not in (".json", ".toml"):
-        raise ValueError(f"{name}: its name must end in .json or .toml.")
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # a folder, or a pipe that would block
-            raise ValueError(f"{name} is not a regular file; give a JSON or TOML file.")
-        with open(path, "rb") as file:
-            content = file.read(MOST_FILE_BYTES + 1)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else _told_error(error)
-        text = reason if name in str(reason) else f"{name} cannot be read: {reason}."
-        raise ValueError(text) from None
-    if len(content) > MOST_FILE_BYTES:
-        raise ValueError(f"{name} is larger than {MOST_FILE_BYTES} bytes; is it a config?")
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{name} is not UTF-8 (byte {error.start}); save it as UTF-8.") from None
-    if text.startswith("\ufeff"):
-        raise ValueError(f"{name} begins with a byte order mark; save it as UTF-8 without one.")
-    try:
-        return parse_json(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{name}: {_told_error(error)}") from None
-
-
-def parse_json(text: str) -> dict[str, Any]:
-    """A JSON object, strictly: a one-line ValueError on duplicate keys, NaN, Infinity, nesting too
-    deep, or anything but an object."""
-    try:
-        values = json.loads(text, object_pairs_hook=_distinct, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(_told_error(error)) from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{told(values)} must be a JSON object, such as {{}}.")
-    return values
-
-
-def _told_error(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply."
-    return " ".join(str(error).split())
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
-        raise ValueError(f"key {told(twice)} stands twice; keep one.")
-    return values
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number that JSON allows; give a finite one.")
-
-
-Record = TypeVar("Record")
-
-
-def from_mapping(values: Mapping[str, Any], base: Record, kind: str = "option") -> Record:
-    """The dataclass `base` with the fields that `values` names, strictly by their types.
-
-    A field that is a dataclass takes a table, a tuple a list; a float takes a whole number too;
-    nothing else is converted. Raises a one-line ValueError on an unknown name (with the nearest)
-    or a wrong type. Ranges are `validate`'s.
-    """
-    hints = typing.get_type_hints(type(base))
-    changes = {}
-    for name, value in values.items():
-        check_choice(kind, name, tuple(hints))
-        present = getattr(base, name)
-        if dataclasses.is_dataclass(present):
-            if not isinstance(value, Mapping):
-                raise ValueError(f"{name}={told(value)} must be a table of fields.")
-            changes[name] = from_mapping(value, present, f"{name} field")
-        else:
-            changes[name] = _typed(name, value, hints[name])
-    return dataclasses.replace(base, **changes)  # pyright: ignore[reportArgumentType]
-
-
-_WORDS = {int: "a whole number", float: "a real number", bool: "true or false", str: "text"}
-
-
-def _typed(name: str, value: Any, hint: Any) -> Any:
-    """`value` as the type that `hint` says; raises a ValueError when it is of another."""
-    choices = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    for choice in choices:
-        if choice is type(None) and value is None:
-            return None
-        if typing.get_origin(choice) is tuple and isinstance(value, list | tuple):
-            return tuple(_typed(name, item, typing.get_args(choice)[0]) for item in value)
-        if choice is float and type(value) in (int, float):
-            return check_finite(name, value)
-        if choice is pathlib.Path and type(value) is str:
-            return pathlib.Path(value)
-        if choice in (bool, int, str) and type(value) is choice:
-            return value
-    wanted = " or ".join(_WORDS.get(choice, _in_words(choice)) for choice in choices)
-    raise ValueError(f"{name}={told(value)} must be {wanted}.")
-
-
-def _in_words(choice: Any) -> str:
-    if typing.get_origin(choice) is tuple:
-        return f"a list, each of its values {_WORDS.get(typing.get_args(choice)[0], 'a value')}"
-    return {type(None): "null", pathlib.Path: "a path"}.get(choice, str(choice))
-
-
-def check_finite(name: str, value: float) -> float:
-    """A finite number as a Python float; raises a ValueError otherwise."""
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise ValueError(f"{name}={told(value)} must be finite.")
-    return number

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from relu_dynamics.config import LABELS
-from relu_dynamics.figures import PAGE, STYLE
+from relu_dynamics.figures.style import PAGE, STYLE
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 MARKERS = "os^Dv"

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from relu_dynamics.figures import PAGE, STYLE
+from relu_dynamics.figures.style import PAGE, STYLE
 
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _PANELS = (  # arm, quantity, label, title

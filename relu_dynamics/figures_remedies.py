@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from relu_dynamics.figures import PAGE, STYLE
+from relu_dynamics.figures.style import PAGE, STYLE
 
 TASK_COLOURS = ("#0072B2", "#D55E00", "#009E73")
 TASK_MARKERS = "os^"

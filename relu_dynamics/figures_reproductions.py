@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from relu_dynamics import theory
-from relu_dynamics.figures import COLUMN, PAGE, STYLE
+from relu_dynamics.figures.style import COLUMN, PAGE, STYLE
 
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 NAMES = {"he": "He", "rai": "asym."}

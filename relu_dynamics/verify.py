@@ -35,9 +35,21 @@ import jax
 import numpy as np
 import xarray as xr
 
-from relu_dynamics import cli, grids, models, store, training
-from relu_dynamics.axes import Grid, make_grid
+from relu_dynamics import cli, store
 from relu_dynamics.config import NORMALIZATIONS, Config
+from relu_dynamics.engine import optimizers
+from relu_dynamics.engine.activations import ACTIVATIONS
+from relu_dynamics.grid import Grid, make_grid
+from relu_dynamics.sweeps import executors
+from relu_dynamics.sweeps.blocks import (
+    block_program,
+    compiler_options,
+    places,
+    run_block,
+    run_blocks,
+)
+from relu_dynamics.sweeps.plan import block_bytes, process_bytes
+from relu_dynamics.sweeps.sweep import sweep, sweep_grid
 
 CONFIG = Config(
     task="teacher_student",
@@ -310,7 +322,7 @@ def damage(trials: int, chance: random.Random) -> dict:
     with tempfile.TemporaryDirectory(prefix="relu_dynamics_verify_") as name:
         place = pathlib.Path(name)
         for folder, source in (("right", grid), ("foreign", small_grid(1, seeds=2))):
-            grids.sweep_grid(source, out=place / folder)
+            sweep_grid(source, out=place / folder)
         wanted = digest_of(place / "right", grid)
         for trial in range(trials):
             kind = DAMAGES[trial % len(DAMAGES)]
@@ -320,7 +332,7 @@ def damage(trials: int, chance: random.Random) -> dict:
             with contextlib.redirect_stderr(open(os.devnull, "w")):
                 seen = len(store.finished_blocks(out, grid)) < grid.blocks
                 seen |= not store.result_is_whole(out, grid)
-                grids.sweep_grid(grid, out=out)
+                sweep_grid(grid, out=out)
             right = digest_of(out, grid) == wanted
             kinds[kind]["silent" if not right else "detected" if seen else "harmless"] += 1
             shutil.rmtree(out)
@@ -357,7 +369,7 @@ def _write_with_old_schema(out, grid, block) -> None:
     """The block as a program of another schema would have sealed it."""
     old = dataclasses.replace(grid)
     old.__dict__["identity"] = {**grid.identity, "schema_version": 0}
-    store.write_block(out, old, block, grids.run_block(grid, block))
+    store.write_block(out, old, block, run_block(grid, block))
 
 
 # --- The disk -------------------------------------------------------------------------------------
@@ -498,12 +510,12 @@ VARIATIONS: dict[str, dict] = {  # what a fresh process does otherwise than the 
     "without statistics, losses alone": {"statistics": False, "compared": "losses"},
 }
 BIT_CONFIGS = {
-    **{name: {"optimizer": name} for name in training.OPTIMIZERS},
+    **{name: {"optimizer": name} for name in optimizers.OPTIMIZERS},
     "adamw": {"optimizer": "adamw", "weight_decay": 0.01},
     **{
         f"{optimizer}, {name}": {"optimizer": optimizer, "activation": name}
         for optimizer in ("sgd", "adam")
-        for name in models.ACTIVATIONS
+        for name in ACTIVATIONS
         if name != "relu"  # the network of all others
     },
     **{
@@ -553,7 +565,7 @@ def bits(trials: int, chance: random.Random) -> dict:
         cache = pathlib.Path(name)
         tried = dict(list(VARIATIONS.items())[:trials])
         digests = functools.partial(_digests, cache=cache)
-        with concurrent.futures.ThreadPoolExecutor(len(grids.places())) as pool:
+        with concurrent.futures.ThreadPoolExecutor(len(places())) as pool:
             changes = list(tried.values())
             base, *others = pool.map(digests, [{"cache": False}, *changes[:1]])  # cache written
             others += pool.map(digests, changes[1:])
@@ -637,20 +649,20 @@ def _leaves_digest(leaves) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-@functools.partial(jax.jit, compiler_options=grids.compiler_options())
+@functools.partial(jax.jit, compiler_options=compiler_options())
 def _losses_program(configs, key, data):
     """`grids.block_program` of which nobody reads the statistics: XLA leaves them out."""
-    result = inspect.unwrap(grids.block_program)(configs, key, data)
+    result = inspect.unwrap(block_program)(configs, key, data)
     return result._replace(history=None, probe_layers=None)
 
 
 def _any_blocks(grid, blocks, executor, program):
     if not executor:
-        yield from grids.run_blocks(grid, blocks, program=program)
+        yield from run_blocks(grid, blocks, program=program)
         return
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
-        yield from grids.run_blocks_on(pool, grid, blocks)
+        yield from executors.run_blocks_on(pool, grid, blocks)
 
 
 def blocks(trials: int, chance: random.Random) -> dict:
@@ -661,7 +673,7 @@ def blocks(trials: int, chance: random.Random) -> dict:
     axes = {"learning_rate": [*RATES, 1.0, 3.0], "initial_bias": BIASES}
     base, rows = None, {}
     for lanes in (16, 1, 4, 8, 32, 256):
-        result = grids.sweep(config, axes, trials, lanes=lanes)
+        result = sweep(config, axes, trials, lanes=lanes)
         if base is None:
             base = result
             continue
@@ -770,11 +782,11 @@ def print_use(name: str) -> None:
     case = MEMORY_CASES[name]
     jax.config.update("jax_num_cpu_devices", case.get("devices", 1))
     grid = make_grid(case["config"], case["axes"], case["seeds"], lanes=case.get("lanes"))
-    results = grid.blocks * grids.block_bytes(grid)
+    results = grid.blocks * block_bytes(grid)
     with tempfile.TemporaryDirectory(prefix="relu_dynamics_verify_") as folder:
         out = f"{folder}/sweep" if case.get("folder") else None
-        kept = grids.sweep_grid(grid, out=out, progress=True)
-        used = grids.process_bytes()[1]
+        kept = sweep_grid(grid, out=out, progress=True)
+        used = process_bytes()[1]
         del kept
     print(json.dumps({"results": round(results / 2**20), "used": round(used / 2**20)}))
 
@@ -784,8 +796,8 @@ def cost(trials: int, chance: random.Random) -> dict:
     sweep is continued, and for the labelled result), beside training it."""
     rates = [float(r) for r in np.geomspace(1e-3, 10, 16)]
     grid = make_grid(Config(), {"learning_rate": rates, "initial_bias": BIASES}, 1)
-    result = grids.run_block(grid, 0)
-    train = _median_seconds(lambda: grids.run_block(grid, 0), min(trials, 10))
+    result = run_block(grid, 0)
+    train = _median_seconds(lambda: run_block(grid, 0), min(trials, 10))
     with tempfile.TemporaryDirectory(prefix="relu_dynamics_verify_") as name:
         folder = store.open_folder(name, grid)
         write = _median_seconds(lambda: store.write_block(folder, grid, 0, result), trials)
@@ -833,7 +845,7 @@ def _sweep(out: str, file_limit: int | None) -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
     print("started", flush=True)
-    grids.sweep_grid(small_grid(), out=out)
+    sweep_grid(small_grid(), out=out)
 
 
 INNER: dict[str, Callable[[str], None]] = {  # what the checks start in processes of their own

@@ -7,8 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special
 
-from relu_dynamics import adaptive, estimates, grids, statistics
+from relu_dynamics import statistics
 from relu_dynamics.config import Config
+from relu_dynamics.statistics import estimates
+from relu_dynamics.sweeps import adaptive
+from relu_dynamics.sweeps.blocks import run_blocks
+from relu_dynamics.sweeps.sweep import sweep
 
 CONFIG = Config(
     task="teacher_student", dimension=4, examples=64, batch_size=16, hidden=(4,), biased_layer=1,
@@ -81,7 +85,7 @@ def found():
 
 @pytest.fixture(scope="module")
 def full():
-    return grids.sweep(CONFIG, AXES, 24, lanes=2)
+    return sweep(CONFIG, AXES, 24, lanes=2)
 
 
 def test_an_adaptive_sweep_is_a_part_of_the_full_one(found, full):
@@ -108,7 +112,7 @@ def test_a_stopped_sweep_takes_the_same_way_and_trains_only_what_is_missing(
     found, tmp_path, monkeypatch
 ):
     arguments = dict(first_seeds=4, lanes=2, measure="recovered_ever", out=tmp_path / "out")
-    train, trained = grids.run_blocks, []
+    train, trained = run_blocks, []
 
     def watched(grid, blocks, *rest):
         for block, result in train(grid, blocks, *rest):
@@ -117,7 +121,7 @@ def test_a_stopped_sweep_takes_the_same_way_and_trains_only_what_is_missing(
             if len(trained) == 45:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(grids, "run_blocks", watched)
+    monkeypatch.setattr(adaptive, "run_blocks", watched)
     with pytest.raises(KeyboardInterrupt):
         adaptive.sweep(CONFIG, AXES, 24, blocks=60, **arguments)
     again = adaptive.sweep(CONFIG, AXES, 24, blocks=60, **arguments)

@@ -9,20 +9,12 @@ import numpy as np
 import optax
 import pytest
 
-from relu_dynamics import (
-    Config,
-    certificates,
-    channels,
-    config,
-    estimates,
-    explore,
-    figures,
-    open_result,
-    sweep,
-    tasks,
-    training,
-)
-from relu_dynamics.axes import make_grid
+from relu_dynamics import Config, certificates, channels, explore, figures, open_result, sweep
+from relu_dynamics.config import FIELDS, LABELS, TRACED, Range, check_covered
+from relu_dynamics.engine import optimizers, tasks, training
+from relu_dynamics.engine.keys import purpose_key, run_key
+from relu_dynamics.grid import make_grid
+from relu_dynamics.statistics import estimates
 
 TINY = Config(
     examples=32,
@@ -44,11 +36,11 @@ NEEDS = {  # what a field needs beside it; a new field without a need has no lin
 def _values(name: str) -> list[float]:
     if name == "initial_bias":  # some unit must be dead at step 0
         return [-3.0, -2.0, -1.0]
-    allowed = config.FIELDS[name].metadata["range"]
+    allowed = FIELDS[name].metadata["range"]
     return [v for v in (0.125, 0.25, 0.5) if allowed.holds(v)]
 
 
-@pytest.mark.parametrize("name", config.TRACED)
+@pytest.mark.parametrize("name", TRACED)
 def test_every_axis_is_swept_stored_estimated_drawn_and_explored(name, tmp_path):
     base = dataclasses.replace(TINY, **NEEDS.get(name, {}))
     values = _values(name)
@@ -64,26 +56,24 @@ def test_every_axis_is_swept_stored_estimated_drawn_and_explored(name, tmp_path)
     figure, (left, right) = plt.subplots(1, 2)
     figures.draw_map(left, cells, "map")
     figures.draw_pooled(right, estimates.pooled(stored, "born_dead", name), "born dead", "C0")
-    assert left.get_xlabel() == right.get_xlabel() == config.LABELS[name]
+    assert left.get_xlabel() == right.get_xlabel() == LABELS[name]
     figure.canvas.draw()
     page = explore(stored, tmp_path / "page.html").read_text()
-    assert config.LABELS[name] in page
+    assert LABELS[name] in page
 
 
 def test_a_field_that_nobody_has_proved_is_refused():
     """Stands for a field that somebody adds: whatever is not in COVERED is refused by name."""
-    state = training.start(TINY, training.run_key(0, 0))
-    task = tasks.make_task(
-        TINY, training.purpose_key(training.run_key(0, 0), "task"), tasks.load_data(TINY)
-    )
+    state = training.start(TINY, run_key(0, 0))
+    task = tasks.make_task(TINY, purpose_key(run_key(0, 0), "task"), tasks.load_data(TINY))
     changed = {  # every field, away from its default
-        name: _values(name)[0] for name in config.TRACED
+        name: _values(name)[0] for name in TRACED
     } | {"schedule": "warmup", "model": "residual", "change_every": 2, "killed_at": 2}
     for covered, ask in (
         (certificates.COVERED, lambda c: certificates.certify(c, task, state, horizon=1)),
-        (channels.COVERED, lambda c: config.check_covered(c, "accounts", channels.COVERED)),
+        (channels.COVERED, lambda c: check_covered(c, "accounts", channels.COVERED)),
     ):
-        assert covered < set(config.FIELDS)  # no name that is none, and never all
+        assert covered < set(FIELDS)  # no name that is none, and never all
         refused = [name for name in changed if name not in covered]
         assert refused
         for name in refused:
@@ -101,14 +91,14 @@ def test_ranges_say_what_they_hold():
         ({"at_most": 2}, (2, -9), (2.1,), "must be finite and <= 2"),
         ({"below": 2}, (1.9,), (2,), "must be finite and < 2"),
     ):
-        allowed = config.Range(**limits)
+        allowed = Range(**limits)
         assert all(allowed.holds(v) for v in inside) and not any(map(allowed.holds, outside))
         assert allowed.rule == rule
 
 
 def test_every_optimizer_declares_a_memory_that_its_state_holds():
     params = {"hidden_1": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}
-    for name, row in training.OPTIMIZERS.items():
+    for name, row in optimizers.OPTIMIZERS.items():
         state = row.make(0.1, 0.5).init(params)
         held = [memory for memory in ("trace", "mu") if optax.tree.get(state, memory)]
         assert held == ([row.memory] if row.memory else []), name

@@ -11,7 +11,10 @@ import sys
 
 import pytest
 
-from relu_dynamics import config, models, training, verify
+from relu_dynamics import verify
+from relu_dynamics.config import NORMALIZATIONS
+from relu_dynamics.engine import columns, models, optimizers
+from relu_dynamics.engine.activations import ACTIVATIONS
 
 SCRIPT = """
 import hashlib, json, sys
@@ -20,16 +23,15 @@ import numpy as np
 options = json.loads(sys.argv[1])
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", options["devices"])
-from relu_dynamics import grids
-from relu_dynamics.axes import make_grid
-from relu_dynamics.config import Config
+from relu_dynamics import Config, make_grid
+from relu_dynamics.sweeps.blocks import run_blocks
 config = Config(task="teacher_student", examples=64, dimension=5, hidden=(8, 8), biased_units=4,
                 batch_size=16, sustain=20, probe_every=10, steps=options["steps"],
                 **options["fields"])
 grid = make_grid(config, options["axes"], options["seeds"], lanes=4)
 blocks = list(range(grid.blocks))[:: options["order"]]
 digests = {}
-for block, result in grids.run_blocks(grid, blocks):
+for block, result in run_blocks(grid, blocks):
     cells = grid.block_cells(block)[: grid.block_size(block)]
     values = grid.values(cells)
     for lane in range(len(cells)):
@@ -93,10 +95,10 @@ def test_every_kind_of_run_is_among_the_configs_whose_bits_are_verified():
     """And each of them can run: the check itself takes an hour."""
     grids = [verify.bits_grid(fields, {}) for fields in verify.BIT_CONFIGS.values()]
     tried = {(g.config.optimizer, g.config.activation) for g in grids}
-    assert tried >= {(o, a) for o in ("sgd", "adam") for a in models.ACTIVATIONS}
-    assert {optimizer for optimizer, _ in tried} == set(training.OPTIMIZERS)
-    assert {g.config.normalization for g in grids} == set(config.NORMALIZATIONS)
+    assert tried >= {(o, a) for o in ("sgd", "adam") for a in ACTIVATIONS}
+    assert {optimizer for optimizer, _ in tried} == set(optimizers.OPTIMIZERS)
+    assert {g.config.normalization for g in grids} == set(NORMALIZATIONS)
     assert {g.config.model for g in grids} == set(models.MODELS)
     assert {"data_dependent", "randomized_asymmetric"} <= {g.config.initializer for g in grids}
-    assert any(models.is_one_unit(g.config) for g in grids)
+    assert any(columns.is_one_unit(g.config) for g in grids)
     assert all(g.runs == 12 for g in grids)

@@ -13,9 +13,11 @@ import pytest
 import xarray as xr
 from loading import load
 
-from relu_dynamics import claims, estimates, models, tasks, training
-from relu_dynamics.axes import make_grid
 from relu_dynamics.config import Config
+from relu_dynamics.engine import initialization, tasks
+from relu_dynamics.engine.looks import look
+from relu_dynamics.grid import make_grid
+from relu_dynamics.statistics import claims, estimates
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "experiments" / "causes.py"
 
@@ -33,8 +35,8 @@ ONE = dataclasses.replace(experiment.DEFAULTS, tasks=("teacher_student",), seeds
 def test_named_initializers_are_scales_of_he(name, scale):
     config = Config(task="teacher_student", hidden=(6, 5), biased_units=2, initial_bias=0.0)
     key = jax.random.key(3)
-    named = models.initialize(dataclasses.replace(config, initializer=name), key)
-    scaled = models.initialize(dataclasses.replace(config, weight_scale=scale), key)
+    named = initialization.initialize(dataclasses.replace(config, initializer=name), key)
+    scaled = initialization.initialize(dataclasses.replace(config, weight_scale=scale), key)
     for one, two in zip(jax.tree.leaves(named), jax.tree.leaves(scaled), strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-6)
     assert scale in experiment.HARMFUL["weight_scale"]
@@ -48,8 +50,8 @@ def test_a_scale_of_the_weights_does_not_change_who_is_born_dead():
     dead = []
     for scale in (0.03, 1.0, 10.0):
         own = dataclasses.replace(config, weight_scale=scale)
-        params = models.initialize(own, jax.random.key(7))
-        dead.append(np.asarray(training.look(own, params, inputs)[0].margin <= 0))
+        params = initialization.initialize(own, jax.random.key(7))
+        dead.append(np.asarray(look(own, params, inputs)[0].margin <= 0))
     assert all(np.array_equal(dead[0], other) for other in dead)
 
 

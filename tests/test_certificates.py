@@ -11,12 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relu_dynamics import certificates, models, theory, training
-from relu_dynamics.certificates import Verdict, certify, dead_on_ball, dead_on_box, power
-from relu_dynamics.config import Config, validate
-from relu_dynamics.outcomes import Outcome
-from relu_dynamics.tasks import Task
-from relu_dynamics.training import State
+from relu_dynamics import certificates, theory
+from relu_dynamics.certificates import case as case_
+from relu_dynamics.certificates.case import Verdict
+from relu_dynamics.certificates.certify import certify, power
+from relu_dynamics.certificates.domains import dead_on_ball, dead_on_box
+from relu_dynamics.config import Config
+from relu_dynamics.engine import models, optimizers, training
+from relu_dynamics.engine.looks import look
+from relu_dynamics.engine.outcomes import Outcome
+from relu_dynamics.engine.step import State, train_step
+from relu_dynamics.engine.tasks import Task
+from relu_dynamics.engine.validation import validate
 
 NEVER, AT = Verdict.CERTIFIED_NEVER, Verdict.CERTIFIED_AT
 LANES = 12  # runs of one compiled program
@@ -33,8 +39,8 @@ def simulate(configs, seeds, tasks, starts):
         key = jax.random.key(seed)
 
         def step(state, _):
-            statistics, bound = training.look(config, state.params, task.probe)
-            return training.train_step(config, task, key, state)[0], (
+            statistics, bound = look(config, state.params, task.probe)
+            return train_step(config, task, key, state)[0], (
                 state,
                 statistics.margin,
                 bound,
@@ -345,7 +351,7 @@ def network(kernels, biases, inputs, *, norm=None, memory=None, count=0, **chang
             params |= {"norm_1": {"scale": scale}, "shift_norm_1": shift}
         else:
             params |= {"scale_norm_1": scale, "shift_norm_1": shift}
-    optimizer = training.make_optimizer(config).init(params)
+    optimizer = optimizers.make_optimizer(config).init(params)
     if memory is not None:
         first, *rest = optimizer
         new = {"count": jnp.int32(count)} if "mu" in memory else {}
@@ -514,7 +520,7 @@ def test_no_float32_entry_exceeds_the_norm_threshold(normalization, size):
             params["hidden_1"]["kernel"] = params["hidden_1"]["kernel"].at[0, 0].set(apart)
             params["norm_1"]["scale"] += 1.0
             highest = max(highest, float(apply(params, jnp.ones((1, 1))).max()))
-    slack = certificates._norm_slack(config) * np.sqrt(size)
+    slack = case_.norm_slack(config) * np.sqrt(size)
     assert reach * 0.9 < highest <= reach + slack
 
 

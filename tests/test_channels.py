@@ -9,9 +9,16 @@ import numpy as np
 import optax
 import pytest
 
-from relu_dynamics import channels, models, tasks, training
+from relu_dynamics import channels
+from relu_dynamics.channels import accounts as accounts_
+from relu_dynamics.channels import arms as arms_
+from relu_dynamics.channels import terms as terms_
 from relu_dynamics.config import NORMALIZATIONS, Config
-from relu_dynamics.outcomes import NEVER
+from relu_dynamics.engine import models, optimizers, tasks, training
+from relu_dynamics.engine.keys import run_key
+from relu_dynamics.engine.looks import look
+from relu_dynamics.engine.outcomes import NEVER
+from relu_dynamics.engine.step import State, parameter_updates
 
 DECAYS = {
     "none": {},
@@ -54,7 +61,7 @@ def _random_task(config, rng):
 
 
 def _state(config, params):
-    return training.State(jnp.int32(0), params, training.make_optimizer(config).init(params))
+    return State(jnp.int32(0), params, optimizers.make_optimizer(config).init(params))
 
 
 def _with_decay(optimizer, decay):
@@ -70,17 +77,17 @@ def _with_decay(optimizer, decay):
 def _optax_with_noise(optimizer, decay, x64):
     """(sum of the sources, the true update) over some steps with random gradients."""
     with jax.enable_x64(x64):
-        config = channels._traced(_with_decay(optimizer, decay))
-        rng, key = np.random.default_rng(1), training.run_key(0, 0)
+        config = accounts_.traced(_with_decay(optimizer, decay))
+        rng, key = np.random.default_rng(1), run_key(0, 0)
         state = _state(config, _random_params(config, rng))
 
         def step(state, gradients):  # not compiled: that would cost more than running
             terms = channels.update_terms(
                 config, gradients, state.optimizer, state.params, key, state.step
             )
-            update, optimizer = training.parameter_updates(config, key, state, gradients)
+            update, optimizer = parameter_updates(config, key, state, gradients)
             params = optax.apply_updates(state.params, update)
-            return training.State(state.step + 1, params, optimizer), terms, update
+            return State(state.step + 1, params, optimizer), terms, update
 
         found = []
         for _ in range(2):
@@ -91,7 +98,7 @@ def _optax_with_noise(optimizer, decay, x64):
 
 
 @pytest.mark.parametrize("decay, x64", [*((decay, True) for decay in DECAYS), ("coupled", False)])
-@pytest.mark.parametrize("optimizer", list(training.OPTIMIZERS))
+@pytest.mark.parametrize("optimizer", list(optimizers.OPTIMIZERS))
 def test_the_sources_sum_to_the_update_that_optax_makes(optimizer, decay, x64):
     for terms, update in _optax_with_noise(optimizer, decay, x64):
         assert set(terms) == set(channels.present_sources(_with_decay(optimizer, decay)))
@@ -118,13 +125,13 @@ def _stepper(config, x64):
     and after together); x64 is only a cache key."""
 
     def step(config, task, state):
-        seen = channels._see(config, state.params, task.probe)
-        _, bound = training.look(config, state.params, task.probe)
-        state, _, record, _, _ = channels._accounted_step(
-            config, task, training.run_key(0, 0), jnp.arange(12), state, seen
+        seen = terms_.see_layers(config, state.params, task.probe)
+        _, bound = look(config, state.params, task.probe)
+        state, _, record, _, _ = accounts_._accounted_step(
+            config, task, run_key(0, 0), jnp.arange(12), state, seen
         )
-        _, next_bound = training.look(config, state.params, task.probe)
-        return state, channels._entry(config, record), bound + next_bound
+        _, next_bound = look(config, state.params, task.probe)
+        return state, terms_.named_entry(config, record), bound + next_bound
 
     return jax.jit(step)
 
@@ -135,7 +142,7 @@ def _entries(config, x64, draws=4, steps=2):
         rng = np.random.default_rng(2)
         for _ in range(draws):
             drawn = dataclasses.replace(config, learning_rate=0.1 * rng.uniform(0.1, 1))
-            traced = channels._traced(drawn)
+            traced = accounts_.traced(drawn)
             task, state = _random_task(drawn, rng), _state(traced, _random_params(drawn, rng))
             for _ in range(steps):
                 state, entry, bounds = _stepper(config, x64)(traced, task, state)
@@ -168,7 +175,7 @@ def test_the_terms_sum_to_the_change_of_z(optimizer, normalization, decay):
 @pytest.mark.slow
 @pytest.mark.parametrize("decay", DECAYS)
 @pytest.mark.parametrize("normalization", NORMALIZATIONS[:-1])  # accounts refuse "weight"
-@pytest.mark.parametrize("optimizer", list(training.OPTIMIZERS))
+@pytest.mark.parametrize("optimizer", list(optimizers.OPTIMIZERS))
 def test_the_terms_sum_for_every_combination(optimizer, normalization, decay):
     config = dataclasses.replace(_with_decay(optimizer, decay), normalization=normalization)
     _check_sums_in_float64(config)
@@ -198,10 +205,10 @@ def test_normalization_statistics_are_those_of_the_model(normalization):
         expected = models.apply(config, params, inputs)
         if normalization == "none":
             return
-        forward = channels._apply_frozen(reference, False, config, params, inputs)
+        forward = arms_.apply_frozen(reference, False, config, params, inputs)
         for got, want in zip(jax.tree.leaves(forward), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
-        held = channels._apply_frozen(params, True, config, params, inputs)
+        held = arms_.apply_frozen(params, True, config, params, inputs)
         np.testing.assert_allclose(held.output, expected.output, rtol=1e-12)
 
 
@@ -230,7 +237,7 @@ def test_heavy_ball_residue_of_a_dead_unit_is_the_closed_form():
     """-lr mu / (1 - mu) trace, as the steps grow (FIELD A6: 9 traces at mu = 0.9)."""
     config = dataclasses.replace(ONE_LAYER, optimizer="momentum", momentum=0.8, steps=300)
     with jax.enable_x64(True):
-        traced = channels._traced(config)
+        traced = accounts_.traced(config)
         params = _random_params(config, np.random.default_rng(5))
         params["hidden_1"]["bias"] -= 90.0
         trace = jax.tree.map(jnp.zeros_like, params)
@@ -273,15 +280,15 @@ def test_layer_norm_moves_a_dead_unit_under_plain_sgd_and_sums_agree_with_the_ac
 
     @jax.jit
     def grid(configs, key):
-        task = channels._make_task(configs, key, None)
+        task = accounts_.make_task(configs, key, None)
         return jax.vmap(channels.spell_account, (0, None, None))(configs, task, key)
 
-    base = channels._traced(LAYER_NORM)
+    base = accounts_.traced(LAYER_NORM)
     rates = jnp.asarray([0.1, 0.01], jnp.float32)
     configs = dataclasses.replace(
         base, learning_rate=rates, initial_bias=jnp.full(2, base.initial_bias)
     )
-    cells = grid(configs, training.run_key(0, 0))
+    cells = grid(configs, run_key(0, 0))
     assert cells.sums.handover.shape == (2, 8)
     np.testing.assert_array_equal(cells.steps[0], alone.steps)
     for cell, single in zip(jax.tree.leaves(cells.sums), jax.tree.leaves(alone.sums), strict=True):
@@ -420,7 +427,7 @@ def test_every_other_arm_takes_its_channel_away():
 
 
 def test_zeroed_residue_is_that_of_the_cohort_only():
-    memories = {name: row.memory for name, row in training.OPTIMIZERS.items() if row.memory}
+    memories = {name: row.memory for name, row in optimizers.OPTIMIZERS.items() if row.memory}
     assert set(memories) == {"momentum", "nesterov", "adam", "adamw"}
     for optimizer, name in memories.items():
         config = dataclasses.replace(
@@ -430,7 +437,7 @@ def test_zeroed_residue_is_that_of_the_cohort_only():
         moment = jax.tree.map(jnp.ones_like, state.params)
         state = state._replace(optimizer=optax.tree.set(state.optimizer, **{name: moment}))
         cohort = jnp.asarray([True, False, False, True])
-        zeroed = channels._zero_residue(config, state, cohort)
+        zeroed = arms_._zero_residue(config, state, cohort)
         moment = optax.tree.get(zeroed.optimizer, name)
         for leaf in jax.tree.leaves((moment["hidden_2"], moment["scale_norm_2"])):
             assert (leaf[..., 0] == 0).all() and (leaf[..., 1:3] == 1).all()

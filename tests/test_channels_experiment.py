@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from loading import load
 
-from relu_dynamics import certificates, channels, grids, statistics, store, training
-from relu_dynamics.claims import VERDICTS
-from relu_dynamics.outcomes import NEVER
+from relu_dynamics import certificates, channels, statistics, store
+from relu_dynamics.engine.outcomes import NEVER
+from relu_dynamics.engine.step import parameter_updates
+from relu_dynamics.statistics.claims import VERDICTS
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "experiments" / "channels.py"
 
@@ -99,7 +100,7 @@ def test_closed_channels_are_plain_sgd():
     for one in (config, plain):
         _, state = experiment._step_0(one, 0, 0)
         gradients = jax.tree.map(lambda leaf: leaf + 0.1, state.params)
-        update, _ = training.parameter_updates(one, jax.random.key(1), state, gradients)
+        update, _ = parameter_updates(one, jax.random.key(1), state, gradients)
         updates.append(jax.tree.map(np.asarray, update))
     jax.tree.map(np.testing.assert_array_equal, *updates)
 
@@ -170,7 +171,7 @@ def test_draw_makes_the_figures_again_without_training(out, monkeypatch):
     def refuse(*arguments, **others):
         raise AssertionError("trained")
 
-    monkeypatch.setattr(grids, "sweep_grid", refuse)
+    monkeypatch.setattr(experiment, "sweep_grid", refuse)
     monkeypatch.setattr(channels, "fork", refuse)
     experiment.run(dataclasses.replace(TINY, out=out, draw=True))
     assert all((out / name).is_file() for name in names)

@@ -11,8 +11,11 @@ import jax
 import numpy as np
 import pytest
 
-from relu_dynamics import checkpoints, store, training
-from relu_dynamics.config import Config, to_json, validate
+from relu_dynamics import store
+from relu_dynamics.config import Config, to_json
+from relu_dynamics.engine import training
+from relu_dynamics.engine.validation import validate
+from relu_dynamics.store import checkpoints
 
 pytestmark = pytest.mark.slow  # every run here is compiled in segments
 SMALL = Config(
@@ -100,7 +103,7 @@ def test_every_unit_can_be_traced(tmp_path):
 
 @pytest.mark.parametrize("every", [0, -20, 15, 30, True, 20.0])
 def test_a_bad_interval_is_refused(every, tmp_path):
-    with pytest.raises(ValueError, match="checkpoint_every="):
+    with pytest.raises(ValueError, match="every="):
         checkpoints.train(SMALL, 3, folder=tmp_path / "run", every=every)
     assert not (tmp_path / "run").exists()
 
@@ -117,8 +120,8 @@ KILLED = """
 import sys
 import jax
 jax.config.update("jax_platforms", "cpu")
-from relu_dynamics import checkpoints
-from relu_dynamics.config import from_json
+from relu_dynamics.engine.validation import from_json
+from relu_dynamics.store import checkpoints
 checkpoints.train(from_json(sys.argv[1]), 3, folder=sys.argv[2], every=20)
 """
 

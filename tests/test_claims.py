@@ -9,9 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from relu_dynamics import claims, estimates, statistics, studies
-from relu_dynamics.axes import make_grid
-from relu_dynamics.config import Config, validate
+from relu_dynamics import statistics
+from relu_dynamics.config import Config
+from relu_dynamics.engine.validation import validate
+from relu_dynamics.grid import make_grid
+from relu_dynamics.statistics import claims, estimates
+from relu_dynamics.sweeps import studies
 
 CONFIG = Config(hidden=(4, 6), biased_units=2, steps=100, probe_every=25, initial_bias=0.0)
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relu_dynamics import config as config_module
-from relu_dynamics import training
-from relu_dynamics.axes import default_lanes, make_grid
-from relu_dynamics.config import Config, from_json, to_json, validate
+from relu_dynamics.config import TRACED, Config, to_json
+from relu_dynamics.engine.keys import run_key
+from relu_dynamics.engine.validation import from_json, validate
+from relu_dynamics.grid import default_lanes, make_grid
 
 NAN, INF = math.nan, math.inf
 
@@ -110,7 +110,7 @@ def test_a_bad_grid_is_refused(axes, seeds, options, words):
 @pytest.mark.parametrize("seed", [-1, 2**64, 1.0, True, "0"])
 def test_a_bad_seed_is_refused(seed):
     with pytest.raises(ValueError, match="seed="):
-        training.run_key(0, seed)
+        run_key(0, seed)
 
 
 def test_a_config_survives_json():
@@ -123,8 +123,8 @@ def test_a_config_survives_json():
 def test_traced_fields_are_the_pytree_leaves():
     import jax
 
-    full = Config(**{name: 0.5 for name in config_module.TRACED})
-    assert len(jax.tree.leaves(full)) == len(config_module.TRACED)
+    full = Config(**{name: 0.5 for name in TRACED})
+    assert len(jax.tree.leaves(full)) == len(TRACED)
     assert len(jax.tree.leaves(Config())) == 2  # None is absent from the program
 
 

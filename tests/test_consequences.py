@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from loading import load
 
-from relu_dynamics import models, statistics, training
+from relu_dynamics import statistics
 from relu_dynamics.config import Config
+from relu_dynamics.engine import models, training
+from relu_dynamics.engine.keys import run_key
 
 ROOT = pathlib.Path(__file__).parent.parent
 consequences = load(ROOT / "experiments" / "consequences.py")
@@ -79,7 +81,7 @@ def test_a_killed_unit_is_a_missing_unit_with_the_weights_the_others_had(optimiz
 
 
 def test_cutting_out_killed_units_keeps_the_function():
-    state = training.start(training.as_arrays(SMALL), training.run_key(0, 1))
+    state = training.start(training.as_arrays(SMALL), run_key(0, 1))
     smaller, params = consequences.without_killed(SMALL, state.params)
     assert smaller.hidden == (6, 6) and smaller.killed_fraction is None
     inputs = jax.random.normal(jax.random.key(1), (5, 6))

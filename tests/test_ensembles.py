@@ -3,9 +3,11 @@
 import jax
 import numpy as np
 
-from relu_dynamics import ensembles, tasks, training
-from relu_dynamics.axes import make_grid
 from relu_dynamics.config import Config
+from relu_dynamics.engine import tasks, training
+from relu_dynamics.engine.keys import run_key
+from relu_dynamics.grid import make_grid
+from relu_dynamics.sweeps import ensembles
 
 TINY = Config(
     task="abs", hidden=(3, 3), examples=8, batch_size=None, steps=20, probe_every=10,
@@ -22,7 +24,7 @@ def test_every_value_once_and_in_order_with_padding():
 def test_keys_are_those_of_single_runs():
     keys = ensembles.run_keys(5, (0, 3, 2**40))
     for key, seed in zip(keys, (0, 3, 2**40), strict=True):
-        assert (jax.random.key_data(key) == jax.random.key_data(training.run_key(5, seed))).all()
+        assert (jax.random.key_data(key) == jax.random.key_data(run_key(5, seed))).all()
     drawn = ensembles.over_keys(lambda key: jax.random.uniform(key), keys, 2)
     np.testing.assert_array_equal(drawn, [jax.random.uniform(key) for key in keys])
 

@@ -17,8 +17,11 @@ import pytest
 import xarray as xr
 
 import relu_dynamics
-from relu_dynamics import cli, estimates, explorer, grids, store
+from relu_dynamics import cli, explorer, store
 from relu_dynamics.config import Config
+from relu_dynamics.explorer import __main__ as command
+from relu_dynamics.statistics import estimates
+from relu_dynamics.sweeps.sweep import sweep
 
 pytest.importorskip("bokeh", reason="bokeh (the extra `explorer`) is not installed")
 
@@ -33,14 +36,14 @@ HOSTILE = "</script><script>document.title = 'owned'</script><img src=x onerror=
 @pytest.fixture(scope="module")
 def result() -> xr.Dataset:
     axes = {"learning_rate": RATES, "initial_bias": BIASES}
-    made = grids.sweep(SMALL, axes, 3, lanes=4)
+    made = sweep(SMALL, axes, 3, lanes=4)
     return made.assign_attrs(command=HOSTILE)
 
 
 @pytest.fixture(scope="module")
 def three_axes() -> xr.Dataset:
     axes = {"initial_bias": BIASES, "learning_rate": [0.1, 3.0], "momentum": [0.5, 0.9]}
-    return grids.sweep(SMALL, axes, 2, lanes=4)
+    return sweep(SMALL, axes, 2, lanes=4)
 
 
 @pytest.fixture(scope="module")
@@ -205,12 +208,12 @@ def test_without_bokeh_the_extra_is_named(result, monkeypatch):
 def test_the_command_writes_the_page_of_folders(tmp_path, monkeypatch, capsys):
     axes = {"learning_rate": [0.1, 1.0]}  # one axis: a row
     for name in ("one", "two"):
-        grids.sweep(SMALL, axes, 2, lanes=4, out=tmp_path / name)
+        sweep(SMALL, axes, 2, lanes=4, out=tmp_path / name)
     out = tmp_path / "page.html"
     arguments = [str(tmp_path / "one"), str(tmp_path / "two"), "--out", str(out)]
     monkeypatch.setattr(sys, "argv", ["explorer", *arguments])
     monkeypatch.setattr(cli, "guard", lambda call: call())
-    explorer.main()
+    command.main()
     assert capsys.readouterr().out == f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)\n"
     maps = data_of(out)["maps"]
     assert [each["name"] for each in maps] == ["one", "two"] and all(maps[0]["ribbons"])

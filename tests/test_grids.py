@@ -9,10 +9,17 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from relu_dynamics import estimates, grids, store, tasks, training
-from relu_dynamics.axes import make_grid
+from relu_dynamics import store
 from relu_dynamics.config import Config
-from relu_dynamics.outcomes import NEVER, Outcome
+from relu_dynamics.engine import memory, tasks, training
+from relu_dynamics.engine.keys import purpose_key, run_key
+from relu_dynamics.engine.outcomes import NEVER, Outcome
+from relu_dynamics.engine.step import draw_batch
+from relu_dynamics.grid import make_grid
+from relu_dynamics.statistics import estimates
+from relu_dynamics.sweeps.blocks import block_configs, block_program, run_block
+from relu_dynamics.sweeps.plan import block_bytes
+from relu_dynamics.sweeps.sweep import sweep
 
 SMALL = Config(
     task="teacher_student", examples=64, dimension=5, hidden=(8, 8), biased_units=4,
@@ -23,7 +30,7 @@ AXES = {"learning_rate": [0.01, 0.1, 1.0], "initial_bias": [-3.0, -1.0]}
 
 @pytest.fixture(scope="module")
 def result() -> xr.Dataset:
-    return grids.sweep(SMALL, AXES, 3, lanes=4)
+    return sweep(SMALL, AXES, 3, lanes=4)
 
 
 def test_every_unit_has_one_outcome_and_they_add_up(result):
@@ -55,7 +62,7 @@ def test_a_cell_is_the_run_that_train_makes(result):
 
 def test_one_trace_a_sweep():
     chex.clear_trace_counter()
-    counted = jax.jit(chex.assert_max_traces(grids.block_program.__wrapped__, n=1))
+    counted = jax.jit(chex.assert_max_traces(block_program.__wrapped__, n=1))
     grid = make_grid(
         dataclasses.replace(SMALL, momentum=0.9, optimizer="momentum"),
         {**AXES, "momentum": [0.5, 0.9]},
@@ -66,8 +73,8 @@ def test_one_trace_a_sweep():
     data = tasks.load_data(grid.config)
     for each in (grid, other):
         for block in range(each.blocks):
-            configs = grids.block_configs(each, each.block_cells(block))
-            counted(configs, training.run_key(0, each.block_seed(block)), data)
+            configs = block_configs(each, each.block_cells(block))
+            counted(configs, run_key(0, each.block_seed(block)), data)
 
 
 def test_a_single_layer_under_sgd_never_recovers_at_any_rate():
@@ -83,7 +90,7 @@ def test_a_single_layer_under_sgd_never_recovers_at_any_rate():
         batch_size=32,
     )
     rates = np.geomspace(1e-6, 1e3, 10).tolist()
-    result = grids.sweep(config, {"learning_rate": rates, "initial_bias": [-60.0, -20.0]}, 2)
+    result = sweep(config, {"learning_rate": rates, "initial_bias": [-60.0, -20.0]}, 2)
     assert int(result.dead_at_start.sum()) > 100
     at_risk = result.dead_at_start
     assert (result.first_recovery.where(at_risk, NEVER) == NEVER).all()
@@ -107,16 +114,14 @@ def test_the_first_active_step_of_a_dead_unit_needs_no_training(optimizer):
         probe_every=20, probe_size=16, sustain=20,
     )  # fmt: skip
     biases = np.linspace(-5, 0, 41).tolist()
-    result = grids.sweep(config, {"learning_rate": [1e-3, 1e-1], "initial_bias": biases}, 3)
+    result = sweep(config, {"learning_rate": [1e-3, 1e-1], "initial_bias": biases}, 3)
     found = result.batch_first_active.isel(unit=0).transpose("seed", "learning_rate", ...).values
     expected = np.full((3, len(biases)), NEVER)
     for seed in range(3):
-        key = training.run_key(0, seed)
-        task = tasks.make_task(config, training.purpose_key(key, "task"), None)
+        key = run_key(0, seed)
+        task = tasks.make_task(config, purpose_key(key, "task"), None)
         weights = training.start(dataclasses.replace(config, initial_bias=0.0), key).params
-        drawn = jax.vmap(lambda step, key=key: training.draw_batch(config, key, step))(
-            np.arange(60)
-        )
+        drawn = jax.vmap(lambda step, key=key: draw_batch(config, key, step))(np.arange(60))
         inputs = np.asarray(task.inputs, float)[drawn]
         largest = (inputs @ np.asarray(weights["hidden_1"]["kernel"], float))[..., 0].max(1)
         assert np.abs(largest[:, None] + biases).min() > 1e-6  # no z so near 0 that rounding counts
@@ -128,7 +133,7 @@ def test_the_first_active_step_of_a_dead_unit_needs_no_training(optimizer):
 
 def test_diverged_runs_are_counted_as_diverged():
     config = dataclasses.replace(SMALL, activation="leaky_relu")
-    result = grids.sweep(config, {"learning_rate": [1e-3, 1e4]}, 2, lanes=2)
+    result = sweep(config, {"learning_rate": [1e-3, 1e4]}, 2, lanes=2)
     diverged = result.diverged_at.values != NEVER
     assert not diverged[0].any() and diverged[1].all()
     wild = result.isel(learning_rate=1)
@@ -139,24 +144,24 @@ def test_diverged_runs_are_counted_as_diverged():
 def test_a_grid_without_any_dead_unit_is_refused_before_training(tmp_path):
     config = dataclasses.replace(SMALL, initial_bias=5.0)
     with pytest.raises(ValueError, match="no unit is dead at step 0.*more negative initial_bias"):
-        grids.sweep(config, {"learning_rate": [0.1]}, 2, out=tmp_path / "new")
+        sweep(config, {"learning_rate": [0.1]}, 2, out=tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
 def test_a_grid_that_does_not_fit_into_memory_is_refused_with_the_remedy(monkeypatch):
-    monkeypatch.setattr(training, "available_bytes", lambda: 1000)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
     with pytest.raises(ValueError, match="GiB are free; give out=FOLDER"):
-        grids.sweep(SMALL, AXES, 3)
+        sweep(SMALL, AXES, 3)
 
 
 def test_block_bytes_is_what_a_block_holds():
     grid = make_grid(SMALL, AXES, 1, lanes=6)
-    held = sum(leaf.nbytes for leaf in jax.tree.leaves(grids.run_block(grid, 0)))
-    assert held == grids.block_bytes(grid)
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(run_block(grid, 0)))
+    assert held == block_bytes(grid)
 
 
 def test_the_stored_result_is_the_one_in_memory(result, tmp_path):
-    stored = grids.sweep(SMALL, AXES, 3, lanes=4, out=tmp_path / "out")
+    stored = sweep(SMALL, AXES, 3, lanes=4, out=tmp_path / "out")
     xr.testing.assert_equal(stored.load(), result)
     assert json.loads(stored.attrs["identity"])["config"]["task"] == "teacher_student"
     for name in ("versions", "git_commit", "command", "device", "grid_hash"):
@@ -175,7 +180,7 @@ def test_an_interrupted_sweep_keeps_its_blocks_and_continues(result, tmp_path, m
 
     monkeypatch.setattr(store, "write_block", stop_after_two)
     with pytest.raises(KeyboardInterrupt):
-        grids.sweep(SMALL, AXES, 3, lanes=4, out=tmp_path)
+        sweep(SMALL, AXES, 3, lanes=4, out=tmp_path)
     monkeypatch.setattr(store, "write_block", original)
     grid = make_grid(SMALL, AXES, 3, lanes=4)
     assert sorted(store.finished_blocks(tmp_path, grid)) == sorted(written)
@@ -183,14 +188,14 @@ def test_an_interrupted_sweep_keeps_its_blocks_and_continues(result, tmp_path, m
     monkeypatch.setattr(
         store, "write_block", lambda *a: (trained.append(a[2]), original(*a)) and None
     )
-    continued = grids.sweep(SMALL, AXES, 3, lanes=4, out=tmp_path)
+    continued = sweep(SMALL, AXES, 3, lanes=4, out=tmp_path)
     assert sorted(trained + written) == list(range(grid.blocks))
     xr.testing.assert_equal(continued.load(), result)
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "swap", "delete"])
 def test_a_damaged_block_is_set_aside_and_trained_again(result, tmp_path, damage):
-    grids.sweep(SMALL, AXES, 3, lanes=4, out=tmp_path)
+    sweep(SMALL, AXES, 3, lanes=4, out=tmp_path)
     grid = make_grid(SMALL, AXES, 3, lanes=4)
     path, other = (store.block_path(tmp_path, block) for block in (1, 2))
     content = bytearray(path.read_bytes())
@@ -211,25 +216,25 @@ def test_a_damaged_block_is_set_aside_and_trained_again(result, tmp_path, damage
     missing = {1, 2} if damage == "swap" else {1}
     assert set(range(grid.blocks)) - set(done) == missing
     assert len(reports) == (0 if damage == "delete" else len(missing))
-    xr.testing.assert_equal(grids.sweep(SMALL, AXES, 3, lanes=4, out=tmp_path).load(), result)
+    xr.testing.assert_equal(sweep(SMALL, AXES, 3, lanes=4, out=tmp_path).load(), result)
 
 
 def test_a_folder_of_another_grid_is_refused_and_left_alone(tmp_path):
-    grids.sweep(SMALL, AXES, 1, lanes=4, out=tmp_path)
+    sweep(SMALL, AXES, 1, lanes=4, out=tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     with pytest.raises(
         store.FolderError, match=r"differs in .*config.steps \(40 there, 80 asked\)"
     ):
-        grids.sweep(dataclasses.replace(SMALL, steps=80), AXES, 1, lanes=4, out=tmp_path)
+        sweep(dataclasses.replace(SMALL, steps=80), AXES, 1, lanes=4, out=tmp_path)
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
 
 
 def test_a_folder_with_other_files_or_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(store.FolderError, match="not empty"):
-        grids.sweep(SMALL, AXES, 1, lanes=4, out=tmp_path)
+        sweep(SMALL, AXES, 1, lanes=4, out=tmp_path)
     with pytest.raises(store.FolderError, match="cannot be written"):
-        grids.sweep(SMALL, AXES, 1, lanes=4, out=tmp_path / "notes.txt")
+        sweep(SMALL, AXES, 1, lanes=4, out=tmp_path / "notes.txt")
 
 
 def test_estimates_are_the_counts_by_hand(result):

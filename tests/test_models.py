@@ -12,8 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relu_dynamics import models, tasks, training
-from relu_dynamics.config import Config, validate
+from relu_dynamics.config import Config
+from relu_dynamics.engine import initialization, models, optimizers, tasks, training
+from relu_dynamics.engine.activations import ACTIVATIONS, PRELU_SLOPE
+from relu_dynamics.engine.keys import purpose_key, run_key
+from relu_dynamics.engine.step import State, draw_batch, loss_gradients, train_step
+from relu_dynamics.engine.validation import validate
 
 BASE = Config(
     hidden=(12, 10), examples=128, batch_size=32, steps=50, biased_units=1, initial_bias=0.0
@@ -22,8 +26,8 @@ BASE = Config(
 
 def start(config, seed=0):
     config = training.as_arrays(validate(config))
-    key = training.run_key(0, seed)
-    task = tasks.make_task(config, training.purpose_key(key, "task"), tasks.load_data(config))
+    key = run_key(0, seed)
+    task = tasks.make_task(config, purpose_key(key, "task"), tasks.load_data(config))
     return config, task, key, training.start(config, key)
 
 
@@ -34,11 +38,11 @@ def change(**fields):
 # --- Activations ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("activation", list(models.ACTIVATIONS))
+@pytest.mark.parametrize("activation", list(ACTIVATIONS))
 def test_slopes_are_the_derivative_of_the_activation(activation):
     config, _, _, state = start(change(activation=activation))
     z = jnp.linspace(-6, 6, 240).reshape(20, 12)  # without 0, where ReLU has a kink
-    wanted = jax.vmap(jax.grad(lambda x: models.ACTIVATIONS[activation](x[None]).sum()))
+    wanted = jax.vmap(jax.grad(lambda x: ACTIVATIONS[activation](x[None]).sum()))
     if activation == "crelu":
         expected = jnp.ones_like(z)  # one of its two outputs always moves with |slope| 1
     else:
@@ -48,11 +52,11 @@ def test_slopes_are_the_derivative_of_the_activation(activation):
 
 def test_prelu_learns_a_slope_for_every_unit_that_moves_a_dead_one():
     config, task, key, state = start(change(activation="prelu", initial_bias=-20.0))
-    np.testing.assert_array_equal(state.params["slope_1"], np.full(12, models.PRELU_SLOPE))
-    after, snapshot = training.train_step(config, task, key, state)
+    np.testing.assert_array_equal(state.params["slope_1"], np.full(12, PRELU_SLOPE))
+    after, snapshot = train_step(config, task, key, state)
     dead = np.asarray(snapshot.batch.margin) <= 0
     assert dead[12] and np.all(np.asarray(snapshot.gradient_norm)[dead] > 0)
-    assert np.all(after.params["slope_2"] != models.PRELU_SLOPE)
+    assert np.all(after.params["slope_2"] != PRELU_SLOPE)
 
 
 def test_prelu_with_slope_0_is_relu():
@@ -71,7 +75,7 @@ def test_crelu_shows_both_signs_so_that_no_gradient_is_lost():
     forward = models.apply(config, state.params, task.probe)
     z, above = forward.preactivations[0], forward.inputs[1]
     np.testing.assert_array_equal(above[:, :12] - above[:, 12:], z)
-    assert np.all(training.train_step(config, task, key, state)[1].gradient_norm > 0)
+    assert np.all(train_step(config, task, key, state)[1].gradient_norm > 0)
 
 
 # --- Initializers ---------------------------------------------------------------------------------
@@ -103,7 +107,7 @@ def test_data_dependent_units_have_mean_0_and_deviation_1_on_the_training_inputs
 
 def test_data_dependent_initialization_says_that_it_needs_inputs():
     with pytest.raises(ValueError, match="inputs=None"):
-        models.initialize(change(initializer="data_dependent"), jax.random.key(0))
+        initialization.initialize(change(initializer="data_dependent"), jax.random.key(0))
 
 
 @settings(max_examples=6, deadline=None)
@@ -145,7 +149,7 @@ def test_weight_normalization_makes_the_length_of_the_weights_irrelevant():
 
 def test_a_dead_unit_under_weight_normalization_gets_no_gradient():
     config, task, key, state = start(change(normalization="weight", initial_bias=-50.0))
-    _, snapshot = training.train_step(config, task, key, state)
+    _, snapshot = train_step(config, task, key, state)
     assert snapshot.batch.margin[12] < 0 and snapshot.gradient_norm[12] == 0
 
 
@@ -171,7 +175,7 @@ def test_exactly_the_wanted_share_is_killed_and_stays_dead(tenths, optimizer):
     config, task, key, state = start(config)
     killed = [np.all(state.params[f"hidden_{i}"]["kernel"] == 0, axis=0) for i in (1, 2)]
     assert [k.sum() for k in killed] == [2 * tenths, tenths]
-    after, _ = training.train_step(config, task, key, state)
+    after, _ = train_step(config, task, key, state)
     for i, gone in enumerate(killed, start=1):
         group = after.params[f"hidden_{i}"]
         assert np.all(group["kernel"][:, gone] == 0) and np.all(group["bias"][gone] == -1)
@@ -195,10 +199,10 @@ def test_a_network_with_killed_units_is_the_network_without_them():
         "output": {**output, "kernel": output["kernel"][kept[1]]},
     }
     small = dataclasses.replace(config, hidden=tuple(len(k) for k in kept), killed_fraction=None)
-    small_state = training.State(jnp.int32(0), pruned, training.make_optimizer(small).init(pruned))
+    small_state = State(jnp.int32(0), pruned, optimizers.make_optimizer(small).init(pruned))
     for _ in range(5):
-        state, seen = training.train_step(config, task, key, state)
-        small_state, alone = training.train_step(small, task, key, small_state)
+        state, seen = train_step(config, task, key, state)
+        small_state, alone = train_step(small, task, key, small_state)
         np.testing.assert_allclose(seen.loss, alone.loss, rtol=1e-5)
     np.testing.assert_allclose(
         state.params["hidden_1"]["kernel"][:, kept[0]],
@@ -237,7 +241,7 @@ def test_units_killed_later_forget_their_momentum(optimizer):
 )
 def test_schedules_at_steps_0_10_20_50(fields, wanted):
     config = validate(change(learning_rate=2.0, **fields))
-    rates = [float(training.at_step(config, s).learning_rate) for s in (0, 10, 20, 50)]
+    rates = [float(optimizers.at_step(config, s).learning_rate) for s in (0, 10, 20, 50)]
     np.testing.assert_allclose(rates, 2 * np.asarray(wanted), rtol=1e-5, atol=1e-6)
 
 
@@ -249,29 +253,29 @@ def test_a_schedule_is_that_of_optax():
     theirs = optax.sgd(schedule, momentum=0.8)
     params, memory = state.params, theirs.init(state.params)
     for step in range(10):
-        indices = training.draw_batch(config, key, jnp.int32(step))
-        _, _, gradients = training.loss_gradients(config, task, indices, params)
+        indices = draw_batch(config, key, jnp.int32(step))
+        _, _, gradients = loss_gradients(config, task, indices, params)
         updates, memory = theirs.update(gradients, memory)
         params = optax.apply_updates(params, updates)
-        state, _ = training.train_step(config, task, key, state)
+        state, _ = train_step(config, task, key, state)
     chex.assert_trees_all_close(state.params, params, rtol=1e-5, atol=1e-7)
 
 
 def test_clipping_bounds_the_length_of_a_step():
     config, task, key, state = start(change(clip_norm=1e-3, learning_rate=1.0))
-    after, _ = training.train_step(config, task, key, state)
+    after, _ = train_step(config, task, key, state)
     length = optax.tree.norm(jax.tree.map(jnp.subtract, after.params, state.params))
     np.testing.assert_allclose(length, 1e-3, rtol=1e-3)
     wide, *_, other = start(change(clip_norm=1e6, learning_rate=1.0))
-    free = training.train_step(wide, task, key, other)[0]
-    plain = training.train_step(start(change(learning_rate=1.0))[0], task, key, other)[0]
+    free = train_step(wide, task, key, other)[0]
+    plain = train_step(start(change(learning_rate=1.0))[0], task, key, other)[0]
     chex.assert_trees_all_close(free.params, plain.params, rtol=1e-6)
 
 
 def test_changing_digits_permute_their_features_and_keep_the_first_period():
     config, task, key, _ = start(change(change_every=25))
     at = lambda step: tasks.renewed(  # noqa: E731
-        config, task, training.purpose_key(key, "task"), jnp.int32(step)
+        config, task, purpose_key(key, "task"), jnp.int32(step)
     )
     chex.assert_trees_all_equal(at(24), task)
     second = at(25)
@@ -285,7 +289,7 @@ def test_slow_bits_flip_one_a_period_and_the_target_network_stays():
         change(task="random_bits", change_every=25, examples=64, steps=100)
     )
     at = lambda step: tasks.renewed(  # noqa: E731
-        config, task, training.purpose_key(key, "task"), jnp.int32(step)
+        config, task, purpose_key(key, "task"), jnp.int32(step)
     )
     periods = [at(step) for step in (0, 25, 50, 75)]
     for before, after in zip(periods, periods[1:], strict=False):

@@ -12,7 +12,8 @@ import xarray as xr
 from loading import load
 from scipy.special import ndtr
 
-from relu_dynamics import outcomes, store, theory
+from relu_dynamics import store, theory
+from relu_dynamics.engine import outcomes
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "experiments" / "numerical_example.py"
 SLOW, FAST, FASTER = 1e-4, 1e-2, 1e-1

@@ -12,22 +12,36 @@ import pytest
 from loading import load
 from PIL import Image
 
-from relu_dynamics import unit_figures
-from relu_dynamics.outcomes import NEVER
+from relu_dynamics.engine.outcomes import NEVER
+from relu_dynamics.figures.units import (
+    Life,
+    Network,
+    _amount,
+    _short,
+    animate_layer,
+    density,
+    draw_account,
+    draw_flow,
+    draw_life,
+    draw_network,
+    draw_ridges,
+    draw_waterfall,
+    gradient_power,
+    life_phases,
+    ridge_steps,
+)
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "experiments" / "one_unit.py"
 
 
 experiment = load(SCRIPT)
 MARGIN = np.array([2.0, 1.0, -1.0, -3.0, -2.0, -0.5, 0.5, 1.0])
-LIFE = unit_figures.Life(
-    np.arange(8), MARGIN, MARGIN - 2, np.full(8, 0.5), MARGIN - 4, death=2, recovery=6
-)
+LIFE = Life(np.arange(8), MARGIN, MARGIN - 2, np.full(8, 0.5), MARGIN - 4, death=2, recovery=6)
 MOVED = np.stack([np.diff(MARGIN) * 0.75, np.diff(MARGIN) * 0.25], axis=1)
 
 
 def test_the_phases_of_a_life_sum_to_the_change_of_its_margin():
-    phases = unit_figures.life_phases(LIFE, ["residue", "decay"], MOVED)
+    phases = life_phases(LIFE, ["residue", "decay"], MOVED)
     assert [(p.name, p.first, p.last) for p in phases] == [
         ("killed", 1, 2),
         ("sinks", 2, 3),
@@ -38,19 +52,19 @@ def test_the_phases_of_a_life_sum_to_the_change_of_its_margin():
         assert phase.moved["residue"] == pytest.approx(0.75 * (phase.end - phase.start))
     assert phases[0].start == 1 and phases[-1].end == 0.5
     short = MOVED * [[1, 0]]  # a channel that is missing shows as residual
-    assert unit_figures.life_phases(LIFE, ["a", "b"], short)[2].residual == pytest.approx(0.875)
+    assert life_phases(LIFE, ["a", "b"], short)[2].residual == pytest.approx(0.875)
 
 
 def test_a_unit_dead_at_step_0_was_killed_by_nothing():
     born = LIFE._replace(death=0, margin=np.array([-1, -2, -3, -3.5, -2, -0.5, 0.5, 1]))
-    names = [p.name for p in unit_figures.life_phases(born, ["a", "b"], MOVED)]
+    names = [p.name for p in life_phases(born, ["a", "b"], MOVED)]
     assert names == ["sinks", "climbs"]
 
 
 def test_the_bars_of_a_waterfall_float_from_margin_to_margin():
-    phases = unit_figures.life_phases(LIFE, ["residue", "decay"], MOVED)
+    phases = life_phases(LIFE, ["residue", "decay"], MOVED)
     _, axes = plt.subplots()
-    unit_figures.draw_waterfall(axes, phases)
+    draw_waterfall(axes, phases)
     bars = [(bar.get_y(), bar.get_height()) for group in axes.containers for bar in group]
     assert len(bars) == 6
     assert bars[0][0] == 1 and sum(height for _, height in bars) == pytest.approx(0.5 - 1)
@@ -61,26 +75,24 @@ def test_the_bars_of_a_waterfall_float_from_margin_to_margin():
 def test_a_density_ends_at_the_data_and_stays_below_0_for_a_dead_unit():
     rng = np.random.default_rng(0)
     z = -np.abs(rng.normal(size=200)) - 1e-3
-    grid, height = unit_figures.density(z)
+    grid, height = density(z)
     assert grid[0] == pytest.approx(z.min()) and grid[-1] == pytest.approx(z.max())
     assert grid.max() < 0 and height.max() == 1
-    grid, height = unit_figures.density(np.full(50, -2.0))  # no spread at all
+    grid, height = density(np.full(50, -2.0))  # no spread at all
     assert np.isfinite(height).all() and grid == pytest.approx(np.full(grid.size, -2))
 
 
 def test_the_steps_of_a_ridgeline_hold_both_events_and_stay_in_the_run():
-    steps = unit_figures.ridge_steps(181, 476, 600)
+    steps = ridge_steps(181, 476, 600)
     assert {180, 181, 475, 476, 600} <= set(steps) and steps == sorted(set(steps))
-    assert (
-        min(unit_figures.ridge_steps(0, 3, 5)) == 0 and max(unit_figures.ridge_steps(0, 3, 5)) == 5
-    )
+    assert min(ridge_steps(0, 3, 5)) == 0 and max(ridge_steps(0, 3, 5)) == 5
 
 
 def test_numbers_on_figures_show_0_only_for_0():
-    assert unit_figures._short(0.0) == "0" and unit_figures._short(1e-9) == "<.01"
-    assert unit_figures._short(0.5) == ".50" and unit_figures._short(123.0) == "123"
-    assert unit_figures._amount(0) == "0" and unit_figures._amount(-1e-5) != "0"
-    assert unit_figures._amount(0.25) == "+.25" and unit_figures._amount(10.0) == "+10.00"
+    assert _short(0.0) == "0" and _short(1e-9) == "<.01"
+    assert _short(0.5) == ".50" and _short(123.0) == "123"
+    assert _amount(0) == "0" and _amount(-1e-5) != "0"
+    assert _amount(0.25) == "+.25" and _amount(10.0) == "+10.00"
 
 
 def _units(**changes):
@@ -119,35 +131,35 @@ def _network(dead=True):
         gradients[1][:, 2] = gradients[2][2] = carried[2][2] = 0
     silent = [np.zeros(4, bool), np.array([False, False, dead])]
     units = [rng.random(n) for n in (4, 4, 3, 1)]
-    return unit_figures.Network(weights, carried, gradients, units, units[1:], silent)
+    return Network(weights, carried, gradients, units, units[1:], silent)
 
 
 @pytest.mark.parametrize(("backward", "blocked"), [(False, 1), (True, 5)])
 def test_a_dead_unit_crosses_out_its_output_and_its_gradients(backward, blocked):
     _, axes = plt.subplots()
-    unit_figures.draw_flow(axes, _network(), backward)
+    draw_flow(axes, _network(), backward)
     crosses = [line for line in axes.lines if line.get_marker() == "x"]
     assert sum(line.get_markersize() == 5 for line in crosses) == blocked
     assert sum(line.get_markersize() > 10 for line in crosses) == 1
     _, axes = plt.subplots()
-    unit_figures.draw_flow(axes, _network(dead=False), backward)
+    draw_flow(axes, _network(dead=False), backward)
     assert not [line for line in axes.lines if line.get_marker() == "x"]
 
 
 def test_gradients_are_told_with_two_digits_and_their_power_of_ten():
     network = _network()
     largest = max(layer.max() for layer in network.gradients)
-    assert 10 <= largest * 10.0 ** unit_figures.gradient_power(network) < 100
+    assert 10 <= largest * 10.0 ** gradient_power(network) < 100
 
 
 def test_whole_figures_of_hand_made_records():
-    phases = unit_figures.life_phases(LIFE, ["residue", "decay"], MOVED)
+    phases = life_phases(LIFE, ["residue", "decay"], MOVED)
     z = np.stack([np.linspace(-3, top, 20) for top in (1.0, -0.1, 2.0)])
     for figure in (
-        unit_figures.draw_life(LIFE, "caption"),
-        unit_figures.draw_ridges([1, 2, 3], z, "caption"),
-        unit_figures.draw_account(phases, "caption"),
-        unit_figures.draw_network(_network(), "caption"),
+        draw_life(LIFE, "caption"),
+        draw_ridges([1, 2, 3], z, "caption"),
+        draw_account(phases, "caption"),
+        draw_network(_network(), "caption"),
     ):
         figure.canvas.draw()
         assert figure.get_figwidth() in (3.35, 7.0)
@@ -156,7 +168,7 @@ def test_whole_figures_of_hand_made_records():
 def test_an_animation_is_a_gif_that_says_where_it_comes_from(tmp_path):
     rng = np.random.default_rng(0)
     z = rng.normal(size=(3, 2, 20)) - np.array([0, 5, 0])[:, None, None]
-    path = unit_figures.animate_layer(
+    path = animate_layer(
         tmp_path / "layer.gif",
         np.array([0, 2, 4]),
         z,

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relu_dynamics import outcomes
-from relu_dynamics.outcomes import NEVER, History, Outcome
-from relu_dynamics.probes import UnitStatistics
+from relu_dynamics.engine import outcomes
+from relu_dynamics.engine.outcomes import NEVER, History, Outcome
+from relu_dynamics.engine.probes import UnitStatistics
 
 EVERY = 10
 

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from relu_dynamics import probes, theory
+from relu_dynamics import theory
+from relu_dynamics.engine import probes
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 32, 97])

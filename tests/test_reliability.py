@@ -19,19 +19,24 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relu_dynamics import (
-    checkpoints,
-    cli,
-    config,
-    estimates,
-    grids,
-    models,
-    store,
-    studies,
-    training,
+from relu_dynamics import cli, store
+from relu_dynamics.config import NORMALIZATIONS, SCHEDULES, TRACED, Config, to_json
+from relu_dynamics.engine import initializers, memory, optimizers
+from relu_dynamics.engine.activations import ACTIVATIONS
+from relu_dynamics.engine.validation import from_json, load_config, validate
+from relu_dynamics.grid import VersionError, grid_from_identity, make_grid
+from relu_dynamics.statistics import estimates
+from relu_dynamics.store import checkpoints, files
+from relu_dynamics.sweeps import plan, studies
+from relu_dynamics.sweeps.blocks import (
+    OutOfMemoryError,
+    compile_program,
+    program_bytes,
+    run_block,
 )
-from relu_dynamics.axes import VersionError, grid_from_identity, make_grid
-from relu_dynamics.config import Config, load_config, validate
+from relu_dynamics.sweeps.plan import CLASSIFYING_BYTES, UNFIT_SETTINGS, check_shard, sweep_bytes
+from relu_dynamics.sweeps.replay import replay
+from relu_dynamics.sweeps.sweep import sweep
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = Config(
@@ -68,8 +73,8 @@ GOOD = {
     "initial_bias": st.floats(-100, 100),
     "momentum": st.one_of(st.none(), st.floats(0, 0.99)),
     "weight_decay": st.one_of(st.none(), st.floats(0.01, 1)),
-    "optimizer": st.sampled_from(list(training.OPTIMIZERS)),
-    "normalization": st.sampled_from(config.NORMALIZATIONS),
+    "optimizer": st.sampled_from(list(optimizers.OPTIMIZERS)),
+    "normalization": st.sampled_from(NORMALIZATIONS),
     "task": st.sampled_from(["digits", "teacher_student", "abs", "unit_interval"]),
     "hidden": st.lists(st.integers(1, 64), min_size=1, max_size=3).map(tuple),
     "biased_layer": st.integers(1, 3),
@@ -78,9 +83,9 @@ GOOD = {
     "batch_size": st.one_of(st.none(), st.integers(1, 128)),
     "steps": st.integers(1, 1000),
     "probe_every": st.sampled_from([1, 2, 5, 10]),
-    "activation": st.sampled_from(list(models.ACTIVATIONS)),
-    "initializer": st.sampled_from(list(models.INITIALIZERS)),
-    "schedule": st.sampled_from(config.SCHEDULES),
+    "activation": st.sampled_from(list(ACTIVATIONS)),
+    "initializer": st.sampled_from(list(initializers.INITIALIZERS)),
+    "schedule": st.sampled_from(SCHEDULES),
     "warmup_steps": st.one_of(st.none(), st.integers(1, 50)),
     "clip_norm": st.one_of(st.none(), st.floats(0.01, 10)),
     "killed_fraction": st.one_of(st.none(), st.floats(0.01, 1)),
@@ -107,7 +112,7 @@ def accepted_or_one_line(call):
 def test_any_config_is_accepted_or_refused_in_one_line(good, odd):
     made = accepted_or_one_line(lambda: validate(Config(**{**good, **odd})))
     if made is not None:
-        assert config.from_json(config.to_json(made)) == made
+        assert from_json(to_json(made)) == made
         assert validate(made) == made
         assert make_grid(made, {"learning_rate": [0.5]}, 1).hash
 
@@ -117,7 +122,7 @@ def test_any_config_is_accepted_or_refused_in_one_line(good, odd):
     st.one_of(
         ODD,
         st.dictionaries(
-            st.one_of(st.sampled_from(config.TRACED), ODD.filter(lambda v: v.__hash__)),
+            st.one_of(st.sampled_from(TRACED), ODD.filter(lambda v: v.__hash__)),
             st.one_of(ODD, st.lists(st.one_of(st.floats(0.01, 1), ODD), max_size=3)),
             max_size=2,
         ),
@@ -142,13 +147,13 @@ def test_any_grid_is_accepted_or_refused_in_one_line(axes, seeds, root_seed, lan
     ),
 ).map(json.dumps)))  # fmt: skip
 def test_any_text_is_a_config_or_refused_in_one_line(text):
-    accepted_or_one_line(lambda: config.from_json(text))
+    accepted_or_one_line(lambda: from_json(text))
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.one_of(ODD, ODD.map(lambda value: (value, 4)), st.tuples(ODD, ODD)))
 def test_any_shard_is_accepted_or_refused_in_one_line(shard):
-    accepted_or_one_line(lambda: grids.check_shard(shard))
+    accepted_or_one_line(lambda: check_shard(shard))
 
 
 # --- Config files ---------------------------------------------------------------------------------
@@ -268,7 +273,7 @@ def test_a_command_line_that_is_not_understood_gets_one_line(arguments, words, t
         (store.NotWritableError("full"), 4),
         (store.FolderVersionError("schema"), 5),
         (VersionError("schema"), 5),
-        (grids.OutOfMemoryError("lanes"), 6),
+        (OutOfMemoryError("lanes"), 6),
         (MemoryError(), 6),
         (KeyboardInterrupt(), 130),
         (store.UnfinishedError("shard 0/2 is done"), None),
@@ -296,13 +301,13 @@ def recovery_map(*arguments, **options):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("setting", grids.UNFIT_SETTINGS)
+@pytest.mark.parametrize("setting", UNFIT_SETTINGS)
 def test_a_setting_of_jax_that_changes_results_is_refused(setting, tmp_path):
     before = getattr(jax.config, setting)
     jax.config.update(setting, True)
     try:
         with pytest.raises(ValueError, match=f"{setting.upper()}=1 would mean"):
-            grids.sweep(SMALL, AXES, 1, out=tmp_path / "out")
+            sweep(SMALL, AXES, 1, out=tmp_path / "out")
         with pytest.raises(ValueError, match=setting.upper()):
             cli.start_jax()
     finally:
@@ -350,7 +355,7 @@ def test_a_signal_stops_with_its_code_and_says_how_to_go_on(number, tmp_path):
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
     out = tmp_path_factory.mktemp("stored") / "out"
-    return out, grids.sweep(SMALL, AXES, 2, lanes=4, out=out).load()
+    return out, sweep(SMALL, AXES, 2, lanes=4, out=out).load()
 
 
 GRID = make_grid(SMALL, AXES, 2, lanes=4)
@@ -372,7 +377,7 @@ def test_the_same_grid_of_another_version_is_told_apart(tmp_path, field):
 
 def test_a_driver_killed_at_its_start_leaves_a_usable_folder(tmp_path):
     (tmp_path / "blocks").mkdir()
-    (tmp_path / f"identity.json.{store._writer()}.tmp").write_text("{")
+    (tmp_path / f"identity.json.{files.writer()}.tmp").write_text("{")
     assert store.check_folder(tmp_path, GRID) == tmp_path
 
 
@@ -383,7 +388,7 @@ def test_a_lost_or_damaged_identity_is_written_again(stored, tmp_path):
         (out / "identity.json").unlink()
         if content is not None:
             (out / "identity.json").write_bytes(content)
-        again = grids.sweep(SMALL, AXES, 2, lanes=4, out=out)
+        again = sweep(SMALL, AXES, 2, lanes=4, out=out)
         xr.testing.assert_equal(again.load(), stored[1])
         assert store.read_identity(out) == json.loads(json.dumps(GRID.identity))
 
@@ -406,7 +411,7 @@ def test_a_damaged_labelled_result_is_found_and_made_again(stored, tmp_path, dam
         root.write_text(root.read_text().replace(GRID.hash, "0" * 64))
     with pytest.raises(store.FolderError, match="damaged; the same command makes it again"):
         store.open_result(out)
-    xr.testing.assert_equal(grids.sweep(SMALL, AXES, 2, lanes=4, out=out).load(), stored[1])
+    xr.testing.assert_equal(sweep(SMALL, AXES, 2, lanes=4, out=out).load(), stored[1])
 
 
 def test_a_block_with_another_number_under_its_old_seal_is_set_aside(stored, tmp_path):
@@ -421,14 +426,14 @@ def test_a_block_with_another_number_under_its_old_seal_is_set_aside(stored, tmp
     with pytest.raises(store.BlockError, match="damaged .its digest differs"):
         store.read_block(out, GRID, 1)
     assert store.finished_blocks(out, GRID) == [0, 2, 3]
-    xr.testing.assert_equal(grids.sweep(SMALL, AXES, 2, lanes=4, out=out).load(), stored[1])
+    xr.testing.assert_equal(sweep(SMALL, AXES, 2, lanes=4, out=out).load(), stored[1])
     assert len(list((out / "quarantine").iterdir())) == 1
 
 
 def test_too_little_disk_is_said_at_the_start_with_both_numbers(tmp_path, monkeypatch):
-    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: type("U", (), {"free": 1000}))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: type("U", (), {"free": 1000}))
     with pytest.raises(store.NotWritableError, match=r"needs .* MiB and its disk has 0.0 MiB"):
-        grids.sweep(SMALL, AXES, 2, lanes=4, out=tmp_path / "out")
+        sweep(SMALL, AXES, 2, lanes=4, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -447,10 +452,10 @@ def test_a_full_disk_keeps_the_finished_blocks(stored, tmp_path, monkeypatch, er
 
     monkeypatch.setattr(store, "write_block", full_after_two)
     with pytest.raises(store.NotWritableError, match="disk is full.*same command continues"):
-        grids.sweep(SMALL, AXES, 2, lanes=4, out=tmp_path)
+        sweep(SMALL, AXES, 2, lanes=4, out=tmp_path)
     monkeypatch.setattr(store, "write_block", original)
     assert sorted(store.finished_blocks(tmp_path, GRID)) == sorted(written)
-    xr.testing.assert_equal(grids.sweep(SMALL, AXES, 2, lanes=4, out=tmp_path).load(), stored[1])
+    xr.testing.assert_equal(sweep(SMALL, AXES, 2, lanes=4, out=tmp_path).load(), stored[1])
 
 
 def test_a_folder_deleted_under_way_is_said(tmp_path, monkeypatch):
@@ -462,22 +467,22 @@ def test_a_folder_deleted_under_way_is_said(tmp_path, monkeypatch):
 
     monkeypatch.setattr(store, "write_block", delete_then_write)
     with pytest.raises(store.NotWritableError, match="has gone; the same command starts again"):
-        grids.sweep(SMALL, AXES, 2, lanes=4, out=tmp_path / "out")
+        sweep(SMALL, AXES, 2, lanes=4, out=tmp_path / "out")
 
 
 def test_out_of_memory_is_answered_with_the_lanes_that_fit(monkeypatch):
     def exhausted(*arguments):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
 
-    one, two = (grids.program_bytes(GRID, lanes) for lanes in (1, 2))
+    one, two = (program_bytes(GRID, lanes) for lanes in (1, 2))
     assert one < two
     room = one + 2 * (two - one) + 1  # for three lanes
-    monkeypatch.setattr(training, "available_bytes", lambda: room)
-    with pytest.raises(grids.OutOfMemoryError, match="lanes=4 do not fit.*use lanes=2 or fewer"):
-        grids.run_block(GRID, 0, program=exhausted)
-    monkeypatch.setattr(training, "available_bytes", lambda: 10)
-    with pytest.raises(grids.OutOfMemoryError, match="nor does one lane"):
-        grids.run_block(GRID, 0, program=exhausted)
+    monkeypatch.setattr(memory, "available_bytes", lambda: room)
+    with pytest.raises(OutOfMemoryError, match="lanes=4 do not fit.*use lanes=2 or fewer"):
+        run_block(GRID, 0, program=exhausted)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 10)
+    with pytest.raises(OutOfMemoryError, match="nor does one lane"):
+        run_block(GRID, 0, program=exhausted)
 
 
 def test_memory_grows_with_runs_in_memory_and_not_when_they_stream():
@@ -485,11 +490,11 @@ def test_memory_grows_with_runs_in_memory_and_not_when_they_stream():
 
     def needed(seeds, streams, program=0, devices=1):
         grid = make_grid(SMALL, AXES, seeds, lanes=4)
-        return grids.sweep_bytes(grid, program, devices, streams=streams)
+        return sweep_bytes(grid, program, devices, streams=streams)
 
-    result = grids.sweep(SMALL, AXES, 64, lanes=4)
+    result = sweep(SMALL, AXES, 64, lanes=4)
     held = sum(v.nbytes for v in result.data_vars.values()) - result.outcome.nbytes
-    conditions = grids.CLASSIFYING_BYTES * result.outcome.size
+    conditions = CLASSIFYING_BYTES * result.outcome.size
     # Two lanes of six are padding: the estimate takes them off again.
     assert needed(64, streams=False) == held + conditions
     assert needed(2**20, streams=False) == 2**14 * needed(64, streams=False)
@@ -500,15 +505,15 @@ def test_memory_grows_with_runs_in_memory_and_not_when_they_stream():
 
 
 def test_a_sweep_says_at_its_start_what_it_will_take(tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(grids, "process_bytes", lambda: (300 * 2**20, 700 * 2**20))
-    grids.sweep(SMALL, AXES, 2, lanes=4, progress=True, out=tmp_path)
+    monkeypatch.setattr(plan, "process_bytes", lambda: (300 * 2**20, 700 * 2**20))
+    sweep(SMALL, AXES, 2, lanes=4, progress=True, out=tmp_path)
     line = capfd.readouterr().err.splitlines()[0]
     assert line == "training 4 blocks of 4 runs; memory about 700 MiB, disk at most 1 MiB"
-    monkeypatch.setattr(grids, "process_bytes", lambda: (700 * 2**20, 700 * 2**20))
-    monkeypatch.setattr(grids, "_compile", lambda grid, devices: 300 * 2**20 // len(devices))
-    grids.sweep(SMALL, AXES, 2, lanes=4, progress=True)
+    monkeypatch.setattr(plan, "process_bytes", lambda: (700 * 2**20, 700 * 2**20))
+    monkeypatch.setattr(plan, "compile_program", lambda grid, devices: 300 * 2**20 // len(devices))
+    sweep(SMALL, AXES, 2, lanes=4, progress=True)
     assert "training 4 blocks of 4 runs; memory about 1,000 MiB\n" in capfd.readouterr().err
-    grids.sweep(SMALL, AXES, 2, lanes=4)
+    sweep(SMALL, AXES, 2, lanes=4)
     assert capfd.readouterr().err == ""
 
 
@@ -522,13 +527,13 @@ def test_blocks_find_the_program_that_was_compiled_to_estimate():
     grid = make_grid(dataclasses.replace(SMALL, hidden=(8, 9)), AXES, 2, lanes=4)  # nobody else's
     devices = jax.local_devices()
     for device in devices:  # whatever else JAX compiles on its way
-        grids.run_block(GRID, 0, device)
+        run_block(GRID, 0, device)
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        grids._compile(grid, devices)
+        compile_program(grid, devices)
         assert len(compiled) == len(devices)
         for device in devices:
-            grids.run_block(grid, 0, device)
+            run_block(grid, 0, device)
         assert len(compiled) == len(devices)
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
@@ -538,7 +543,8 @@ EXHAUSTED = """
 import pathlib, resource, sys
 import jax
 jax.config.update("jax_platforms", "cpu")
-from relu_dynamics import Config, cli, grids, make_grid
+from relu_dynamics import Config, cli, make_grid
+from relu_dynamics.sweeps import blocks
 config = Config(task="teacher_student", examples=64, dimension=5, hidden=(1024, 1024),
                 biased_units=4, batch_size=16, steps=10, probe_every=10)
 rates = [0.001 * i for i in range(1, 513)]
@@ -548,7 +554,7 @@ def run():
     jax.numpy.zeros(3).block_until_ready()
     used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * 4096
     resource.setrlimit(resource.RLIMIT_AS, (used + 600 * 2**20,) * 2)
-    grids.run_block(grid, 0)
+    blocks.run_block(grid, 0)
 
 cli.guard(run)
 """
@@ -567,7 +573,7 @@ def test_another_runtime_error_is_not_taken_for_memory():
         raise RuntimeError("INTERNAL: something else")
 
     with pytest.raises(RuntimeError, match="INTERNAL"):
-        grids.run_block(GRID, 0, program=broken)
+        run_block(GRID, 0, program=broken)
 
 
 # --- Replay ----------------------------------------------------------------------------------
@@ -576,12 +582,12 @@ def test_another_runtime_error_is_not_taken_for_memory():
 def test_a_stored_cell_is_replayed_bit_for_bit(stored):
     cell = {"learning_rate": 0.1, "initial_bias": -1.0}
     for source in stored:
-        again = grids.replay(source, cell, 1)
+        again = replay(source, cell, 1)
         at = stored[1].sel(cell).sel(seed=1)
         np.testing.assert_array_equal(again.result.history.margin, at.margin)
         assert again.config.initial_bias == -1.0 and again.run is None
         assert (again.block, again.lane) == (2, 3)
-    full = grids.replay(stored[0], cell, 1, trace_units=True)
+    full = replay(stored[0], cell, 1, trace_units=True)
     assert full.run.trace.batch_units.margin.shape == (SMALL.steps, SMALL.units)
     np.testing.assert_allclose(full.run.history.margin, at.margin, rtol=2e-3, atol=2e-4)
 
@@ -590,7 +596,7 @@ def test_a_replay_that_differs_is_said(stored):
     changed = stored[1].copy(deep=True)
     changed["loss"].values[...] += 1
     with pytest.raises(ValueError, match="loss differ from what is stored"):
-        grids.replay(changed, {"learning_rate": 0.1, "initial_bias": -1.0}, 1)
+        replay(changed, {"learning_rate": 0.1, "initial_bias": -1.0}, 1)
 
 
 @pytest.mark.parametrize(
@@ -604,13 +610,13 @@ def test_a_replay_that_differs_is_said(stored):
 )
 def test_what_is_not_stored_cannot_be_replayed(stored, cell, seed, words):
     with pytest.raises(ValueError, match=words):
-        grids.replay(stored[1], cell, seed)
+        replay(stored[1], cell, seed)
 
 
 def test_a_result_of_another_version_cannot_be_replayed(stored):
     identity = json.dumps({**GRID.identity, "jax_version": "0.0.1"})
     with pytest.raises(VersionError, match="jax_version '0.0.1'"):
-        grids.replay(stored[1].assign_attrs(identity=identity), {}, 0)
+        replay(stored[1].assign_attrs(identity=identity), {}, 0)
 
 
 def test_the_replayed_program_is_the_stored_one(stored):
@@ -627,12 +633,12 @@ def test_what_is_no_path_is_refused_by_name(path):
     for field, call in {
         "out": lambda: store.check_folder(path, GRID),
         "result": lambda: store.open_result(path),
-        "source": lambda: grids.replay(path, {}, 0),
+        "source": lambda: replay(path, {}, 0),
         "config file": lambda: load_config(path),
     }.items():
         with pytest.raises(ValueError, match=f"^{field}=.* must be a path"):
             call()
-    with pytest.raises(ValueError, match="^checkpoint=.* must be a path"):
+    with pytest.raises(ValueError, match="^folder=.* must be a path"):
         checkpoints.train(SMALL, folder=path, every=20)
     with pytest.raises(ValueError, match="^out=.* must be a path"):
         studies.sweep_study({"a": GRID}, path)
@@ -641,24 +647,24 @@ def test_what_is_no_path_is_refused_by_name(path):
 @pytest.mark.parametrize("block", [-1, 4])
 def test_a_block_that_is_not_there_is_not_trained(block):
     with pytest.raises(ValueError, match=f"block={block} must be one of the grid's 4"):
-        grids.run_block(GRID, block)
+        run_block(GRID, block)
 
 
 @pytest.mark.parametrize("executor", [5, "pool", []])
 def test_what_is_no_executor_is_refused(executor):
     with pytest.raises(ValueError, match="executor=.* must be a concurrent.futures.Executor"):
-        grids.sweep(SMALL, AXES, 2, lanes=4, executor=executor)
+        sweep(SMALL, AXES, 2, lanes=4, executor=executor)
 
 
 def test_a_part_of_a_result_replays_what_it_holds(stored, tmp_path):
     cell = {"learning_rate": 0.1, "initial_bias": -1.0}
-    grids.replay(stored[1].isel(seed=[1]), cell, 1)
+    replay(stored[1].isel(seed=[1]), cell, 1)
     with pytest.raises(ValueError, match="'seed': 0} is not in this part of the result"):
-        grids.replay(stored[1].isel(seed=[1]), cell, 0)
+        replay(stored[1].isel(seed=[1]), cell, 0)
     shutil.copytree(stored[0], tmp_path / "lost")
     store.block_path(tmp_path / "lost", 0).unlink()
     with pytest.raises(store.BlockError, match="00000000.npz is not there"):
-        grids.replay(tmp_path / "lost", {"learning_rate": 0.01, "initial_bias": -3.0}, 0)
+        replay(tmp_path / "lost", {"learning_rate": 0.01, "initial_bias": -3.0}, 0)
 
 
 @pytest.mark.parametrize("identity", [None, 5, "{"])
@@ -666,7 +672,7 @@ def test_a_result_without_its_identity_is_refused(stored, identity):
     result = stored[1].copy()
     del result.attrs["identity"]
     result.attrs |= {} if identity is None else {"identity": identity}
-    for call in (lambda: estimates.cells(result, "recovered"), lambda: grids.replay(result, {}, 0)):
+    for call in (lambda: estimates.cells(result, "recovered"), lambda: replay(result, {}, 0)):
         with pytest.raises(ValueError):
             call()
 

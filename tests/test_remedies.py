@@ -14,8 +14,11 @@ import pytest
 import xarray as xr
 from loading import load
 
-from relu_dynamics import claims, config, models, theory
-from relu_dynamics.outcomes import NEVER, Outcome
+from relu_dynamics import theory
+from relu_dynamics.engine.activations import ACTIVATIONS
+from relu_dynamics.engine.outcomes import NEVER, Outcome
+from relu_dynamics.engine.validation import validate
+from relu_dynamics.statistics import claims
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "experiments" / "remedies.py"
 
@@ -67,8 +70,8 @@ def test_a_relu_has_no_derivative_at_0():
 
 def test_every_arm_is_a_config_that_can_run():
     for arm in experiment.ARMS:
-        made = config.validate(experiment.arm_config(experiment.DEFAULTS, "digits", arm))
-        assert made.activation in models.ACTIVATIONS
+        made = validate(experiment.arm_config(experiment.DEFAULTS, "digits", arm))
+        assert made.activation in ACTIVATIONS
     grids = experiment.task_grids(experiment.DEFAULTS, "digits")
     assert len({(g.root_seed, g.seeds) for g in grids.values()}) == 1  # paired by seed
 

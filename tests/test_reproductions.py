@@ -10,9 +10,12 @@ import jax
 import numpy as np
 import pytest
 from loading import load
+from scipy.special import ndtr
 
-from relu_dynamics import cli, models, statistics, theory, training
+from relu_dynamics import cli, statistics, theory
 from relu_dynamics.config import Config
+from relu_dynamics.engine import initialization, models, tasks, training
+from relu_dynamics.engine.keys import run_key
 
 ROOT = pathlib.Path(__file__).parent.parent
 reproductions = load(ROOT / "experiments" / "reproductions.py")
@@ -101,10 +104,10 @@ def test_the_first_silent_layer_by_hand():
     config = born_dead_config(2, 5)
     inputs = np.array([[1.0], [-1.0]], np.float32)
     first = reproductions.silent_layers(config, inputs, 20, 0)
-    root = training.run_key(0, 2)
+    root = run_key(0, 2)
     for number in range(20):
         key = jax.random.fold_in(jax.random.fold_in(root, 4), number)
-        z = models.apply(config, models.initialize(config, key), inputs).preactivations
+        z = models.apply(config, initialization.initialize(config, key), inputs).preactivations
         silent = [bool((np.asarray(layer) <= 0).all()) for layer in z]
         assert first[number] == (silent.index(True) + 1 if any(silent) else 5)
 
@@ -144,7 +147,7 @@ def test_a_born_dead_share_below_a_collapsed_one_is_no_refutation():
 def test_collapse_is_read_off_the_output():
     config = dataclasses.replace(born_dead_config(2, 4), examples=8, steps=2, probe_every=2)
     run = training.train(config, 0)
-    task = training.tasks.make_task(config, jax.random.key(0), None)
+    task = tasks.make_task(config, jax.random.key(0), None)
 
     def read(params):
         given = run._replace(state=run.state._replace(params=params))
@@ -175,7 +178,7 @@ def test_the_first_layer_is_certified_and_slopes_are_exact():
 
 def test_uniform_initial_weights_and_biases():
     config = Config(initializer="torch_default", hidden=(64, 256), initial_bias=0.0)
-    params = models.initialize(config, jax.random.key(0))
+    params = initialization.initialize(config, jax.random.key(0))
     for name, fan_in in (("hidden_1", 64), ("hidden_2", 64), ("output", 256)):
         for leaf in params[name].values():
             assert np.abs(leaf).max() <= fan_in**-0.5
@@ -206,7 +209,7 @@ def test_the_finite_law_has_the_limit_and_known_cases():
     np.testing.assert_allclose(theory.autoencoder_dead_at_birth_finite(3.0, 1, 7), 0.5)
     # d = 3: the cosine is uniform on [-1, 1]
     cosine = (np.arange(200_000) + 0.5) / 100_000 - 1
-    expected = np.mean(theory.ndtr(-(3**0.5) * cosine) ** 5)
+    expected = np.mean(ndtr(-(3**0.5) * cosine) ** 5)
     np.testing.assert_allclose(
         theory.autoencoder_dead_at_birth_finite(1.0, 5, 3), expected, rtol=1e-6
     )

@@ -14,9 +14,12 @@ import time
 import pytest
 import xarray as xr
 
-from relu_dynamics import grids, store
-from relu_dynamics.axes import VersionError, make_grid
+from relu_dynamics import store
 from relu_dynamics.config import Config
+from relu_dynamics.grid import VersionError, make_grid
+from relu_dynamics.sweeps import executors
+from relu_dynamics.sweeps.plan import check_shard
+from relu_dynamics.sweeps.sweep import sweep
 
 SMALL = Config(
     task="teacher_student", examples=64, dimension=5, hidden=(8, 8), biased_units=4,
@@ -29,7 +32,7 @@ NO_DASK = "dask is not installed: pip install 'relu-dynamics[dask]'"
 
 @pytest.fixture(scope="module")
 def whole() -> xr.Dataset:
-    return grids.sweep(SMALL, AXES, 3, lanes=4)
+    return sweep(SMALL, AXES, 3, lanes=4)
 
 
 # --- Shards ---------------------------------------------------------------------------------------
@@ -37,36 +40,36 @@ def whole() -> xr.Dataset:
 
 def test_shards_share_a_folder_and_the_last_one_makes_the_result(whole, tmp_path):
     with pytest.raises(store.UnfinishedError, match="shard 2/3 is done; 4 of 6 blocks are left"):
-        grids.sweep(SMALL, AXES, 3, lanes=4, out=tmp_path, shard=(2, 3))
+        sweep(SMALL, AXES, 3, lanes=4, out=tmp_path, shard=(2, 3))
     assert store.finished_blocks(tmp_path, GRID) == [2, 5]
     with pytest.raises(store.UnfinishedError):
-        grids.sweep(SMALL, AXES, 3, lanes=4, out=tmp_path, shard="0/3")
+        sweep(SMALL, AXES, 3, lanes=4, out=tmp_path, shard="0/3")
     assert not (tmp_path / store.RESULT_FOLDER).exists()
-    last = grids.sweep(SMALL, AXES, 3, lanes=4, out=tmp_path, shard=(1, 3))
+    last = sweep(SMALL, AXES, 3, lanes=4, out=tmp_path, shard=(1, 3))
     xr.testing.assert_equal(last.load(), whole)
 
 
 def test_without_a_shard_the_rest_of_a_lost_one_is_trained(whole, tmp_path, monkeypatch):
     with pytest.raises(store.UnfinishedError):
-        grids.sweep(SMALL, AXES, 3, lanes=4, out=tmp_path, shard=(0, 2))
+        sweep(SMALL, AXES, 3, lanes=4, out=tmp_path, shard=(0, 2))
     trained = []
     original = store.write_block
     monkeypatch.setattr(
         store, "write_block", lambda *a: (trained.append(a[2]), original(*a)) and None
     )
-    xr.testing.assert_equal(grids.sweep(SMALL, AXES, 3, lanes=4, out=tmp_path).load(), whole)
+    xr.testing.assert_equal(sweep(SMALL, AXES, 3, lanes=4, out=tmp_path).load(), whole)
     assert sorted(trained) == [1, 3, 5]
 
 
 def test_more_shards_than_blocks_is_no_error(tmp_path):
     with pytest.raises(store.UnfinishedError):
-        grids.sweep(SMALL, AXES, 3, lanes=4, out=tmp_path, shard=(6, 7))
+        sweep(SMALL, AXES, 3, lanes=4, out=tmp_path, shard=(6, 7))
     assert store.finished_blocks(tmp_path, GRID) == []
 
 
 def test_a_shard_needs_a_folder():
     with pytest.raises(ValueError, match="shard=0/2 needs out=FOLDER"):
-        grids.sweep(SMALL, AXES, 3, shard=(0, 2))
+        sweep(SMALL, AXES, 3, shard=(0, 2))
 
 
 @pytest.mark.parametrize(
@@ -74,7 +77,7 @@ def test_a_shard_needs_a_folder():
 )
 def test_a_bad_shard_is_refused(shard):
     with pytest.raises(ValueError, match="must be i/n"):
-        grids.check_shard(shard)
+        check_shard(shard)
 
 
 @pytest.mark.parametrize(
@@ -91,9 +94,9 @@ def test_a_bad_shard_is_refused(shard):
 def test_a_slurm_array_is_shards(variables, wanted, monkeypatch):
     for name, value in variables.items():
         monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
-    assert grids.check_shard("auto") == wanted
-    assert grids.check_shard(None) is None  # the library never guesses
-    assert grids.check_shard("1/3") == (1, 3)  # what is asked for wins
+    assert check_shard("auto") == wanted
+    assert check_shard(None) is None  # the library never guesses
+    assert check_shard("1/3") == (1, 3)  # what is asked for wins
 
 
 @pytest.mark.parametrize(
@@ -110,7 +113,7 @@ def test_an_irregular_slurm_array_is_refused(variables, monkeypatch):
     for name, value in variables.items():
         monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
     with pytest.raises(ValueError, match="give --shard i/n"):
-        grids.check_shard("auto")
+        check_shard("auto")
 
 
 def test_every_block_belongs_to_one_shard():
@@ -120,7 +123,7 @@ def test_every_block_belongs_to_one_shard():
 
 
 def test_two_results_made_at_once_leave_one_whole(whole, tmp_path):
-    grids.sweep(SMALL, AXES, 3, lanes=4, out=tmp_path)
+    sweep(SMALL, AXES, 3, lanes=4, out=tmp_path)
     attributes = store.provenance(GRID)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         made = [pool.submit(store.build_result, tmp_path, GRID, attributes) for _ in range(4)]
@@ -150,7 +153,7 @@ class Broken(concurrent.futures.Executor):
 
 def test_any_executor_gives_the_same_result(whole):
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        result = grids.sweep(SMALL, AXES, 3, lanes=4, executor=pool)
+        result = sweep(SMALL, AXES, 3, lanes=4, executor=pool)
     xr.testing.assert_equal(result, whole)
 
 
@@ -161,13 +164,13 @@ def test_blocks_of_a_broken_executor_are_trained_by_the_next(whole, tmp_path):
         made.append(Broken(2))
         return made[-1]
 
-    result = grids.sweep(SMALL, AXES, 3, lanes=4, out=tmp_path, executor=make)
+    result = sweep(SMALL, AXES, 3, lanes=4, out=tmp_path, executor=make)
     assert 3 <= len(made) <= 4
     xr.testing.assert_equal(result.load(), whole)
 
 
 def test_blocks_of_an_executor_that_stays_broken_are_trained_here(whole):
-    xr.testing.assert_equal(grids.sweep(SMALL, AXES, 3, lanes=4, executor=Broken(2)), whole)
+    xr.testing.assert_equal(sweep(SMALL, AXES, 3, lanes=4, executor=Broken(2)), whole)
 
 
 class Flaky(concurrent.futures.ThreadPoolExecutor):
@@ -188,19 +191,19 @@ def _fail():
 
 def test_a_failed_block_is_tried_again_and_not_for_ever(whole):
     with Flaky(1) as pool:
-        xr.testing.assert_equal(grids.sweep(SMALL, AXES, 3, lanes=4, executor=pool), whole)
+        xr.testing.assert_equal(sweep(SMALL, AXES, 3, lanes=4, executor=pool), whole)
 
     class Failing(concurrent.futures.ThreadPoolExecutor):
         def submit(self, function, /, *arguments):
             return super().submit(_fail)
 
     with Failing(1) as pool, pytest.raises(ConnectionError, match="worker lost"):
-        grids.sweep(SMALL, AXES, 3, lanes=4, executor=pool)
+        sweep(SMALL, AXES, 3, lanes=4, executor=pool)
 
 
 def test_a_worker_of_another_version_is_refused():
     with pytest.raises(VersionError, match="a worker runs jax"):
-        grids.block_task(GRID, "0" * 64, 0)
+        executors.block_task(GRID, "0" * 64, 0)
 
 
 def _die_once(grid, grid_hash, block, mark):
@@ -208,7 +211,7 @@ def _die_once(grid, grid_hash, block, mark):
     if not os.path.exists(mark):
         pathlib.Path(mark).touch()
         os.kill(os.getpid(), 9)
-    return grids.block_task(grid, grid_hash, block)
+    return executors.block_task(grid, grid_hash, block)
 
 
 class DiesOnce(concurrent.futures.ProcessPoolExecutor):
@@ -225,7 +228,7 @@ class DiesOnce(concurrent.futures.ProcessPoolExecutor):
 @pytest.mark.slow
 def test_a_killed_process_costs_only_its_block(whole, tmp_path):
     mark = tmp_path / "died"
-    result = grids.sweep(SMALL, AXES, 3, lanes=4, executor=lambda: DiesOnce(mark))
+    result = sweep(SMALL, AXES, 3, lanes=4, executor=lambda: DiesOnce(mark))
     assert mark.exists()
     xr.testing.assert_equal(result, whole)
 
@@ -252,8 +255,8 @@ def _question() -> dict:
 
 DASK_DRIVER = """
 import json, os, signal, sys, threading, time
-from relu_dynamics import grids, store
-from relu_dynamics.axes import grid_from_identity
+from relu_dynamics.grid import grid_from_identity
+from relu_dynamics.sweeps.sweep import sweep_grid
 from distributed import Client, LocalCluster
 
 if __name__ == "__main__":
@@ -271,7 +274,7 @@ if __name__ == "__main__":
 
     killer = threading.Thread(target=kill)
     killer.start()
-    grids.sweep_grid(grid, out=sys.argv[2], executor=client.get_executor())
+    sweep_grid(grid, out=sys.argv[2], executor=client.get_executor())
     killer.join()
     client.close()
     cluster.close()
@@ -286,12 +289,14 @@ import jax
 address, number, count, question, out = sys.argv[1:]
 jax.config.update("jax_platforms", "cpu")
 jax.distributed.initialize(address, int(count), int(number))
-from relu_dynamics import grids, store
-from relu_dynamics.axes import grid_from_identity
+from relu_dynamics import store
+from relu_dynamics.grid import grid_from_identity
+from relu_dynamics.sweeps.plan import check_shard
+from relu_dynamics.sweeps.sweep import sweep_grid
 grid = grid_from_identity(json.loads(question))
-assert grids.check_shard(None) == (int(number), int(count))
+assert check_shard(None) == (int(number), int(count))
 try:
-    grids.sweep_grid(grid, out=out)
+    sweep_grid(grid, out=out)
     print("made the result")
 except store.UnfinishedError as unfinished:
     print(unfinished)

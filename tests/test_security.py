@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from relu_dynamics import cli, store
-from relu_dynamics.axes import make_grid
 from relu_dynamics.config import Config
+from relu_dynamics.grid import make_grid
+from relu_dynamics.store import blocks as blocks_
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = Config(
@@ -48,9 +49,9 @@ def test_nothing_in_the_package_can_run_what_it_reads(path):
 
 def arrays() -> dict[str, np.ndarray]:
     """Zeros in the shape of block 0, and a seal that its digest fits."""
-    content = {n: np.zeros(s, np.float32) for n, s in store._expected_shapes(GRID, 0).items()}
-    header = store._header(GRID, 0)
-    seal = json.dumps(header | {"digest": store._digest(content, header)}).encode()
+    content = {n: np.zeros(s, np.float32) for n, s in blocks_.expected_shapes(GRID, 0).items()}
+    header = blocks_._header(GRID, 0)
+    seal = json.dumps(header | {"digest": blocks_._digest(content, header)}).encode()
     return content | {"seal": np.frombuffer(seal, np.uint8)}
 
 

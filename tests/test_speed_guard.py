@@ -34,12 +34,13 @@ numpy.prepare(
     Workload(name, made["inputs"], made["targets"], rate, bias, tuple(made["weights"]))
 )
 
-from relu_dynamics import grids, make_grid
+from relu_dynamics import make_grid
+from relu_dynamics.sweeps.blocks import run_block
 
 axes = {"initial_bias": biases.tolist(), "learning_rate": rates.tolist()}
 grid = make_grid(make_config(name, steps), axes, 1)
 assert grid.blocks == 1
-contenders = {"engine": lambda: grids.run_block(grid, 0), "numpy": numpy.run}
+contenders = {"engine": lambda: run_block(grid, 0), "numpy": numpy.run}
 best = dict.fromkeys(contenders, float("inf"))
 for _ in range(1 + int(sys.argv[2])):  # the first compiles
     for contender, run in contenders.items():

@@ -15,6 +15,8 @@ from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from relu_dynamics import statistics
+from relu_dynamics.statistics import incidence as incidence_
+from relu_dynamics.statistics import intervals as intervals_
 
 SETTINGS = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
@@ -138,7 +140,7 @@ def test_one_unit_in_each_run_gives_the_exact_interval(runs):
 @pytest.mark.parametrize("share", [0, 3, 8])
 def test_runs_that_all_agree_count_as_one_trial_each(share):
     clustered = statistics.clustered_interval([share] * 12, 8)
-    low, high = statistics._beta_ends(share / 8 * 12.0, 12.0, 0.95)
+    low, high = intervals_.beta_ends(share / 8 * 12.0, 12.0, 0.95)
     np.testing.assert_allclose([clustered.low, clustered.high], [low, high], rtol=1e-12)
     if share in (0, 8):
         exact = statistics.exact_interval(12 * share // 8, 12)
@@ -475,10 +477,10 @@ def test_influence_of_a_run_is_the_derivative_in_its_weight():
     def curve_with_weight(extra):
         repeats = np.full(time.shape, copies) + extra * (run == 3)
         many = (np.repeat(x, repeats) for x in (time, code, run))
-        return statistics._aalen_johansen(statistics._Cell(*many, 2), grid).incidence
+        return incidence_._aalen_johansen(incidence_._Cell(*many, 2), grid).incidence
 
     slope = (curve_with_weight(1) - curve_with_weight(-1)) / 2 * copies
-    influence = statistics._aalen_johansen(statistics._Cell(time, code, run, 2), grid).influence
+    influence = incidence_._aalen_johansen(incidence_._Cell(time, code, run, 2), grid).influence
     np.testing.assert_allclose(influence[:, 3], slope, atol=1e-5)
     np.testing.assert_allclose(influence.sum(1), 0, atol=1e-12)
 

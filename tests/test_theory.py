@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy import integrate, special, stats
 
 from relu_dynamics import theory
+from relu_dynamics.theory import _numerics as numerics
 
 ARTICLE = {"bias": -0.5, "weight_norm": 0.1}  # z = 0.1 x - 0.5
 SEGMENT = np.array([[-1.0], [1.0]])  # the ends decide for the article's unit on [-1, 1]
@@ -410,7 +411,7 @@ def optax_decay(optimizer, weights, bias, steps):
         return np.asarray(margins)
 
 
-def first_above(margins, tolerance=theory.DUST):
+def first_above(margins, tolerance=numerics.DUST):
     above = np.flatnonzero(margins > tolerance)
     return above[0] + 1 if len(above) else np.inf
 

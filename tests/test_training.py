@@ -11,9 +11,26 @@ import optax
 import pytest
 import xarray as xr
 
-from relu_dynamics import grids, models, probes, tasks, training
 from relu_dynamics.config import Config
-from relu_dynamics.outcomes import NEVER
+from relu_dynamics.engine import (
+    columns,
+    initializers,
+    looks,
+    memory,
+    models,
+    optimizers,
+    probes,
+    tasks,
+    training,
+)
+from relu_dynamics.engine import step as step_
+from relu_dynamics.engine.activations import ACTIVATIONS
+from relu_dynamics.engine.keys import PURPOSES, purpose_key, run_key
+from relu_dynamics.engine.looks import look
+from relu_dynamics.engine.memory import available_bytes, trace_bytes
+from relu_dynamics.engine.outcomes import NEVER
+from relu_dynamics.engine.step import State, draw_batch, gradient_norms, loss_gradients, train_step
+from relu_dynamics.sweeps.sweep import sweep
 
 SMALL = Config(
     task="teacher_student",
@@ -30,14 +47,14 @@ SMALL = Config(
 
 
 def setup(config, seed=0):
-    key = training.run_key(0, seed)
-    task_key = training.purpose_key(key, "task")
+    key = run_key(0, seed)
+    task_key = purpose_key(key, "task")
     task = tasks.make_task(config, task_key, tasks.load_data(config))
     return training.as_arrays(config), task, key
 
 
 _start = jax.jit(training.start)
-_look = jax.jit(training.look)
+_look = jax.jit(look)
 
 
 @jax.jit
@@ -45,7 +62,7 @@ def _gradient_norms(config, params, task):
     def loss(params):
         return tasks.loss(config, models.apply(config, params, task.inputs).output, task.targets)
 
-    return training.gradient_norms(config, jax.grad(loss)(params))
+    return gradient_norms(config, jax.grad(loss)(params))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -72,9 +89,9 @@ def test_dead_on_the_training_set_is_the_same_as_zero_gradient(seed, bias, hidde
 
 
 def test_relu_has_derivative_zero_at_zero():
-    assert jax.grad(models.ACTIVATIONS["relu"])(0.0) == 0.0
+    assert jax.grad(ACTIVATIONS["relu"])(0.0) == 0.0
     assert jax.grad(lambda x: jnp.maximum(x, 0.0))(0.0) == 0.5  # why relu is not written so
-    assert jax.grad(models.ACTIVATIONS["leaky_relu"])(0.0) == 1.0
+    assert jax.grad(ACTIVATIONS["leaky_relu"])(0.0) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -101,10 +118,10 @@ def test_optimizers_are_optax_with_and_without_vmap(name, fields, reference):
     lanes = jax.tree.map(lambda v: jnp.full(3, v, jnp.float32), config)
     lanes = dataclasses.replace(lanes, learning_rate=jnp.asarray(rates, jnp.float32))
 
-    axes = training.State(None, 0, 0)  # the step is shared: all lanes draw the same batches
+    axes = State(None, 0, 0)  # the step is shared: all lanes draw the same batches
     step = jax.jit(
         jax.vmap(
-            lambda config, state: training.train_step(config, task, key, state)[0],
+            lambda config, state: train_step(config, task, key, state)[0],
             in_axes=(0, axes),
             out_axes=axes,
         )
@@ -128,7 +145,7 @@ def test_optimizers_are_optax_with_and_without_vmap(name, fields, reference):
         optimizer = reference(rate)
         state = optimizer.init(params)
         for step in range(3):
-            chosen = training.draw_batch(config, key, jnp.int32(step))
+            chosen = draw_batch(config, key, jnp.int32(step))
             gradient = gradients(params, chosen)
             updates, state = optimizer.update(gradient, state, params)
             params = optax.apply_updates(params, updates)
@@ -141,7 +158,7 @@ def test_optimizers_are_optax_with_and_without_vmap(name, fields, reference):
 def test_the_momentum_default_is_bit_equal_to_optax_adam():
     config = dataclasses.replace(SMALL, optimizer="adam")
     gradient = {"w": jnp.asarray([0.3, -2.0, 1e-4])}
-    ours, reference = training.make_optimizer(config), optax.adam(config.learning_rate)
+    ours, reference = optimizers.make_optimizer(config), optax.adam(config.learning_rate)
     states = [optimizer.init(gradient) for optimizer in (ours, reference)]
     for _ in range(5):
         results = [
@@ -155,7 +172,7 @@ def test_the_momentum_default_is_bit_equal_to_optax_adam():
 def test_a_run_is_its_steps():
     """`train` gives what a Python loop of train_step gives."""
     config, task, key = setup(SMALL)
-    step = jax.jit(training.train_step)
+    step = jax.jit(train_step)
     state, losses = training.start(config, key), []
     for _ in range(SMALL.steps):
         state, snapshot = step(config, task, key, state)
@@ -221,7 +238,7 @@ def test_noise_moves_even_a_dead_unit_and_its_size_is_right():
 
 
 def _config_key(config):
-    return training.as_arrays(config), training.run_key(0, 0)
+    return training.as_arrays(config), run_key(0, 0)
 
 
 def test_frozen_upstream_does_not_move_and_the_rest_does():
@@ -237,7 +254,7 @@ def test_frozen_upstream_does_not_move_and_the_rest_does():
 def test_decay_shrinks_what_it_should(targets, kind):
     """A dead network without gradients: only decay moves it, by (1 - rate decay) a step."""
     config = Config(weight_decay=0.5, decay_kind=kind, decay_targets=targets, learning_rate=0.1)
-    optimizer = training.make_optimizer(config)
+    optimizer = optimizers.make_optimizer(config)
     before = {"kernel": jnp.full((3, 2), 2.0), "bias": jnp.full(2, -3.0)}
     params, state = before, optimizer.init(before)
     for _ in range(5):
@@ -265,7 +282,7 @@ def test_the_outside_gradient_pushes_only_the_biased_units():
 
 def test_sequential_batches_go_through_the_examples_in_order():
     config = dataclasses.replace(SMALL, batch_order="sequential")
-    drawn = [training.draw_batch(config, training.run_key(0, 0), jnp.int32(t)) for t in range(5)]
+    drawn = [draw_batch(config, run_key(0, 0), jnp.int32(t)) for t in range(5)]
     np.testing.assert_array_equal(np.concatenate(drawn), np.arange(80) % 64)
 
 
@@ -278,18 +295,18 @@ def test_cells_with_independent_batches_are_runs_of_their_own(hidden):
         initial_bias=-9.0, steps=20,
     )  # fmt: skip
     axes = {"learning_rate": [0.01, 0.1], "initial_bias": [-9.0, -0.1]}
-    result = grids.sweep(config, axes, 2, lanes=4)
-    few = grids.sweep(config, {"learning_rate": [0.1], "initial_bias": [-9.0]}, 2, lanes=4)
+    result = sweep(config, axes, 2, lanes=4)
+    few = sweep(config, {"learning_rate": [0.1], "initial_bias": [-9.0]}, 2, lanes=4)
     cell = {"learning_rate": 0.1, "initial_bias": -9.0}
     xr.testing.assert_equal(result.sel(cell).batch_mean_sum, few.sel(cell).batch_mean_sum)
     alone = training.train(dataclasses.replace(config, learning_rate=0.1), 1)
     np.testing.assert_allclose(
         result.sel(cell).sel(seed=1).batch_mean_sum, alone.history.batch_mean_sum, rtol=1e-4
     )
-    key = training.run_key(0, 1)
+    key = run_key(0, 1)
     drawn = {
         (rate, bias): np.asarray(
-            training.draw_batch(
+            draw_batch(
                 dataclasses.replace(config, learning_rate=rate, initial_bias=bias), key, step
             )
         ).tolist()
@@ -303,9 +320,9 @@ def test_cells_with_independent_batches_are_runs_of_their_own(hidden):
 def test_independent_batches_are_uniform_and_uncorrelated_between_cells():
     """Mean and correlation of the indices of 200 cells, each within 5 standard errors."""
     config = dataclasses.replace(SMALL, batch_order="independent")
-    key, step = training.run_key(0, 0), jnp.int32(0)
+    key, step = run_key(0, 0), jnp.int32(0)
     rates = jnp.linspace(0.01, 0.02, 200)
-    draw = lambda rate: training.draw_batch(  # noqa: E731
+    draw = lambda rate: draw_batch(  # noqa: E731
         dataclasses.replace(training.as_arrays(config), learning_rate=rate), key, step
     )
     drawn = np.asarray(jax.vmap(draw)(rates), float)
@@ -317,9 +334,9 @@ def test_independent_batches_are_uniform_and_uncorrelated_between_cells():
 
 def test_keys_do_not_alias():
     """Seeds beyond 2^32 do not wrap, and purposes and steps of seeds do not meet."""
-    keys = [training.run_key(0, seed) for seed in (0, 1, 2**32, 2**32 + 1)]
-    keys += [training.run_key(1, 0)]
-    keys += [training.purpose_key(keys[0], purpose) for purpose in training.PURPOSES]
+    keys = [run_key(0, seed) for seed in (0, 1, 2**32, 2**32 + 1)]
+    keys += [run_key(1, 0)]
+    keys += [purpose_key(keys[0], purpose) for purpose in PURPOSES]
     data = {tuple(np.asarray(jax.random.key_data(key)).tolist()) for key in keys}
     assert len(data) == len(keys)
 
@@ -338,7 +355,7 @@ def test_normalized_layers_start_with_the_shift_and_unit_spread(normalization):
     assert np.all(np.isfinite(z))
 
 
-@pytest.mark.parametrize("activation", list(models.ACTIVATIONS))
+@pytest.mark.parametrize("activation", list(ACTIVATIONS))
 def test_every_activation_has_its_gradient(activation):
     """The parameter gradient against a central difference along a random direction."""
     config, task, key = setup(dataclasses.replace(SMALL, activation=activation, initial_bias=-0.4))
@@ -351,7 +368,7 @@ def test_every_activation_has_its_gradient(activation):
     @jax.jit
     def both(params):
         at = lambda scale: jax.tree.map(lambda p, d: p + scale * d, params, direction)  # noqa: E731
-        loss = lambda p: training.loss_gradients(config, task, jnp.arange(16), p)[0]  # noqa: E731
+        loss = lambda p: loss_gradients(config, task, jnp.arange(16), p)[0]  # noqa: E731
         slope = sum(
             jnp.vdot(g, d)
             for g, d in zip(jax.tree.leaves(jax.grad(loss)(params)), draws, strict=True)
@@ -365,7 +382,7 @@ def test_every_activation_has_its_gradient(activation):
 
 @pytest.mark.parametrize(
     "initializer",
-    [i for i in models.INITIALIZERS if i not in ("randomized_asymmetric", "data_dependent")],
+    [i for i in initializers.INITIALIZERS if i not in ("randomized_asymmetric", "data_dependent")],
 )
 def test_initializers_have_their_variance(initializer):
     config = dataclasses.replace(SMALL, hidden=(200, 300), initializer=initializer)
@@ -380,27 +397,25 @@ def test_initializers_have_their_variance(initializer):
 
 
 def test_a_trace_that_does_not_fit_is_refused_with_the_remedy(monkeypatch):
-    monkeypatch.setattr(training, "available_bytes", lambda: 1000)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
     with pytest.raises(ValueError, match="GiB are free; use trace_units=False"):
         training.train(SMALL, trace_units=True)
 
 
-def test_what_train_cannot_use_is_refused():
-    with pytest.raises(ValueError, match="checkpoint_every=5 needs checkpoint=FOLDER"):
-        training.train(SMALL, checkpoint_every=5)
+def test_what_is_no_state_is_refused():
     with pytest.raises(ValueError, match="state={} must be a State"):
         training.train(SMALL, state={})
 
 
 def test_available_memory_is_less_than_all_of_it():
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert 2**20 < training.available_bytes() <= total
+    assert 2**20 < available_bytes() <= total
 
 
 def test_memory_estimate_of_a_trace_covers_what_it_holds():
     run = training.train(SMALL, trace_units=True)
     held = sum(leaf.nbytes for leaf in jax.tree.leaves(run.trace))
-    assert held <= training.trace_bytes(SMALL, True) <= 2.5 * held
+    assert held <= trace_bytes(SMALL, True) <= 2.5 * held
 
 
 @pytest.mark.parametrize("output_bias", [True, False])
@@ -413,10 +428,10 @@ def test_one_unit_networks_as_columns_are_the_networks(activation, output_bias):
     )  # fmt: skip
     config, task, key = setup(config)
     indices = jnp.arange(13)
-    params = [_start(config, training.run_key(0, seed)).params for seed in range(5)]
+    params = [_start(config, run_key(0, seed)).params for seed in range(5)]
     lanes = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
-    fast = jax.jit(jax.vmap(training.observe, (None, None, None, 0)))(config, task, indices, lanes)
-    plain = jax.jit(training.loss_gradients)
+    fast = jax.jit(jax.vmap(step_.observe, (None, None, None, 0)))(config, task, indices, lanes)
+    plain = jax.jit(loss_gradients)
     for lane, each in enumerate(params):
         loss, z, gradients = plain(config, task, indices, each)
         obvious = (loss, probes.unit_statistics(z), gradients)
@@ -444,9 +459,9 @@ def test_whole_runs_of_one_unit_as_columns_are_the_runs(optimizer, lanes, monkey
     )
     train = lambda: jax.jit(jax.vmap(training.run, (0, None, None)))(configs, task, key)  # noqa: E731
     fast = train()
-    monkeypatch.setattr(training, "_lanes_last", training._stretch)
-    monkeypatch.setattr(training, "_look_at_columns", lambda config, plain: plain)
-    monkeypatch.setattr(training, "_all_units_at_once", lambda config, plain: plain)
+    monkeypatch.setattr(training, "lanes_last", columns.scan_stretch)
+    monkeypatch.setattr(looks, "look_at_columns", lambda config, plain, statistics_of: plain)
+    monkeypatch.setattr(step_, "all_units_at_once", lambda config, plain: plain)
     obvious = train()
     assert (fast.history.diverged_at[1] >= 0) and (fast.history.diverged_at[0] < 0)
     fine = np.asarray(obvious.history.diverged_at) < 0
@@ -463,7 +478,7 @@ def test_one_unit_networks_with_their_own_examples_are_not_mixed_up():
     config, task, key = setup(config)
     params = _start(config, key).params
     draws = jnp.arange(12).reshape(3, 4)
-    observe = jax.jit(training.observe)
+    observe = jax.jit(step_.observe)
     found = jax.vmap(observe, in_axes=(None, None, 0, None))(config, task, draws, params)
     for lane in range(3):
         wanted = observe(config, task, draws[lane], params)
@@ -477,7 +492,7 @@ def test_batches_are_independent_draws_with_replacement():
     in a place Binomial(places, 1 / examples) often: within 5.5 standard errors."""
     config = dataclasses.replace(SMALL, batch_size=16)
     steps, chance = 4000, 1 / config.examples
-    draw = jax.vmap(lambda step: training.draw_batch(config, training.run_key(0, 0), step))
+    draw = jax.vmap(lambda step: draw_batch(config, run_key(0, 0), step))
     drawn = np.asarray(draw(jnp.arange(steps)))
     counts = np.bincount(drawn.ravel(), minlength=config.examples)
     error = np.sqrt(drawn.size * chance * (1 - chance))

@@ -1,0 +1,196 @@
+"""A case: one layer of a network in a state, as the theorems read it."""
+
+import enum
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import optax
+
+from relu_dynamics.config import Config
+from relu_dynamics.engine import models, normalizations, optimizers
+from relu_dynamics.engine.optimizers import Rule
+from relu_dynamics.engine.probes import UNIT_ROUNDOFF
+from relu_dynamics.engine.step import State
+from relu_dynamics.engine.tasks import Task
+
+DUST = 1e-30  # depths below this may underflow in float32, and underflow can have either sign
+
+HUGE = 1e15  # beyond, float32's squares come near overflow: a diverging run
+
+TINY = 1e-37  # what float32 loses when it flushes a subnormal number to 0
+
+CHUNK = 4_000_000  # numbers held at once
+
+
+class Verdict(enum.IntEnum):
+    """What is known of one unit's future."""
+
+    NOT_DEAD = 0  # alive on the training set: nothing to certify
+    POSSIBLE = 1  # no theorem decides
+    CERTIFIED_NEVER = 2  # dead on every training example at every step up to the horizon
+    CERTIFIED_AT = 3  # dead until `step`, where a look at the probe set sees it alive
+
+
+class _Rules(NamedTuple):
+    """How parameters move without a gradient from the data; float32 values, held in float64."""
+
+    momentum: float  # heavy-ball or Nesterov momentum, or Adam's b1
+    decay: float  # 0 when there is none
+    coupled: bool  # the decay goes through the optimizer
+    decays: dict[str, bool]  # by kind of parameter
+    noisy: bool
+
+
+class Case(NamedTuple):
+    """One layer of a network in a state: what a theorem may read. NumPy, float64."""
+
+    config: Config
+    rules: _Rules
+    layer: int  # from 1
+    step: int
+    horizon: int
+    rate: float  # learning rate, times the upstream rate where that applies
+    inputs: np.ndarray  # [rows, fan_in] what the weights see
+    input_error: float  # rounding of these
+    probe: slice  # of the rows
+    parameters: dict[str, np.ndarray]  # weights [fan_in, units], bias, and scale, shift [units]
+    memory: dict[str, dict[str, np.ndarray]]  # optimizer state: trace, or mu and nu, by parameter
+    adam_steps: int  # Adam's count
+    z: np.ndarray  # [rows, units]
+    error: np.ndarray  # [units] rounding of z
+    pushed: np.ndarray  # [units] a push from outside the loss moves the unit
+    tame: np.ndarray  # [units] its numbers are finite and far from overflow
+    readable: bool  # what a look or a batch sees of the unit is in `z`
+    alone: bool  # a dead unit's own parameters get no gradient
+    fixed: bool  # the inputs never change
+    immobile: bool  # no parameter of this layer ever changes
+    gated: bool  # ... because no gradient passes this layer or one above it
+
+
+class Claim(NamedTuple):
+    """What a theorem says of a layer's units; [units] each. POSSIBLE: it does not decide."""
+
+    verdict: np.ndarray
+    step: np.ndarray
+    bound: np.ndarray
+    slack: np.ndarray
+
+
+def rule_of(case: Case) -> Rule | None:
+    return optimizers.optimizer_of(case.config).rule
+
+
+def is_tame(leaves: dict[str, np.ndarray], x: np.ndarray, z: np.ndarray) -> np.ndarray:
+    sizes = [np.abs(np.atleast_2d(leaf)).max(0) for leaf in leaves.values()]
+    return (np.maximum.reduce([*sizes, np.abs(z).max(0)]) < HUGE) & (np.abs(x).max() < HUGE)
+
+
+def rules_of(config: Config) -> _Rules:
+    decay = 0.0 if config.weight_decay is None else float(np.float32(config.weight_decay))
+    noise = 0.0 if config.noise_scale is None else float(config.noise_scale)
+    vectors = config.decay_targets in ("all", "biases")
+    return _Rules(
+        momentum=float(np.float32(optimizers.momentum_of(config))),
+        decay=decay,
+        coupled=not optimizers.decay_is_decoupled(config),
+        decays={
+            "weights": config.decay_targets in ("all", "weights"),
+            "bias": vectors,
+            "scale": vectors,
+            "shift": vectors,
+        },
+        noisy=noise > 0 and float(config.learning_rate) > 0,
+    )
+
+
+def dead_rows(task: Task) -> tuple[np.ndarray, slice]:
+    """All inputs on which a unit must be dead, and where among them the probe set is."""
+    inputs, probe = (np.asarray(x, np.float64) for x in (task.inputs, task.probe))
+    if np.array_equal(inputs[: len(probe)], probe):
+        return inputs, slice(0, len(probe))
+    return np.concatenate([probe, inputs]), slice(0, len(probe))
+
+
+def optimizer_memory(state: State) -> dict[str, Any]:
+    """The parts of the optimizer's state that can move parameters: trace, or mu and nu."""
+    found = {name: optax.tree_utils.tree_get(state.optimizer, name) for name in ("trace", "mu")}
+    memory = {name: tree for name, tree in found.items() if tree is not None}
+    if "mu" in memory:
+        memory["nu"] = optax.tree_utils.tree_get(state.optimizer, "nu")
+    return memory
+
+
+def adam_count(config: Config, state: State) -> int:
+    if optimizers.optimizer_of(config).rule is not Rule.ADAM:
+        return 0
+    return int(optax.tree_utils.tree_get(state.optimizer, "count"))
+
+
+def layer_leaves(config: Config, tree: models.Params, layer: int) -> dict[str, np.ndarray]:
+    """The parameters of one hidden layer (or their optimizer state), float64."""
+    dense = tree[models.layer_name(layer)]
+    leaves = {"weights": dense["kernel"], "bias": dense["bias"]}
+    if config.normalization != "none":
+        name = models.norm_name(layer)
+        group, shift = models.shift_location(config, layer)
+        leaves["shift"] = (tree[group] if group else tree)[shift]
+        batch = config.normalization == "batch"
+        leaves["scale"] = tree["scale_" + name] if batch else tree[name]["scale"]
+    return {name: np.asarray(leaf, np.float64) for name, leaf in leaves.items()}
+
+
+def forward(
+    config: Config, leaves: dict[str, np.ndarray], x: np.ndarray, x_error: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(z, rounding bound of float32's z), both [rows, units]."""
+    weights, bias = leaves["weights"], leaves["bias"]
+    z = x @ weights + bias
+    error = forward_error(np.abs(x), weights, bias, x_error)
+    if config.normalization == "none":
+        return z, error
+    size = norm_size(config, z.shape[1], len(z))
+    by_batch = config.normalization == "batch"
+    grouped = z.T[None] if by_batch else z.reshape(len(z), -1, size)  # [..., size] is normalized
+    wrong = error.T[None] if by_batch else error.reshape(grouped.shape)
+    mean = 0.0 if config.normalization == "rms" else grouped.mean(-1, keepdims=True)
+    deviation = np.sqrt(
+        ((grouped - mean) ** 2).mean(-1, keepdims=True) + normalizations.NORM_EPSILON
+    )
+    normal = (grouped - mean) / deviation
+    rounding = UNIT_ROUNDOFF * (size + 4)
+    wrong = wrong.max(-1, keepdims=True) + rounding * np.abs(grouped).max(-1, keepdims=True)
+    # The map a -> (a - mean) / deviation has slope <= 1 / deviation in the Euclidean norm.
+    wrong = 2 * math.sqrt(size) * wrong / deviation + rounding * np.abs(normal)
+    back = (lambda a: a[0].T) if by_batch else (lambda a: a.reshape(z.shape))
+    scale, shift = leaves["scale"], leaves["shift"]
+    z = back(normal) * scale + shift
+    error = back(np.broadcast_to(wrong, normal.shape)) * np.abs(scale)
+    return z, error + 4 * UNIT_ROUNDOFF * (np.abs(z) + np.abs(shift))
+
+
+def forward_error(
+    magnitudes: np.ndarray, weights: np.ndarray, bias: np.ndarray, input_error: np.ndarray
+) -> np.ndarray:
+    """Bound on float32's rounding of x.w + b, [rows, units], for |x| <= magnitudes [rows, fan_in].
+
+    (fan_in + 2) u (sum |w_i x_i| + |b|) for any order of summation (Higham, Accuracy and Stability
+    of Numerical Algorithms, 3.1), and what comes in with x. A thousandth more for second order, and
+    `_TINY` a term for what underflows.
+    """
+    size = (magnitudes + input_error) @ np.abs(weights) + np.abs(bias)
+    rounding = (len(weights) + 2) * UNIT_ROUNDOFF * (1 + 1e-3)
+    underflow = np.where(size > 0, len(weights) * TINY, 0.0)  # a sum of zeros is exact
+    return rounding * size + input_error @ np.abs(weights) + underflow
+
+
+def norm_size(config: Config, units: int, rows: int) -> int:
+    """How many numbers are normalized together; for a batch the most that any look may hold."""
+    if config.normalization == "batch":
+        return max(rows, config.batch_size or 0, 1)
+    return normalizations.GROUP_SIZE if config.normalization == "group" else units
+
+
+def norm_slack(config: Config) -> float:
+    """By how much, relative, float32 may exceed the largest normalized entry."""
+    return 1e-5 if config.normalization == "rms" else 1e-3

@@ -1,0 +1,55 @@
+"""Looks: the statistics of z on the probe set, with their rounding bounds."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from relu_dynamics.config import Config
+from relu_dynamics.engine import columns, models, probes
+from relu_dynamics.engine.columns import look_at_columns
+from relu_dynamics.engine.models import PRECISION
+
+
+def look(
+    config: Config, params: models.Params, inputs: jax.Array, apply: Callable = models.apply
+) -> tuple:
+    """(UnitStatistics, rounding bounds), [units] each, of the pre-activations on `inputs`."""
+    return observe_probe(config, params, inputs, apply)[:2]
+
+
+def observe_probe(config, params, inputs, apply):
+    def plain(params, inputs):
+        with jax.default_matmul_precision(PRECISION):
+            return statistics_of(config, params, apply(config, params, inputs))
+
+    one_unit = apply is models.apply and columns.is_one_unit(config)
+    return (look_at_columns(config, plain, statistics_of) if one_unit else plain)(params, inputs)
+
+
+def statistics_of(config, params, forward):
+    """(statistics, rounding bounds, `probes.slope_statistics`) of a forward pass."""
+    statistics = probes.unit_statistics(forward.preactivations)
+    bounds = []
+    for layer, (z, seen) in enumerate(
+        zip(forward.preactivations, forward.inputs, strict=True), start=1
+    ):
+        shift = models.shift(config, params, layer)
+        if config.normalization == "none":
+            weights = params[models.layer_name(layer)]["kernel"]
+            bounds.append(probes.rounding_bound(weights, shift, seen))
+        else:
+            bounds.append(probes.normalized_rounding_estimate(shift, z, seen.shape[1]))
+    slope = _slope_statistics(config, params, forward, statistics)
+    return statistics, jnp.concatenate(bounds), slope
+
+
+def _slope_statistics(config, params, forward, statistics) -> tuple[jax.Array, jax.Array]:
+    """`probes.slope_statistics` of a forward pass."""
+    if config.activation == "relu":  # known from what is there: no second pass over z
+        return statistics.margin <= 0, jnp.zeros_like(statistics.margin)
+    z = forward.preactivations
+    layers = enumerate(z, start=1)
+    return probes.slope_statistics(
+        tuple(models.slopes(config, params, layer, values) for layer, values in layers)
+    )

@@ -1,0 +1,215 @@
+"""Outcomes: what "dead", "recovered" and "died" mean, written once.
+
+Definitions, all *on the probe set* (a fixed set of examples, never the training minibatch):
+
+* margin of a unit: the largest z over the probe set.
+* dead: margin <= 0. Not z < 0: ReLU'(0) = 0 in JAX, so a unit at 0 gets no gradient either.
+* alive again (recovered): margin > max(tolerance, rounding bound of z). Between 0 and that
+  threshold nothing changes: a dead unit stays dead (z = 1e-34 is dust, not a recovery), a living
+  one stays alive.
+* at risk: dead at step 0.
+* sustained: alive at every look for at least `sustain` steps after the recovery. A unit that is
+  alive at the horizon, but not yet for that long, is `RECOVERED_UNCONFIRMED`.
+* diverged: the loss or a margin of the run was not finite at some step. It is an outcome of its
+  own for every unit at risk, whatever it did before: NaN <= 0 is False, and a diverged run must
+  not read as alive. (The step of an earlier recovery stays recorded.)
+* ambiguous: |margin| at step 0 is within the rounding bound, or the unit never recovered but
+  came within rounding of 0 from below. Counted apart, never guessed.
+
+Axes: `units` of all hidden layers in order; leading axes (runs) where a function says "...".
+"""
+
+import enum
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from relu_dynamics.engine import probes
+from relu_dynamics.engine.probes import UnitStatistics
+
+DEFINITION_VERSION = 1  # part of a stored result's identity: raise it when a definition changes
+
+NEVER = -1  # the step of an event that did not happen
+
+
+class Outcome(enum.IntEnum):
+    """The outcome of one unit of one run."""
+
+    NOT_AT_RISK = 0
+    STILL_DEAD = 1  # right-censored at the horizon
+    RECOVERED_SUSTAINED = 2
+    RECOVERED_TRANSIENT = 3
+    RECOVERED_UNCONFIRMED = 4  # alive at the horizon, for fewer than `sustain` steps so far
+    DIVERGED = 5  # the competing risk
+    AMBIGUOUS = 6
+
+
+Array = jax.Array | np.ndarray  # inside a program, and on the host
+
+
+class History(NamedTuple):
+    """Running record of one run's units; [units] each unless noted. Steps are int32, NEVER = -1.
+
+    Everything comes from the looks at the probe set (step 0 and every `probe_every` steps), but
+    the fields named `batch_...`: those come from the training minibatch at every step.
+    """
+
+    margin_at_start: Array  # float32
+    dead_at_start: Array  # bool
+    near_zero_at_start: Array  # bool, |margin| within rounding of 0
+    near_zero: Array  # bool, within rounding of 0 from below, before any recovery
+    alive: Array  # bool, with the hysteresis of the definition
+    margin: Array  # float32, at the last look
+    spell_start: Array  # step at which the present spell (alive or dead) was first seen
+    first_recovery: Array  # step of the first look alive after being dead
+    first_sustained: Array  # start of the first spell alive after death that lasted
+    first_death: Array  # step of the first look dead after being alive
+    recoveries: Array  # int32
+    deaths: Array  # int32; of a unit at risk these are re-deaths
+    steps_dead: Array  # int32, steps between looks count for the state at their start
+    batch_first_active: Array  # first step with z > 0 for a minibatch example
+    batch_mean_sum: Array  # float32, sum over steps of the mean of z
+    batch_peak: Array  # float32, largest z over all steps
+    batch_active_sum: Array  # float32, sum over steps of the active fraction
+    diverged_at: Array  # [] first step at which the loss or a margin was not finite
+
+
+def start_history(statistics: UnitStatistics, bound: jax.Array) -> History:
+    """The history at step 0 from probe statistics and rounding bounds, both [units]."""
+    margin = statistics.margin
+    dead = margin <= 0
+    never = jnp.full(margin.shape, NEVER, jnp.int32)
+    none = jnp.zeros(margin.shape, jnp.int32)
+    near = jnp.abs(margin) <= bound
+    return History(
+        margin_at_start=margin,
+        dead_at_start=dead,
+        near_zero_at_start=near,
+        near_zero=near,
+        alive=~dead,
+        margin=margin,
+        spell_start=none,
+        first_recovery=never,
+        first_sustained=never,
+        first_death=never,
+        recoveries=none,
+        deaths=none,
+        steps_dead=none,
+        batch_first_active=never,
+        batch_mean_sum=jnp.zeros_like(margin),
+        batch_peak=jnp.full_like(margin, -jnp.inf),
+        batch_active_sum=jnp.zeros_like(margin),
+        diverged_at=jnp.where(jnp.isfinite(margin).all(), NEVER, 0).astype(jnp.int32),
+    )
+
+
+def _first(recorded: Array, happens: Array, step: jax.Array) -> jax.Array:
+    return jnp.where((recorded == NEVER) & happens, step, recorded)
+
+
+def _first_active(history: History, step: jax.Array) -> jax.Array:
+    """The first active step, after the minibatches of all steps before `step`."""
+    return _first(history.batch_first_active, history.batch_peak > 0, step - 1)
+
+
+def observe_batch(
+    history: History, step: jax.Array, loss: jax.Array | None, statistics: UnitStatistics
+) -> History:
+    """The history after minibatch statistics of the forward pass at `step`. A loss of None is
+    left to `observe_losses`.
+
+    `batch_first_active` is a step late, until the next look: it is read from the peak so far,
+    which is in memory, for XLA would reduce z once more for every use of this step's own.
+    """
+    diverged_at = history.diverged_at
+    if loss is not None:
+        diverged_at = _first(diverged_at, ~jnp.isfinite(loss), step)
+    return history._replace(
+        batch_first_active=_first_active(history, step),
+        batch_mean_sum=history.batch_mean_sum + statistics.mean,
+        batch_peak=jnp.maximum(history.batch_peak, statistics.margin),
+        batch_active_sum=history.batch_active_sum + statistics.active_fraction,
+        diverged_at=diverged_at,
+    )
+
+
+def observe_losses(history: History, first: jax.Array, losses: jax.Array) -> History:
+    """The history after the training losses of a stretch of steps, [steps, ...] from step `first`
+    on, [] or [...]; `diverged_at` is [...].
+
+    Of a stretch rather than of a step: a pass over what is recorded anyway costs less than one
+    more operation at every step.
+    """
+    count = losses.shape[0]
+    offsets = jnp.arange(count).reshape(count, *[1] * (losses.ndim - 1))
+    steps = jnp.broadcast_to(first, losses.shape[1:])[None] + offsets
+    later = jnp.iinfo(jnp.int32).max
+    at = probes.halve(jnp.minimum, jnp.where(jnp.isfinite(losses), later, steps))
+    return history._replace(diverged_at=_first(history.diverged_at, at < later, at))
+
+
+def observe_probe(
+    history: History,
+    step: jax.Array,
+    margin: jax.Array,
+    bound: jax.Array,
+    *,
+    since: int,
+    tolerance: float,
+    sustain: int,
+) -> History:
+    """The history after a look at the probe set at `step`, `since` steps after the last look.
+
+    margin and bound are [units]; the events are those of the module's definitions. Once a run
+    has diverged its history no longer changes.
+    """
+    diverged_at = _first(history.diverged_at, ~jnp.isfinite(margin).all(), step)
+    running = diverged_at == NEVER
+    threshold = jnp.maximum(bound, tolerance)
+    alive = jnp.where(margin > threshold, True, jnp.where(margin <= 0, False, history.alive))
+    recovers = running & alive & ~history.alive
+    dies = running & ~alive & history.alive
+    spell_start = jnp.where(recovers | dies, step, history.spell_start)
+    # A spell counts only when it began with a recovery: units alive from step 0 never recovered.
+    recovered = recovers | (history.recoveries > 0)
+    lasted = running & alive & recovered & (step - spell_start >= sustain)
+    first_recovery = _first(history.first_recovery, recovers, step)
+    brushes = running & (first_recovery == NEVER) & ~alive & (margin > -bound)
+    keep = lambda new, old: jnp.where(running, new, old)  # noqa: E731
+    return history._replace(
+        batch_first_active=_first_active(history, step),
+        near_zero=history.near_zero | brushes,
+        alive=keep(alive, history.alive),
+        margin=keep(margin, history.margin),
+        spell_start=spell_start,
+        first_recovery=first_recovery,
+        first_sustained=jnp.where(
+            (history.first_sustained == NEVER) & lasted, spell_start, history.first_sustained
+        ),
+        first_death=_first(history.first_death, dies, step),
+        recoveries=history.recoveries + recovers.astype(jnp.int32),
+        deaths=history.deaths + dies.astype(jnp.int32),
+        steps_dead=history.steps_dead + jnp.where(running & ~history.alive, since, 0),
+        diverged_at=diverged_at,
+    )
+
+
+def classify(history: History) -> np.ndarray:
+    """The `Outcome` of every unit, uint8 [..., units]; history leaves [..., units] (NumPy or JAX),
+    `diverged_at` [...]."""
+    h = History(*(np.asarray(leaf) for leaf in history))
+    recovered = h.first_recovery != NEVER
+    rules = [  # the first that holds decides
+        (h.near_zero_at_start, Outcome.AMBIGUOUS),
+        (~h.dead_at_start, Outcome.NOT_AT_RISK),
+        ((h.diverged_at != NEVER)[..., None], Outcome.DIVERGED),
+        (h.first_sustained != NEVER, Outcome.RECOVERED_SUSTAINED),
+        (recovered & h.alive, Outcome.RECOVERED_UNCONFIRMED),
+        (recovered, Outcome.RECOVERED_TRANSIENT),
+        (h.near_zero, Outcome.AMBIGUOUS),
+    ]
+    conditions = [np.broadcast_to(condition, h.alive.shape) for condition, _ in rules]
+    codes = [np.uint8(outcome) for _, outcome in rules]
+    return np.select(conditions, codes, default=np.uint8(Outcome.STILL_DEAD))

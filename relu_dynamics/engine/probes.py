@@ -1,0 +1,163 @@
+"""Probes: from pre-activations z to per-unit statistics and layer summaries.
+
+Axes: `batch` examples, `units` of all hidden layers in order (the first layer's come first).
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+UNIT_ROUNDOFF = 2.0**-24  # of float32
+
+
+class UnitStatistics(NamedTuple):
+    """Statistics of each unit's z over a batch; all [units], in the units of z but the first."""
+
+    active_fraction: jax.Array  # fraction of examples with z > 0
+    margin: jax.Array  # max of z: the unit is dead on the batch exactly when this is <= 0
+    mean: jax.Array
+    deviation: jax.Array  # standard deviation, 1/n
+    minimum: jax.Array
+
+
+class LayerSummary(NamedTuple):
+    """One number a layer; all [layers]."""
+
+    dead_fraction: jax.Array  # units with margin <= 0
+    active_fraction: jax.Array  # mean over units of their active fraction
+    margin_mean: jax.Array
+    margin_min: jax.Array
+    deviation_mean: jax.Array  # mean over units of the standard deviation of z
+    flat_fraction: jax.Array  # units with derivative f'(z) = 0 for all examples; ReLU: the dead
+    wrong_way_fraction: jax.Array  # examples and units with f'(z) < 0: a rising z lowers f(z)
+    died: jax.Array  # fraction of units that died since the look before; 0 at the first
+    recovered: jax.Array  # fraction of units that recovered since the look before, likewise
+
+
+ROWS = 32  # `halve` reduces so many wide rows in one pass,
+
+GROUPS = 8  # and arrays of wide rows by so many groups of them
+
+WIDE = 512  # numbers
+
+
+def halve(
+    op: Callable[[jax.Array, jax.Array], jax.Array],
+    *arrays: jax.Array,
+    each: Callable[..., jax.Array] = lambda z: z,
+) -> jax.Array:
+    """Reduces the leading axis by combining its two halves, again and again.
+
+    The same reduction as `op.reduce(each(*arrays), axis=0)` of an elementwise `each`, which is
+    given one row or more at a time. XLA turns this order into full-width vector instructions; on
+    CPU it does not vectorize the plain reduce over short unit axes. Where rows are wide, several
+    halvings are one pass that stores nothing between; the numbers are the same.
+    """
+    odd = []
+    wide = math.prod(arrays[0].shape[1:]) >= WIDE
+    while (size := arrays[0].shape[0]) > 1:
+        parts = size if wide and size <= ROWS else GROUPS if wide and size % GROUPS == 0 else 2
+        length, rest = divmod(size, parts)
+        if rest:
+            odd.append(each(*(a[-1:] for a in arrays)))
+        slices = [slice(i * length, (i + 1) * length) for i in range(parts)]
+        rows = [each(*(a[part] for a in arrays)) for part in slices]
+        while len(rows) > 1:
+            half, over = divmod(len(rows), 2)
+            if over:
+                odd.append(rows[-1])
+            rows = [op(a, b) for a, b in zip(rows[:half], rows[half : 2 * half], strict=True)]
+        arrays, each = (rows[0],), lambda z: z
+    result = each(*arrays)
+    for row in odd:
+        result = op(result, row)
+    return result[0]
+
+
+def unit_statistics(preactivations: tuple[jax.Array, ...]) -> UnitStatistics:
+    """Statistics of every unit of every layer over the batch, [units] each.
+
+    `preactivations` is one [batch, units of the layer] a layer, as in `models.Forward`.
+    """
+
+    def of_layer(z):
+        size = z.shape[0]
+        mean = halve(jnp.add, z) / size
+        return UnitStatistics(
+            active_fraction=halve(jnp.add, z, each=lambda z: (z > 0).astype(z.dtype)) / size,
+            margin=halve(jnp.maximum, z),
+            mean=mean,
+            # Two passes: E z^2 - (E z)^2 cancels when |mean| >> deviation, as in deeply dead units.
+            deviation=jnp.sqrt(halve(jnp.add, z, each=lambda z: (z - mean[None, :]) ** 2) / size),
+            minimum=halve(jnp.minimum, z),
+        )
+
+    layers = [of_layer(jax.lax.stop_gradient(z)) for z in preactivations]
+    return UnitStatistics(*(jnp.concatenate(parts) for parts in zip(*layers, strict=True)))
+
+
+def slope_statistics(slopes: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+    """(whether the derivative is 0 for all examples, share of examples where it is negative) of
+    every unit, [units] each, from one [batch, units of the layer] a layer."""
+    flat = [(slope == 0).all(0) for slope in slopes]
+    wrong = [(slope < 0).astype(slope.dtype).mean(0) for slope in slopes]
+    return jnp.concatenate(flat), jnp.concatenate(wrong)
+
+
+def layer_summary(
+    statistics: UnitStatistics,
+    hidden: tuple[int, ...],
+    flat: jax.Array,
+    wrong_way: jax.Array,
+    died: jax.Array,
+    recovered: jax.Array,
+) -> LayerSummary:
+    """Summaries for layers of the given widths, [layers] each. All else is [units]: statistics,
+    `slope_statistics`, and whether (or how often) the unit died and recovered since the last look.
+    """
+
+    def by_layer(values, reduce):
+        start, out = 0, []
+        for width in hidden:
+            out.append(reduce(values[start : start + width]))
+            start += width
+        return jnp.stack(out)
+
+    return LayerSummary(
+        dead_fraction=by_layer((statistics.margin <= 0).astype(jnp.float32), jnp.mean),
+        active_fraction=by_layer(statistics.active_fraction, jnp.mean),
+        margin_mean=by_layer(statistics.margin, jnp.mean),
+        margin_min=by_layer(statistics.margin, jnp.min),
+        deviation_mean=by_layer(statistics.deviation, jnp.mean),
+        flat_fraction=by_layer(flat.astype(jnp.float32), jnp.mean),
+        wrong_way_fraction=by_layer(wrong_way, jnp.mean),
+        died=by_layer(died.astype(jnp.float32), jnp.mean),
+        recovered=by_layer(recovered.astype(jnp.float32), jnp.mean),
+    )
+
+
+def rounding_bound(weights: jax.Array, bias: jax.Array, inputs: jax.Array) -> jax.Array:
+    """A bound on the float32 rounding error of each unit's z = x.w + b over a batch, [units].
+
+    weights [fan_in, units], bias [units], inputs [batch, fan_in]. Any order of summation errs by
+    at most (fan_in + 2) u (sum |w_i x_i| + |b|) to first order in the unit roundoff u = 2^-24
+    (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1); the sum is bounded by
+    the norms (Cauchy-Schwarz). It speaks of this layer's arithmetic, inputs taken as given.
+    """
+    input_norm = jnp.sqrt(jnp.max(jnp.sum(inputs**2, axis=1)))
+    weight_norm = jnp.sqrt(jnp.sum(weights**2, axis=0))
+    fan_in = weights.shape[0]
+    return (fan_in + 2) * UNIT_ROUNDOFF * (weight_norm * input_norm + jnp.abs(bias))
+
+
+def normalized_rounding_estimate(shift: jax.Array, z: jax.Array, fan_in: int) -> jax.Array:
+    """An estimate, not a bound, of the rounding error of normalized z [batch, units], [units].
+
+    The normalization divides the affine map's error by a deviation that is of the size of the
+    map itself, so the error is taken relative to the normalized values' own size.
+    """
+    size = jnp.max(jnp.abs(z - shift[None, :]), axis=0) + jnp.abs(shift)
+    return 4 * (fan_in + 2) * UNIT_ROUNDOFF * size

@@ -1,0 +1,211 @@
+"""Training: one pure step, and a run as a scan of it.
+
+    train_step(config, task, key, state) -> (state, snapshot)
+
+State is what the next step needs; snapshot is what a reader wants to see. A run scans the step
+and looks at the probe set every `probe_every` steps; a grid is `jax.vmap` of a run over configs
+(`relu_dynamics.sweeps`). The key of a run is never split: every draw is a `fold_in` of a purpose
+and a step, so that a longer run or a larger grid never changes a run's noise.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from relu_dynamics.checks import told
+from relu_dynamics.config import Config
+from relu_dynamics.engine import columns, initialization, models, outcomes, probes, tasks
+from relu_dynamics.engine.columns import lanes_last, scan_stretch
+from relu_dynamics.engine.interventions import kill_share
+from relu_dynamics.engine.keys import purpose_key, run_key
+from relu_dynamics.engine.looks import observe_probe
+from relu_dynamics.engine.memory import check_memory, trace_bytes
+from relu_dynamics.engine.optimizers import make_optimizer
+from relu_dynamics.engine.outcomes import History
+from relu_dynamics.engine.probes import LayerSummary, UnitStatistics
+from relu_dynamics.engine.step import State, draw_batch, step_on
+from relu_dynamics.engine.tasks import Task
+from relu_dynamics.engine.validation import validate
+
+
+class Trace(NamedTuple):
+    """The record of a run. Leaves named `batch...` and `loss` have a leading [steps] axis when
+    every unit is traced; `probe_...` have a leading [probes + 1] axis, from step 0 on."""
+
+    loss: jax.Array  # [steps], or [probes] means over the steps between looks
+    probe_layers: LayerSummary  # [probes + 1, layers]
+    probe_units: UnitStatistics | None  # [probes + 1, units]
+    batch_units: UnitStatistics | None  # [steps, units]
+    gradient_norm: jax.Array | None  # [steps, units]
+
+
+class Run(NamedTuple):
+    """All that came out of one run."""
+
+    state: State
+    history: History
+    trace: Trace
+    held_loss: jax.Array  # [] after the last step, on held-out examples (else on the probe set)
+    held_error: jax.Array  # [] fraction wrong or mean squared error, likewise
+
+
+def start(config: Config, key: jax.Array) -> State:
+    """The state at step 0 of the run with this config and run key."""
+    inputs = None
+    if config.initializer == "data_dependent":
+        data = tasks.load_data(config)
+        inputs = tasks.make_task(config, purpose_key(key, "task"), data).inputs
+    params = initialization.initialize(config, purpose_key(key, "init"), inputs)
+    state = State(jnp.int32(0), params, make_optimizer(config).init(params))
+    if config.killed_fraction is not None and config.killed_at == 0:
+        state = kill_share(config, key, state)
+    return state
+
+
+def run(
+    config: Config,
+    task: Task,
+    key: jax.Array,
+    state: State | None = None,
+    *,
+    trace_units: bool = False,
+    history: History | None = None,
+) -> Run:
+    """One whole run as a scan of steps, from `state` (by default step 0's own) for `config.steps`
+    steps; `history` is what was seen before (by default nothing). Pure; jit it, or vmap it over
+    configs.
+
+    Under `jax.vmap` over the config only, the batches of a seed are drawn once for all lanes and
+    the first layer of all lanes is one matrix product.
+    """
+    every = config.probe_every
+    state = start(config, key) if state is None else state
+    made = task  # of which a changing task is made anew in every period
+
+    def task_at(step):
+        if config.change_every is None:
+            return task
+        return tasks.renewed(config, made, purpose_key(key, "task"), step)
+
+    def look_at_probe(params, step):
+        return observe_probe(config, params, task_at(step).probe, models.apply)
+
+    statistics, bound, slope = look_at_probe(state.params, state.step)
+    history = outcomes.start_history(statistics, bound) if history is None else history
+    history_at_start = history
+
+    def probe_record(statistics, slope, before, after):
+        layers = probes.layer_summary(
+            statistics,
+            config.hidden,
+            *slope,
+            died=after.deaths - before.deaths,
+            recovered=after.recoveries - before.recoveries,
+        )
+        return layers, statistics if trace_units else None
+
+    def step(shared, carry, indices):
+        config, task, key = shared
+        state, history = carry
+        now = state.step
+        state, snapshot = step_on(config, task, key, indices, state)
+        history = outcomes.observe_batch(history, now, None, snapshot.batch)
+        record = (snapshot.batch, snapshot.gradient_norm) if trace_units else None
+        return (state, history), (snapshot.loss, record)
+
+    def finish(carry, out):
+        state, history = carry
+        losses, record = out
+        history = outcomes.observe_losses(history, state.step - every, losses)
+        return (state, history), (losses if trace_units else losses.mean(0), record)
+
+    stretch = lanes_last if columns.is_one_unit(config) else scan_stretch
+    train_stretch = stretch(step, finish)
+
+    def segment(carry, first):
+        # The draws of a segment at once: threefry in a loop of single steps costs more than a
+        # small network's training step.
+        steps = first + jnp.arange(every)
+        indices = jax.vmap(lambda now: draw_batch(config, key, now))(steps)
+        state, before = carry
+        if config.killed_fraction is not None and config.killed_at > 0:
+            state = jax.lax.cond(
+                first == config.killed_at,
+                functools.partial(kill_share, config, key),
+                lambda s: s,
+                state,
+            )
+        shared = config, task_at(first), key
+        (state, history), (losses, record) = train_stretch(shared, (state, before), indices)
+        # A look belongs to the period before it: what was learned, before the task changes.
+        statistics, bound, slope = look_at_probe(state.params, first)
+        history = outcomes.observe_probe(
+            history,
+            state.step,
+            statistics.margin,
+            bound,
+            since=every,
+            tolerance=config.tolerance,
+            sustain=config.sustain,
+        )
+        seen = probe_record(statistics, slope, before, history)
+        return (state, history), (losses, record, seen)
+
+    first_steps = state.step + jnp.arange(config.probes) * every
+    (state, history), (losses, record, looks) = jax.lax.scan(segment, (state, history), first_steps)
+    first_look = probe_record(statistics, slope, history_at_start, history_at_start)
+    layers, units = jax.tree.map(
+        lambda head, rest: jnp.concatenate([head[None], rest]), first_look, looks
+    )
+    if trace_units:
+        losses, record = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (losses, record))
+    batch_units, norms = record if trace_units else (None, None)
+    task = task_at(first_steps[-1])
+    held_inputs, held_targets = task.held_inputs, task.held_targets
+    if held_inputs.shape[0] == 0:
+        held_inputs, held_targets = task.probe, task.targets[: task.probe.shape[0]]
+    output = models.apply(config, state.params, held_inputs).output
+    return Run(
+        state=state,
+        history=history,
+        trace=Trace(losses, layers, units, batch_units, norms),
+        held_loss=tasks.loss(config, output, held_targets),
+        held_error=tasks.error(config, output, held_targets),
+    )
+
+
+@functools.partial(jax.jit, static_argnames="trace_units")
+def _train(config, key, data, state, *, trace_units):
+    task = tasks.make_task(config, purpose_key(key, "task"), data)
+    return run(config, task, key, state, trace_units=trace_units)
+
+
+def train(
+    config: Config,
+    seed: int = 0,
+    *,
+    root_seed: int = 0,
+    state: State | None = None,
+    trace_units: bool = False,
+) -> Run:
+    """Trains one network, from step 0 or from a given state, and returns all that came out of it.
+
+    With `trace_units=True` the trace holds every unit's statistics: of the minibatch and the
+    gradient norm at every step, of the probe set at every look (set `probe_every=1` for every
+    step). Raises a ValueError for a config that cannot run, and before starting when the trace
+    does not fit into memory. A run that goes on after a kill: `store.checkpoints.train`.
+    """
+    if state is not None and not isinstance(state, State):
+        raise ValueError(f"state={told(state)} must be a State, such as a run's; or None.")
+    config = validate(config)
+    check_memory(trace_bytes(config, trace_units), "use trace_units=False or fewer steps")
+    traced = as_arrays(config)
+    key = run_key(root_seed, seed)
+    return _train(traced, key, tasks.load_data(config), state, trace_units=trace_units)
+
+
+def as_arrays(config: Config) -> Config:
+    """The config with its traced fields as float32 arrays: one trace whatever their Python type."""
+    return jax.tree.map(lambda value: jnp.asarray(value, jnp.float32), config)

@@ -1,0 +1,230 @@
+"""Validation: a config that cannot run is refused before anything is traced."""
+
+import dataclasses
+import os
+from typing import Any
+
+import numpy as np
+
+from relu_dynamics.checks import check_choice, told
+from relu_dynamics.config import (
+    DOSED_SCALINGS,
+    NORMALIZATIONS,
+    SCALINGS,
+    SCHEDULES,
+    TRACED,
+    Config,
+    check_number,
+)
+from relu_dynamics.config_files import from_mapping, parse_json, read_file
+from relu_dynamics.engine import initializers, models, normalizations, optimizers, tasks
+from relu_dynamics.engine.activations import ACTIVATIONS
+
+MOST_UNITS = 2**20  # of a layer
+
+MOST_LAYERS = 1000
+
+_CHOICES = {
+    "input_scaling": SCALINGS,
+    "normalization": NORMALIZATIONS,
+    "decay_kind": ("coupled", "decoupled"),
+    "decay_targets": ("all", "weights", "biases"),
+    "batch_order": ("random", "independent", "sequential"),
+    "schedule": SCHEDULES,
+}
+
+
+def _check_count(config: Config, field: str, least: int = 1, most: int = 2**31 - 1) -> int:
+    value = getattr(config, field)
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise ValueError(f"{field}={told(value)} must be a whole number.")
+    if not least <= value <= most:
+        raise ValueError(f"{field}={told(value)} must be between {least} and {most}.")
+    return int(value)
+
+
+def validate(config: Config) -> Config:
+    """Returns the config, its numbers as Python's own; raises a ValueError on the first field
+    that cannot run, naming the field, its value and the remedy. Nothing is traced or compiled."""
+    # The tables of names live where they are used; a row more there is a name more here.
+    pass
+
+    if not isinstance(config, Config):
+        raise ValueError(f"config={told(config)} must be a Config.")
+    for field, known in _CHOICES.items():
+        check_choice(field, getattr(config, field), known)
+    check_choice("task", config.task, tuple(tasks.TASKS))
+    check_choice("model", config.model, tuple(models.MODELS))
+    check_choice("optimizer", config.optimizer, tuple(optimizers.OPTIMIZERS))
+    check_choice("activation", config.activation, tuple(ACTIVATIONS))
+    check_choice("initializer", config.initializer, tuple(initializers.INITIALIZERS))
+    traced = {
+        name: check_number(name, getattr(config, name))
+        for name in TRACED
+        if getattr(config, name) is not None
+    }
+    for name in ("learning_rate", "initial_bias"):
+        if name not in traced:
+            raise ValueError(f"{name}=None: give a number.")
+    static: dict[str, Any] = {"tolerance": check_number("tolerance", config.tolerance)}
+    for field in ("examples", "dimension", "steps", "probe_every", "sustain"):
+        static[field] = _check_count(config, field)
+    if not isinstance(config.output_bias, bool):
+        raise ValueError(f"output_bias={told(config.output_bias)} must be True or False.")
+    if not isinstance(config.hidden, tuple) or not config.hidden:
+        raise ValueError(
+            f"hidden={told(config.hidden)} must name at least one layer, such as (32, 32)."
+        )
+    for width in config.hidden:
+        if isinstance(width, bool) or not isinstance(width, int | np.integer) or width < 1:
+            raise ValueError(
+                f"hidden={told(config.hidden)}: every width must be a whole number >= 1."
+            )
+        if width > MOST_UNITS or len(config.hidden) > MOST_LAYERS:
+            raise ValueError(
+                f"hidden={told(config.hidden)}: use at most {MOST_LAYERS} layers of at most "
+                f"{MOST_UNITS} units."
+            )
+        if config.normalization == "group" and width % normalizations.GROUP_SIZE:
+            raise ValueError(
+                f"hidden={told(config.hidden)}: normalization='group' needs widths that are "
+                f"multiples of {normalizations.GROUP_SIZE}."
+            )
+    static["hidden"] = tuple(int(width) for width in config.hidden)
+    available = tasks.available_examples(config)
+    if config.examples > available:
+        raise ValueError(
+            f"examples={config.examples} is more than the {available} of task "
+            f"{config.task!r}; use examples <= {available}."
+        )
+    if config.batch_size is not None:
+        static["batch_size"] = _check_count(config, "batch_size")
+        if config.batch_size > config.examples:
+            raise ValueError(
+                f"batch_size={config.batch_size} is larger than examples={config.examples}; "
+                f"use a smaller batch or None for all examples."
+            )
+    if config.probe_size is not None:
+        static["probe_size"] = _check_count(config, "probe_size")
+        if config.probe_size > config.examples:
+            raise ValueError(
+                f"probe_size={config.probe_size} is larger than examples={config.examples}; "
+                f"use None for all examples."
+            )
+    if config.steps % config.probe_every:
+        below = config.steps - config.steps % config.probe_every
+        raise ValueError(
+            f"probe_every={config.probe_every} must divide steps={config.steps}; "
+            f"use steps={below or config.probe_every} or steps={below + config.probe_every}."
+        )
+    static["biased_layer"] = _check_count(config, "biased_layer", 1, len(config.hidden))
+    width = config.hidden[config.biased_layer - 1]
+    static["biased_units"] = _check_count(config, "biased_units", 1, int(width))
+    if config.upstream_rate is not None and config.biased_layer == 1:
+        raise ValueError(
+            f"upstream_rate={config.upstream_rate!r} needs a layer below biased_layer=1; "
+            "use biased_layer >= 2 or upstream_rate=None."
+        )
+    if config.decay_kind == "decoupled" and config.weight_decay is None:
+        raise ValueError("decay_kind='decoupled' needs a weight_decay; give one (0 is allowed).")
+    optimizer = optimizers.OPTIMIZERS[config.optimizer]
+    if optimizer.decay_is_decoupled and config.weight_decay is None:
+        raise ValueError(
+            f"weight_decay=None: {config.optimizer} needs one; optax's own default is 1e-4."
+        )
+    if config.momentum is not None and not optimizer.uses_momentum:
+        users = [repr(name) for name, row in optimizers.OPTIMIZERS.items() if row.uses_momentum]
+        raise ValueError(
+            f"momentum={config.momentum!r} is not used by optimizer={config.optimizer!r}; "
+            f"use one of {', '.join(users)}, or momentum=None."
+        )
+    static |= _check_schedule(config) | _check_looks(config)
+    if config.change_every is not None and tasks.TASKS[config.task].renew is None:
+        changing = ", ".join(name for name, kind in tasks.TASKS.items() if kind.renew)
+        raise ValueError(
+            f"change_every={config.change_every} needs a task that can change, not "
+            f"task={config.task!r}; use one of {changing}, or change_every=None."
+        )
+    if (
+        config.change_every is not None
+        and config.input_scaling != "standardized"
+        and tasks.load_data(config) is None
+    ):
+        raise ValueError(
+            f"input_scaling={config.input_scaling!r}: a changing synthetic task is made at its own "
+            "scale; use input_scaling='standardized'."
+        )
+    if config.scaling_dose is not None and config.input_scaling not in DOSED_SCALINGS:
+        raise ValueError(
+            f"scaling_dose={config.scaling_dose!r} is not used by "
+            f"input_scaling={config.input_scaling!r}; use 'shifted', 'one_bad_feature' or None."
+        )
+    if config.killed_fraction is not None and config.normalization != "none":
+        raise ValueError(
+            f"killed_fraction={config.killed_fraction!r} needs normalization='none': a normalized "
+            "unit is not dead for ever because its weights are 0."
+        )
+    if config.target_scale is not None and (
+        tasks.TASKS[config.task].classes or config.change_every is not None
+    ):
+        raise ValueError(
+            f"target_scale={config.target_scale!r} needs a regression task that does not change, "
+            f"not task={config.task!r}; use another task, or target_scale=None."
+        )
+    return dataclasses.replace(config, **static, **traced)
+
+
+def _check_schedule(config: Config) -> dict[str, int | None]:
+    """The checked step counts of the schedule; they stay when `steps` is changed later."""
+    counts: dict[str, int | None] = {"warmup_steps": None, "decay_steps": None}
+    for field, schedules in (
+        ("warmup_steps", ("warmup", "warmup_cosine")),
+        ("decay_steps", ("cosine", "warmup_cosine")),
+    ):
+        value = getattr(config, field)
+        if config.schedule not in schedules:
+            if value is not None:
+                raise ValueError(
+                    f"{field}={told(value)} is not used by schedule={config.schedule!r}; use "
+                    f"schedule={schedules[0]!r}, or {field}=None."
+                )
+        elif value is not None:
+            counts[field] = _check_count(config, field)
+        elif field == "warmup_steps":
+            raise ValueError(f"warmup_steps=None: schedule={config.schedule!r} needs a number.")
+        else:
+            counts[field] = int(config.steps)
+    warmup, decay = counts["warmup_steps"], counts["decay_steps"]
+    if warmup is not None and decay is not None and warmup >= decay:
+        raise ValueError(
+            f"warmup_steps={warmup} must be below decay_steps={decay}, at which the rate is 0."
+        )
+    return counts
+
+
+def _check_looks(config: Config) -> dict[str, int]:
+    """The checked steps at which something happens between two segments of a run."""
+    counts = {"killed_at": _check_count(config, "killed_at", 0)}
+    if config.change_every is not None:
+        counts["change_every"] = _check_count(config, "change_every")
+    for field, step in counts.items():
+        if step % config.probe_every:
+            raise ValueError(
+                f"{field}={step} must be a multiple of probe_every={config.probe_every}."
+            )
+    if config.killed_fraction is None and config.killed_at:
+        raise ValueError(
+            f"killed_at={config.killed_at} needs a killed_fraction; give one, or killed_at=0."
+        )
+    return counts
+
+
+def from_json(text: str) -> Config:
+    """The validated config that `to_json` wrote; raises a ValueError on unknown or bad fields."""
+    return validate(from_mapping(parse_json(text), Config(), "config field"))
+
+
+def load_config(path: str | os.PathLike) -> Config:
+    """The validated config in a JSON or TOML file; fields that it does not name keep their
+    defaults. Raises a ValueError as `read_file` and `from_mapping` do."""
+    return validate(from_mapping(read_file(path), Config(), "config field"))

@@ -1,0 +1,57 @@
+"""Style: widths, colours, files and their provenance."""
+
+import pathlib
+import textwrap
+from collections.abc import Mapping
+from importlib import resources
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from relu_dynamics.statistics import estimates
+
+COLUMN = 3.35
+
+PAGE = 7.0
+
+STYLE = str(resources.files("relu_dynamics.figures") / "relu_dynamics.mplstyle")
+
+FEW_TRIALS = 8  # below this many units a cell is hatched
+
+WIDE_INTERVAL = 0.3  # and above this interval width
+
+
+def save(figure: Figure, path: pathlib.Path, attributes: dict[str, str]) -> list[pathlib.Path]:
+    """Writes a figure as PNG and PDF next to each other, with the result's grid hash, commit and
+    command in both files' metadata, and returns their paths."""
+    note = provenance_note(attributes)
+    paths = [path.with_suffix(".png"), path.with_suffix(".pdf")]
+    with plt.style.context(STYLE):  # resolution and embedded fonts are decided when saving
+        figure.savefig(paths[0], metadata={"Description": note, "Software": "relu_dynamics"})
+        figure.savefig(paths[1], metadata={"Subject": note, "Creator": "relu_dynamics"})
+    plt.close(figure)
+    return paths
+
+
+def provenance_note(attributes: Mapping[str, str]) -> str:
+    """Grid hash, commit and command of a result as one line, for a file's metadata."""
+    facts = ", ".join(f"{name}={attributes.get(name)}" for name in ("grid_hash", "git_commit"))
+    return f"{facts}, command={attributes.get('command')}"
+
+
+def caption(result: xr.Dataset) -> str:
+    """What was run, in a few lines: network, task, optimizer, counts, intervals, definition."""
+    config = estimates.config_of(result)
+    data = "-".join(str(width) for width in config["hidden"])
+    cells = int(np.prod([result.sizes[name] for name in estimates.axis_names(result)]))
+    text = (
+        f"{config['task']}, hidden {data}, {config['optimizer']}, batch {config['batch_size']}, "
+        f"{config['steps']} steps; {cells} cells x {result.sizes['seed']} seeds; dead: max z <= 0 "
+        f"over {config['probe_size'] or config['examples']} examples. 95 % intervals: "
+        f"Clopper-Pearson with effective trials, clustered by run, by seed where pooled; a "
+        f"diverged run counts as neither recovered nor dead. Hatched: under {FEW_TRIALS} units or "
+        f"interval wider than {WIDE_INTERVAL}; grey: no unit at risk."
+    )
+    return textwrap.fill(text, 140)

@@ -1,0 +1,247 @@
+"""Grid: which runs a sweep makes, in which blocks, and how they are labelled.
+
+A grid is the product of its axes (values of traced config fields) times its seeds. Cells are
+numbered in the order of the axes, the last axis fastest. A *block* is the fixed number of lanes
+that one compiled call trains: consecutive cells of one seed, the last block of a seed padded
+with copies of its last cell. The number of lanes is part of a result's identity, because the
+shape of a batch changes float bits; it follows from the config alone unless it is given.
+"""
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from relu_dynamics.checks import check_choice, told
+from relu_dynamics.config import TRACED, Config, check_number, to_json
+from relu_dynamics.config_files import from_mapping
+from relu_dynamics.engine.outcomes import DEFINITION_VERSION
+from relu_dynamics.engine.validation import validate
+
+SCHEMA_VERSION = 2  # of stored blocks and labelled results
+
+# Activations of a layer of a whole block, by platform, and the most lanes. On CPU they stay in a
+# core's L2 cache. On an accelerator a block should fill it: on paper, not measured.
+LANE_BYTES = {"cpu": 2**17, "accelerator": 2**26}
+
+MOST_LANES = {"cpu": 2**10, "accelerator": 2**17}
+
+MOST_VALUES = 2**22  # of an axis, and seeds: the identity lists them all
+
+MOST_RUNS = 2**53
+
+VERSION_FIELDS = ("schema_version", "definition_version", "jax_version", "platform")
+
+
+class VersionError(ValueError):
+    """A result that another version or platform made, so that its numbers cannot be continued."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """The runs of a sweep. Make it with `make_grid`, which checks and normalizes."""
+
+    config: Config  # the base: fields that are not swept
+    axes: tuple[tuple[str, tuple[float, ...]], ...]  # (traced field, float64 values) in order
+    seeds: tuple[int, ...]
+    root_seed: int
+    lanes: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of values on every axis."""
+        return tuple(len(values) for _, values in self.axes)
+
+    @property
+    def cells(self) -> int:
+        """Number of cells: points of the product of the axes."""
+        return math.prod(self.shape)
+
+    @property
+    def runs(self) -> int:
+        """Number of runs: cells times seeds."""
+        return self.cells * len(self.seeds)
+
+    @property
+    def chunks(self) -> int:
+        """Number of blocks that one seed's cells fill."""
+        return -(-self.cells // self.lanes)
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks; block b holds chunk b % chunks of seed number b // chunks."""
+        return self.chunks * len(self.seeds)
+
+    def block_cells(self, block: int) -> np.ndarray:
+        """The cell number of every lane of a block, int64 [lanes]; padding repeats the last."""
+        first = (block % self.chunks) * self.lanes
+        return np.minimum(np.arange(first, first + self.lanes), self.cells - 1)
+
+    def block_size(self, block: int) -> int:
+        """How many lanes of a block are not padding."""
+        return min(self.lanes, self.cells - (block % self.chunks) * self.lanes)
+
+    def block_seed(self, block: int) -> int:
+        """The seed of a block."""
+        return self.seeds[block // self.chunks]
+
+    def values(self, cells: np.ndarray) -> dict[str, np.ndarray]:
+        """The float32 value of every swept field at the given cell numbers."""
+        indices = np.unravel_index(cells, self.shape)
+        return {
+            name: np.asarray(values, np.float64).astype(np.float32)[index]
+            for (name, values), index in zip(self.axes, indices, strict=True)
+        }
+
+    @functools.cached_property
+    def identity(self) -> dict:
+        """Everything that decides the numbers of this grid, as plain JSON values."""
+        return {
+            "config": json.loads(to_json(self.config)),
+            "axes": [[name, list(values)] for name, values in self.axes],  # their order counts
+            "seeds": list(self.seeds),
+            "root_seed": self.root_seed,
+            "lanes": self.lanes,
+            "schema_version": SCHEMA_VERSION,
+            "definition_version": DEFINITION_VERSION,
+            "jax_version": jax.__version__,
+            "platform": jax.default_backend(),
+        }
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """Sha256 of the identity, in hexadecimal."""
+        text = json.dumps(self.identity, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def default_lanes(config: Config, cells: int, platform: str = "cpu") -> int:
+    """Lanes of a block: the power of two that fills LANE_BYTES with a layer's activations, and no
+    more than `cells` need: a block holds cells of one seed, the rest of it would be padding."""
+    kind = "cpu" if platform == "cpu" else "accelerator"
+    batch = config.examples if config.batch_size is None else config.batch_size
+    room = LANE_BYTES[kind] // (4 * batch * max(config.hidden))
+    fits = min(MOST_LANES[kind], 2 ** int(math.log2(room))) if room > 1 else 1
+    return min(fits, 2 ** math.ceil(math.log2(cells)))
+
+
+def check_axis(name: str, values: Sequence[float]) -> tuple[float, ...]:
+    """The values of one axis as Python floats; raises a ValueError that names what is wrong."""
+    check_choice("axis", name, TRACED)
+    flat = isinstance(values, np.ndarray) and values.ndim == 1
+    if isinstance(values, str | bytes) or not (flat or isinstance(values, Sequence)):
+        raise ValueError(f"axis {name}={told(values)} must be a sequence of numbers.")
+    if len(values) > MOST_VALUES:
+        raise ValueError(f"axis {name} has {len(values)} values; use at most {MOST_VALUES}.")
+    numbers = tuple(check_number(name, value) for value in values)
+    if not numbers:
+        raise ValueError(f"axis {name} is empty; give at least one value.")
+    if len(set(numbers)) < len(numbers):
+        twice = sorted(v for v, count in collections.Counter(numbers).items() if count > 1)
+        raise ValueError(f"axis {name} repeats {told(twice)}; every value may stand once.")
+    distinct = len(set(np.asarray(numbers, np.float32).tolist()))
+    if distinct < len(numbers):
+        raise ValueError(
+            f"axis {name}: {len(numbers)} values are only {distinct} in float32; spread them out."
+        )
+    return numbers
+
+
+def make_grid(
+    config: Config,
+    axes: Mapping[str, Sequence[float]],
+    seeds: int | Sequence[int],
+    *,
+    root_seed: int = 0,
+    lanes: int | None = None,
+) -> Grid:
+    """A checked grid over `axes` (traced field -> values). `seeds` is their number or a list.
+
+    Raises a ValueError that names the field, the value and the remedy; nothing is traced.
+    """
+    if not isinstance(axes, Mapping):
+        raise ValueError(f"axes={told(axes)} must map fields to values.")
+    if not axes:
+        raise ValueError("axes is empty; give at least one, such as learning_rate=[0.1].")
+    checked = tuple((name, check_axis(name, values)) for name, values in axes.items())
+    # Swept fields are part of the program whatever the base config says of them.
+    if not isinstance(config, Config):
+        raise ValueError(f"config={told(config)} must be a Config.")
+    config = validate(dataclasses.replace(config, **{n: values[0] for n, values in checked}))
+    numbers = _check_seeds(seeds)
+    if isinstance(root_seed, bool) or not isinstance(root_seed, int) or not 0 <= root_seed < 2**32:
+        raise ValueError(f"root_seed={told(root_seed)} must be a whole number, >= 0 and < 2^32.")
+    if lanes is None:
+        cells = math.prod(len(values) for _, values in checked)
+        lanes = default_lanes(config, cells, jax.default_backend())
+    if isinstance(lanes, bool) or not isinstance(lanes, int) or not 1 <= lanes <= 2**20:
+        raise ValueError(f"lanes={told(lanes)} must be a whole number >= 1 and <= 2^20.")
+    grid = Grid(config, checked, numbers, root_seed, lanes)
+    if grid.runs > MOST_RUNS:
+        raise ValueError(
+            f"the axes {' x '.join(map(str, grid.shape))} and {len(numbers)} seeds make "
+            f"{grid.runs} runs; use at most {MOST_RUNS}: fewer values or fewer seeds."
+        )
+    return grid
+
+
+def _check_seeds(seeds: Any) -> tuple[int, ...]:
+    """The seeds as a tuple; raises a ValueError that names what is wrong."""
+    if isinstance(seeds, bool) or (isinstance(seeds, int) and seeds < 1):
+        raise ValueError(f"seeds={told(seeds)} must be at least 1.")
+    if not isinstance(seeds, int) and (
+        isinstance(seeds, str | bytes) or not isinstance(seeds, Sequence)
+    ):
+        raise ValueError(f"seeds={told(seeds)} must be a whole number or a list of them.")
+    if (seeds if isinstance(seeds, int) else len(seeds)) > MOST_VALUES:
+        raise ValueError(f"seeds={told(seeds)}: use at most {MOST_VALUES}.")
+    numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    for seed in numbers:
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
+            raise ValueError(f"seeds: {told(seed)} must be a whole number, >= 0 and < 2^64.")
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise ValueError(f"seeds={told(numbers)} must be a non-empty list without repeats.")
+    return numbers
+
+
+def grid_from_identity(identity: Any) -> Grid:
+    """The grid whose `identity` this is, as read from a stored result.
+
+    Raises a ValueError when it is not one, and a `VersionError` when another schema, definition,
+    JAX or platform made it, so that this process cannot give the same numbers.
+    """
+    if not isinstance(identity, Mapping) or not isinstance(identity.get("axes"), list):
+        raise ValueError(f"identity={told(identity)} is not a grid's.")
+    pairs = [pair for pair in identity["axes"] if isinstance(pair, list) and len(pair) == 2]
+    if len(pairs) < len(identity["axes"]):
+        raise ValueError(f"axes={told(identity['axes'])} must be pairs of a field and values.")
+    if not isinstance(identity.get("config"), Mapping):
+        raise ValueError(f"config={told(identity.get('config'))} must be a table of fields.")
+    grid = make_grid(
+        from_mapping(identity["config"], Config(), "config field"),
+        {check_name(name): values for name, values in pairs},
+        identity.get("seeds", 0),
+        root_seed=identity.get("root_seed", -1),
+        lanes=identity.get("lanes", 0),
+    )
+    other = [name for name in VERSION_FIELDS if grid.identity[name] != identity.get(name)]
+    if other:
+        raise VersionError(
+            "the result was made with "
+            + ", ".join(f"{n} {told(identity.get(n))} (here {grid.identity[n]!r})" for n in other)
+            + "; install what made it to get the same numbers."
+        )
+    return grid
+
+
+def check_name(name: Any) -> str:
+    """The name of an axis; raises a ValueError when there is no such axis."""
+    check_choice("axis", name, TRACED)
+    return name

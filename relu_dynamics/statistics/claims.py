@@ -1,0 +1,222 @@
+"""Claims: a sentence that somebody wrote, the verdict on it, and the page of all of them.
+
+A verdict never rests on a point estimate:
+
+* confirmed: the interval of the effect lies above 0 (or the statement is certified);
+* refuted: it lies below 0, or below the least effect that would matter;
+* conditional: it holds under the condition that is named, and fails outside;
+* undecided: neither; `more_seeds` says how many would decide if they look like those at hand.
+
+Claims decided by a difference belong to a family (those of a script); `controlled` keeps the
+expected share of false discoveries in it at a level, by Benjamini and Hochberg.
+"""
+
+import math
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from relu_dynamics.checks import check_choice
+from relu_dynamics.statistics.intervals import Interval
+from relu_dynamics.statistics.pairs import false_discovery_rate, paired_mean, paired_p_value
+
+VERDICTS = ("confirmed", "refuted", "conditional", "undecided")
+
+ARTICLES = {
+    "learning rate": "the article on learning rate and recovery",
+    "dying ReLU": "the article on the dying-ReLU problem",
+}
+
+
+class Claim(NamedTuple):
+    """One sentence and its verdict, as it stands in a summary.json."""
+
+    claim: str  # the sentence that was tested
+    source: str  # a key of ARTICLES, or the paper
+    verdict: str  # of VERDICTS
+    finding: str  # what was found, in one sentence with its number
+    estimate: float | None  # of the effect
+    interval: tuple[float, float] | None  # 95 %
+    count: str  # what the number rests on, such as "100 seeds, 3,200 units"
+    definition: str  # of the effect, with the definition of dead that it uses
+    condition: str = ""  # of a conditional verdict
+    more_seeds: float | None = None  # that would decide an undecided one; inf: none would
+    p_value: float | None = None  # two-sided, before `controlled`
+    figure: str = ""  # file name without suffix
+
+    def as_json(self) -> dict[str, Any]:
+        """The claim as plain values for a summary."""
+        row = self._asdict()
+        for name in ("estimate", "more_seeds", "p_value"):
+            value = row[name]
+            row[name] = None if value is None or not math.isfinite(value) else float(value)
+        if self.more_seeds is not None and math.isinf(self.more_seeds):
+            row["more_seeds"] = "no number"
+        ends = [] if self.interval is None else [float(end) for end in self.interval]
+        row["interval"] = ends if ends and all(map(math.isfinite, ends)) else None
+        return row
+
+
+def difference_claim(
+    claim: str,
+    source: str,
+    first: ArrayLike,
+    second: ArrayLike,
+    *,
+    finding: str,
+    definition: str,
+    figure: str = "",
+    least: float = 0.0,
+    bounds: tuple[float, float] | None = None,
+    units: str = "",
+) -> Claim:
+    """The verdict on "`first` is larger than `second`", paired by seed.
+
+    Args:
+      first, second: one finite number a seed in each arm, shape [seeds], the same seed at the same
+        place: a proportion, a loss, a time.
+      finding: a sentence with places {first}, {second} (the arms' means), {estimate}, {low} and
+        {high} (of the difference, first minus second).
+      least: the smallest difference that would matter, >= 0; an interval below it refutes.
+      bounds: what a difference cannot leave, (-1, 1) of proportions.
+      units: what the numbers rest on beside the seeds, such as "3,200 units an arm".
+
+    The interval is that of `statistics.paired_mean` (t over paired seeds).
+    """
+    first, second = np.asarray(first, float), np.asarray(second, float)
+    interval = paired_mean(first, second, bounds=bounds)
+    verdict = verdict_of(interval, least)
+    low, high = float(interval.low), float(interval.high)
+    estimate = float(interval.estimate)
+    numbers = {"first": first.mean(), "second": second.mean()}
+    return Claim(
+        claim=claim,
+        source=source,
+        verdict=verdict,
+        finding=finding.format(estimate=estimate, low=low, high=high, **numbers),
+        estimate=estimate,
+        interval=(low, high),
+        count=", ".join([f"{len(first)} seeds", *([units] if units else [])]),
+        definition=definition,
+        more_seeds=more_seeds(interval) if verdict == "undecided" else None,
+        p_value=paired_p_value(first, second),
+        figure=figure,
+    )
+
+
+def verdict_of(difference: Interval, least: float = 0.0) -> str:
+    """The verdict on "the difference is above 0" from its interval; `least` >= 0 is the smallest
+    difference that would matter."""
+    if float(difference.high) < 0 or float(difference.high) < least:
+        return "refuted"  # also where it is above 0, but surely too small to matter
+    return "confirmed" if float(difference.low) > 0 else "undecided"
+
+
+def more_seeds(difference: Interval) -> float:
+    """How many more seeds would take 0 out of the interval, if they look like those at hand: its
+    half width falls as one over the square root of the seeds. inf where the estimate is 0."""
+    estimate, seeds = abs(float(difference.estimate)), int(difference.clusters)
+    half = (float(difference.high) - float(difference.low)) / 2
+    if not estimate or not math.isfinite(half):
+        return math.inf
+    return max(math.ceil(seeds * (half / estimate) ** 2) - seeds, 1)
+
+
+def controlled(claims: Sequence[Claim], level: float = 0.05) -> list[Claim]:
+    """The claims with their p values adjusted as one family (false-discovery rate at most `level`).
+    A verdict by a difference that does not survive it becomes undecided."""
+    tested = [i for i, claim in enumerate(claims) if claim.p_value is not None]
+    p_values = np.asarray([claims[i].p_value for i in tested], float)
+    found = false_discovery_rate(p_values, level)
+    out = list(claims)
+    for place, i in enumerate(tested):
+        adjusted = float(found.adjusted[place])
+        survives = found.rejected[place] or claims[i].verdict not in ("confirmed", "refuted")
+        high = (claims[i].interval or (0.0, 0.0))[1]
+        equivalent = claims[i].verdict == "refuted" and high > 0
+        verdict = claims[i].verdict if survives or equivalent else "undecided"
+        out[i] = claims[i]._replace(p_value=adjusted, verdict=verdict)
+    return out
+
+
+def combined(overall: Claim, parts: Mapping[str, Claim]) -> Claim:
+    """One claim from its verdicts under several conditions, `parts` (condition -> the claim under
+    it, already `controlled`). `overall` is the claim on the mean over the conditions, of which
+    everything but the verdict is kept.
+
+    Confirmed or refuted when it is so under every condition; conditional when it is confirmed
+    under some; else undecided. Such a verdict is no test of its own: its p value is None.
+    """
+    found = {name: [c for c, part in parts.items() if part.verdict == name] for name in VERDICTS}
+    whole = next((name for name in VERDICTS if len(found[name]) == len(parts)), None)
+    verdict = whole or ("conditional" if found["confirmed"] else "undecided")
+    needed = [part.more_seeds for part in parts.values() if part.verdict == "undecided"]
+    spelled = [f"{name} at {', '.join(where)}" for name, where in found.items() if where]
+    return overall._replace(
+        verdict=verdict,
+        condition="" if whole else "; ".join(spelled),
+        more_seeds=max((n for n in needed if n is not None), default=None),
+        p_value=None,
+    )
+
+
+def print_claims(rows: Iterable[Mapping[str, Any]]) -> None:
+    """The claims of a summary as text."""
+    for row in rows:
+        print(f"{row['claim']}\n    {row['verdict'].upper()}: {row['finding']}")
+        if row["condition"]:
+            print(f"    condition: {row['condition']}")
+
+
+def write_page(
+    path: pathlib.Path, scripts: Sequence[tuple[str, Mapping[str, Any]]], figures: str
+) -> pathlib.Path:
+    """Writes the page of all claims from (command, summary) of every script and returns its path.
+
+    Claims of the two articles come first, in the order of `ARTICLES`, then those of papers by
+    source. `figures` is the folder of the figures as seen from the page. Raises a ValueError for a
+    verdict that is not one of `VERDICTS`.
+    """
+    rows = [(row, command) for command, summary in scripts for row in summary.get("claims", [])]
+    for row, _ in rows:
+        check_choice("verdict", row["verdict"], VERDICTS)
+    sources = list(dict.fromkeys([*ARTICLES, *(row["source"] for row, _ in rows)]))
+    counts = {name: sum(row["verdict"] == name for row, _ in rows) for name in VERDICTS}
+    lines = [
+        "# The claims, one by one",
+        "",
+        "Written by `experiments/all.py` from the scripts' summaries. "
+        + ", ".join(f"{n} {name}" for name, n in counts.items())
+        + ". Intervals are 95 %; what a verdict means stands in "
+        + "`relu_dynamics/statistics/claims.py`.",
+    ]
+    for source in sources:
+        own = [(row, command) for row, command in rows if row["source"] == source]
+        if not own:
+            continue
+        title = ARTICLES.get(source, source)
+        lines += ["", f"## {title[0].upper()}{title[1:]}"]
+        for row, command in own:
+            lines += ["", *_entry(row, command, figures)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def _entry(row: Mapping[str, Any], command: str, figures: str) -> list[str]:
+    """One claim as lines of Markdown."""
+    facts = []
+    if row["estimate"] is not None:
+        low, high = row["interval"] or (None, None)
+        ends = "" if low is None else f" [{low:.3g}, {high:.3g}]"
+        facts.append(f"{row['estimate']:.3g}{ends}")
+    facts += [text for text in (row["count"], row["definition"]) if text]
+    lines = [f"**{row['claim']}** — *{row['verdict']}*", "", row["finding"]]
+    if row["condition"]:
+        lines += ["", f"Condition: {row['condition']}"]
+    if row["more_seeds"] is not None and row["verdict"] == "undecided":
+        lines += ["", f"Would be decided by about {row['more_seeds']} more seeds."]
+    figure = f" · [figure]({figures}/{row['figure']}.png)" if row["figure"] else ""
+    return [*lines, "", f"{'; '.join(facts)}. `{command}`{figure}"]

@@ -1,0 +1,106 @@
+"""Executors: blocks handed to processes and machines."""
+
+import collections
+import concurrent.futures
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+
+import jax
+
+from relu_dynamics.grid import Grid, VersionError
+from relu_dynamics.sweeps.blocks import BlockResult, run_block, run_blocks
+
+AnyExecutor = concurrent.futures.Executor | Callable[[], concurrent.futures.Executor]
+
+IN_FLIGHT = 256  # blocks given to an executor at a time
+
+RETRIES = 3  # of a block, and of an executor that broke
+
+
+def block_task(grid: Grid, grid_hash: str, block: int) -> BlockResult:
+    """The result of one block as host arrays: what an executor's worker runs.
+
+    A pure function of its arguments, so that it may be run again anywhere. Raises a `VersionError`
+    when the worker's own JAX or platform would give other numbers.
+    """
+    here = dataclasses.replace(grid)  # without what the sender has computed of it
+    if here.hash != grid_hash:
+        raise VersionError(
+            f"a worker runs jax {jax.__version__} on {jax.default_backend()}, which is not what "
+            "the sweep was started with; start workers in the same environment."
+        )
+    return run_block(here, block)
+
+
+def run_blocks_on(
+    executor: AnyExecutor,
+    grid: Grid,
+    blocks: Iterable[int],
+    report: Callable[[str], None] = lambda line: None,
+) -> Iterator[tuple[int, BlockResult]]:
+    """Yields (block, result) as blocks finish on an executor's workers.
+
+    A block that fails (its worker was lost, say) is tried again up to `RETRIES` times. When the
+    executor itself breaks, a new one takes over if a function that makes them was given, else this
+    process; either way the numbers are the same.
+    """
+    make = executor if not isinstance(executor, concurrent.futures.Executor) else None
+    waiting = collections.deque()
+    source = iter(blocks)
+    tries: collections.Counter[int] = collections.Counter()
+    for attempt in range(RETRIES + 1):
+        pool = make() if make else executor
+        try:
+            yield from _on_pool(pool, grid, source, waiting, tries, report)
+            return
+        except concurrent.futures.BrokenExecutor as error:
+            left = make is not None and attempt < RETRIES
+            report(f"{_one_line(error)} {'starting workers anew' if left else 'going on here'}")
+            if not left:
+                break
+        finally:
+            if make:
+                pool.shutdown(wait=False, cancel_futures=True)
+    yield from run_blocks(grid, itertools.chain(waiting, source))
+
+
+def _on_pool(pool, grid, source, waiting, tries, report):
+    """Yields from one executor; on a `BrokenExecutor` what was not finished is in `waiting`."""
+    running = {}
+    try:
+        while True:
+            while len(running) < IN_FLIGHT:
+                block = waiting.popleft() if waiting else next(source, None)
+                if block is None:
+                    break
+                waiting.appendleft(block)  # not lost when submit itself fails
+                running[pool.submit(block_task, grid, grid.hash, block)] = block
+                waiting.popleft()
+            if not running:
+                return
+            done, _ = concurrent.futures.wait(
+                running, return_when=concurrent.futures.FIRST_COMPLETED
+            )
+            for future in done:
+                try:
+                    result = future.result()
+                except (ValueError, concurrent.futures.BrokenExecutor):
+                    raise  # bad input, or all workers gone
+                except Exception as error:
+                    block = running.pop(future)
+                    tries[block] += 1
+                    if tries[block] > RETRIES:
+                        raise
+                    report(f"block {block} is tried again: {_one_line(error)}")
+                    waiting.append(block)
+                else:
+                    yield running.pop(future), result
+    finally:
+        for future, block in running.items():
+            future.cancel()
+            waiting.append(block)
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]

@@ -1,0 +1,203 @@
+"""The plan of a sweep: what is refused, which blocks belong to this process, what it will take."""
+
+import os
+import pathlib
+import re
+import sys
+
+import jax
+import jax.numpy as jnp
+
+from relu_dynamics import store
+from relu_dynamics.checks import told
+from relu_dynamics.config import Config
+from relu_dynamics.engine import outcomes, tasks, training
+from relu_dynamics.engine.keys import run_key
+from relu_dynamics.engine.looks import look
+from relu_dynamics.grid import Grid
+from relu_dynamics.sweeps.blocks import (
+    BlockResult,
+    Device,
+    block_configs,
+    block_program,
+    compile_program,
+    make_block_task,
+    places,
+)
+from relu_dynamics.sweeps.executors import AnyExecutor
+
+CLASSIFYING_BYTES = 8  # a unit: `outcomes.classify` holds seven conditions and the outcome
+
+UNFIT_SETTINGS = {  # of JAX, and what they would do
+    "jax_disable_jit": "other bits than any stored result has",
+    "jax_enable_x64": "float64, and every result is float32",
+    "jax_debug_nans": "a traceback where a run diverges, which is a legal outcome",
+    "jax_debug_infs": "a traceback where a run diverges, which is a legal outcome",
+}
+
+
+def check_jax() -> None:
+    """Raises a ValueError when JAX is set to do what no result was made with."""
+    for setting, effect in UNFIT_SETTINGS.items():
+        if getattr(jax.config, setting):
+            raise ValueError(f"{setting.upper()}=1 would mean {effect}; unset it.")
+
+
+Shard = tuple[int, int] | str | None
+
+
+def check_shard(shard: Shard) -> tuple[int, int] | None:
+    """(number, of how many) of a shard given as a pair, as "i/n" or as "auto"; None: no shard.
+
+    "auto" asks, in this order: `jax.distributed` when it is initialized (a process is a shard),
+    then a SLURM array's variables (a task is a shard). Numbers begin at 0. Raises a ValueError
+    that names what is wrong.
+    """
+    if shard is None or shard == "auto":
+        return _process_shard() or (_slurm_shard() if shard == "auto" else None)
+    text = shard
+    if isinstance(shard, str):
+        match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", shard)
+        if not match:
+            raise ValueError(f'shard={told(shard)} must be i/n, such as 0/4, or "auto".')
+        shard = int(match[1]), int(match[2])
+    if not (
+        isinstance(shard, tuple)
+        and len(shard) == 2
+        and all(isinstance(n, int) and not isinstance(n, bool) for n in shard)
+        and 0 <= shard[0] < shard[1]
+    ):
+        raise ValueError(f"shard={told(text)} must be i/n with 0 <= i < n, such as 0/4 or 3/4.")
+    return shard
+
+
+def _process_shard() -> tuple[int, int] | None:
+    if jax.distributed.is_initialized() and jax.process_count() > 1:
+        return jax.process_index(), jax.process_count()
+    return None
+
+
+def _slurm_shard() -> tuple[int, int] | None:
+    names = [f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "MAX", "STEP", "COUNT")]
+    found = {name: os.environ[name] for name in names if os.environ.get(name)}
+    if names[0] not in found:
+        return None
+    if not all(re.fullmatch("[0-9]{1,9}", text) for text in found.values()):
+        raise ValueError(f"{found} must be whole numbers; give --shard i/n.")
+    task = int(found[names[0]])
+    first, last, step, count = (int(found[n]) if n in found else None for n in names[1:])
+    step, first = step or 1, first or 0
+    total = count if last is None else (last - first) // step + 1
+    place = (task - first) // step
+    if not total or (count or total) != total or (task - first) % step or not 0 <= place < total:
+        raise ValueError(f"{found} is not an array of equal steps; give --shard i/n.")
+    return place, total
+
+
+@jax.jit
+def _dead_at_start(configs: Config, key: jax.Array, data: tuple | None) -> jax.Array:
+    task, axis = make_block_task(configs, key, data)
+
+    def count(config, task):
+        params = training.start(config, key).params
+        statistics, _ = look(config, params, task.probe)
+        return jnp.sum((statistics.margin <= 0)[biased_slice(config)])
+
+    return jax.vmap(count, in_axes=(0, axis))(configs, task)
+
+
+def biased_slice(config: Config) -> slice:
+    """Where the units with the initial bias stand on the axis of all units."""
+    first = sum(config.hidden[: config.biased_layer - 1])
+    return slice(first, first + config.biased_units)
+
+
+def check_at_risk(grid: Grid) -> int:
+    """How many units of the first seed are at risk; raises a ValueError when there are none
+    in any cell of any seed. Costs one look at step 0, no training. A grid whose initial biases
+    are all 0 asks about death, not about recovery: it has no units at risk, and 0 is returned."""
+    if not any(dict(grid.axes).get("initial_bias", (grid.config.initial_bias,))):
+        return 0
+    data = tasks.load_data(grid.config)
+    total = 0
+    for seed in grid.seeds:
+        key = run_key(grid.root_seed, seed)
+        for chunk in range(grid.chunks):
+            configs = block_configs(grid, grid.block_cells(chunk))
+            total += int(_dead_at_start(configs, key, data)[: grid.block_size(chunk)].sum())
+        if total:
+            return total
+    raise ValueError(
+        f"no unit is dead at step 0 in any of {grid.runs} runs, so there is nothing to recover; "
+        f"use a more negative initial_bias than {_lowest_bias(grid)}."
+    )
+
+
+def _lowest_bias(grid: Grid) -> float:
+    return min(dict(grid.axes).get("initial_bias", (grid.config.initial_bias,)))
+
+
+def block_bytes(grid: Grid) -> int:
+    """Bytes that one block's result holds, padding included."""
+    configs = block_configs(grid, grid.block_cells(0))
+    key = run_key(0, 0)
+    shapes = jax.eval_shape(block_program, configs, key, tasks.load_data(grid.config))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+
+
+def process_bytes() -> tuple[int, int]:
+    """(now, at most so far) bytes that this process holds in memory; zeros where there is no
+    /proc."""
+    try:
+        status = pathlib.Path("/proc/self/status").read_text()
+    except OSError:
+        return 0, 0
+    now, most = (re.search(rf"{name}:\s*([0-9]+) kB", status) for name in ("VmRSS", "VmHWM"))
+    return (1024 * int(now[1]), 1024 * int(most[1])) if now and most else (0, 0)
+
+
+def sweep_bytes(grid: Grid, program: int, devices: int, *, streams: bool) -> int:
+    """Bytes that a sweep takes at its most, beyond the code of its programs, with `program` bytes
+    on each of so many devices.
+
+    In memory it holds all runs; when it streams to a folder, no more than the blocks on their way
+    and one part of the labelled result, so that the number of seeds does not count.
+    """
+    size = block_bytes(grid)
+    runs = grid.cells * (store.seeds_at_once(grid) if streams else len(grid.seeds))
+    joined = runs * size // grid.lanes
+    on_their_way = devices * (program + 2 * size) + 2 * size * streams  # and a block as a file
+    while_training = on_their_way + joined * (not streams)
+    labelled = joined + runs * grid.config.units * CLASSIFYING_BYTES
+    return max(while_training, labelled)
+
+
+def announce(
+    grid: Grid,
+    blocks: int,
+    executor: AnyExecutor | None,
+    devices: list[Device] | None,
+    disk: int | None = None,
+) -> None:
+    """Says on standard error what a sweep of so many blocks will take: the most memory that this
+    process will have held by its end, and the disk.
+
+    Compiles first, for the compiler's own memory is a good part of a small sweep's: what it took
+    is then known, and so is what its program needs. (Blocks find the compiled program.)
+    """
+    devices = [] if executor else (devices or places())[:blocks]
+    program = compile_program(grid, devices)
+    now, most = process_bytes()
+    memory = max(most, now + sweep_bytes(grid, program, len(devices), streams=disk is not None))
+    text = f"memory about {memory / 2**20:,.0f} MiB"
+    text += "" if disk is None else f", disk at most {-(-disk // 2**20):,} MiB"
+    print(f"training {blocks:,} blocks of {grid.lanes:,} runs; {text}", file=sys.stderr, flush=True)
+
+
+def tally(grid: Grid, result: BlockResult) -> tuple[int, int]:
+    """(at risk, recovered sustained) in one block, of the units that got the initial bias."""
+    where = (slice(None), biased_slice(grid.config))
+    codes = outcomes.classify(result.history)[where]
+    at_risk = result.history.dead_at_start[where]
+    sustained = codes == outcomes.Outcome.RECOVERED_SUSTAINED
+    return int(at_risk.sum()), int(sustained.sum())

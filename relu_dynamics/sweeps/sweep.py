@@ -1,0 +1,204 @@
+"""Sweeps: a grid trained block by block, in memory or to a folder that can be resumed."""
+
+import concurrent.futures
+import os
+import pathlib
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+import rich.console
+import rich.progress
+import xarray as xr
+
+from relu_dynamics import store
+from relu_dynamics.checks import told
+from relu_dynamics.config import Config
+from relu_dynamics.engine.memory import check_memory
+from relu_dynamics.grid import Grid, make_grid
+from relu_dynamics.sweeps.blocks import Device, OutOfMemoryError, places, run_blocks
+from relu_dynamics.sweeps.executors import RETRIES, AnyExecutor, run_blocks_on
+from relu_dynamics.sweeps.plan import (
+    Shard,
+    announce,
+    block_bytes,
+    check_at_risk,
+    check_jax,
+    check_shard,
+    sweep_bytes,
+    tally,
+)
+
+
+def sweep(
+    config: Config,
+    axes: Mapping[str, Sequence[float]],
+    seeds: int | Sequence[int],
+    *,
+    root_seed: int = 0,
+    lanes: int | None = None,
+    out: str | os.PathLike | None = None,
+    progress: bool = False,
+    shard: Shard = None,
+    executor: AnyExecutor | None = None,
+) -> xr.Dataset:
+    """Trains every run of a grid and returns the labelled result.
+
+    Args:
+      config: the base config; `axes` overrides its fields.
+      axes: traced field -> values, such as `{"learning_rate": [0.01, 0.1]}`.
+      seeds: how many seeds a cell has, or their list.
+      root_seed: decides all noise together with the seed.
+      lanes: runs of a block; by default as the config says. Part of the result's identity.
+      out: a folder that keeps every finished block, so that the same call continues after a
+        stop, and the labelled result as `results.zarr`. None keeps everything in memory.
+      progress: whether to draw a progress bar on standard error.
+      shard: (i, n) or "i/n" trains only the blocks b with b % n == i; any number of processes, on
+        any hosts, share one `out`. "auto" takes it from `jax.distributed` or a SLURM array. None
+        is all blocks (of a `jax.distributed` process: its own).
+      executor: trains on the workers of a `concurrent.futures.Executor` (or of those that a
+        function returns) instead of this process's devices.
+
+    None of `out`, `progress`, `shard` and `executor` changes a bit of the result.
+
+    Raises a ValueError on bad input, before anything is traced or written, and an
+    `UnfinishedError` when a shard is done and blocks of others are missing.
+    """
+    grid = make_grid(config, axes, seeds, root_seed=root_seed, lanes=lanes)
+    return sweep_grid(grid, out=out, progress=progress, shard=shard, executor=executor)
+
+
+def sweep_grid(
+    grid: Grid,
+    *,
+    out: str | os.PathLike | None = None,
+    progress: bool = False,
+    shard: Shard = None,
+    executor: AnyExecutor | None = None,
+    devices: list[Device] | None = None,
+) -> xr.Dataset:
+    """`sweep` for a grid that is already made, on some of the local devices (all by default)."""
+    check_jax()
+    part = check_shard(shard)
+    if executor is not None and not (
+        isinstance(executor, concurrent.futures.Executor) or callable(executor)
+    ):
+        raise ValueError(
+            f"executor={told(executor)} must be a concurrent.futures.Executor, or a function that "
+            "makes one."
+        )
+    if out is None:
+        if part and part[1] > 1 and shard is not None:
+            raise ValueError(f"shard={part[0]}/{part[1]} needs out=FOLDER, which all shards share.")
+        return _sweep_in_memory(grid, progress, executor, devices)
+    # A folder of another grid is refused first, and "nothing is dead" before a folder is made.
+    folder = store.check_folder(out, grid)
+    size = block_bytes(grid)
+    missing = grid.blocks - len(store.stored_blocks(folder, grid))
+    own = -(-missing // (part or (0, 1))[1])
+    needed = (own + grid.blocks * (missing > 0)) * size  # and a labelled copy
+    store.check_room(folder, needed)
+    check_at_risk(grid)
+    folder = store.open_folder(out, grid)
+    if progress:
+        announce(grid, own, executor, devices, disk=needed)
+    return _sweep_to_folder(grid, folder, progress, part or (0, 1), executor, devices)
+
+
+def _sweep_in_memory(grid, progress, executor, devices):
+    needed = sweep_bytes(grid, 0, len(devices or places()), streams=False)
+    try:
+        check_memory(needed, "give out=FOLDER to stream blocks to disk, or fewer seeds")
+    except ValueError as error:
+        raise OutOfMemoryError(str(error)) from None
+    check_at_risk(grid)
+    if progress:
+        announce(grid, grid.blocks, executor, devices)
+    attributes = store.provenance(grid)
+    watched = _watched(grid, range(grid.blocks), progress, 0, executor, devices)
+    blocks = ((block, store.flatten_result(result)) for block, result in watched)
+    records = store.join(grid, blocks, 0, len(grid.seeds))
+    return store.label(grid, records, grid.seeds).assign_attrs(attributes)
+
+
+def _sweep_to_folder(grid, folder, progress, part, executor, devices):
+    """Trains what is missing of a shard; whoever then finds all blocks makes the result."""
+    report = rich.console.Console(stderr=True).print
+    number, shards = part
+    attributes = store.provenance(grid)
+    started = time.monotonic()
+    trained = 0
+    for attempt in range(RETRIES + 1):
+        with store.writing(folder):
+            done = set(store.finished_blocks(folder, grid, report))
+        missing = [b for b in range(number, grid.blocks, shards) if b not in done]
+        blocks = _still_missing(grid, folder, missing)
+        for block, result in _watched(grid, blocks, progress, len(done), executor, devices):
+            with store.writing(folder):
+                store.write_block(folder, grid, block, result)
+            trained += 1
+        left = grid.blocks - len(store.stored_blocks(folder, grid))
+        if left:
+            raise store.UnfinishedError(
+                f"shard {number}/{shards} is done; {left:,} of {grid.blocks:,} blocks are left to "
+                "others. The last of them, or the same command without a shard, makes the result."
+            )
+        if not trained and store.result_is_whole(folder, grid):
+            break
+        attributes |= {
+            "seconds_training": f"{time.monotonic() - started:.2f}",
+            "blocks_trained": str(trained),
+        }
+        try:
+            with store.writing(folder):
+                store.build_result(folder, grid, attributes)
+            break
+        except store.BlockError as error:  # damaged since, or set aside by another driver
+            if attempt == RETRIES:
+                raise
+            report(f"{error}: looking again")
+    return store.open_result(folder)
+
+
+def _still_missing(grid: Grid, folder: pathlib.Path, missing: list[int]) -> Iterator[int]:
+    """The missing blocks that nobody else has finished by the time that it is their turn.
+
+    Every driver begins elsewhere, so that several in one folder share the work.
+    """
+    first = secrets.randbelow(max(len(missing), 1))
+    for block in missing[first:] + missing[:first]:
+        if not store.is_done(folder, grid, block):
+            yield block
+
+
+def _watched(grid, blocks, progress, done, executor, devices):
+    """Yields from the devices or the executor under a progress bar: blocks, rate, time left,
+    recovered so far."""
+    columns = [
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TextColumn("blocks"),
+        rich.progress.TimeRemainingColumn(),
+        rich.progress.TextColumn("{task.fields[facts]}"),
+    ]
+    console = rich.console.Console(stderr=True)
+    runs = at_risk = recovered = 0
+    with rich.progress.Progress(*columns, console=console, disable=not progress) as bar:
+        task = bar.add_task("training", total=grid.blocks, completed=done, facts="compiling")
+        started = time.monotonic()
+        source = (
+            run_blocks(grid, blocks, devices)
+            if executor is None
+            else run_blocks_on(executor, grid, blocks, console.print)
+        )
+        for block, result in source:
+            yield block, result
+            if not progress:
+                continue
+            new_at_risk, new_recovered = tally(grid, result)
+            runs += grid.block_size(block)
+            at_risk, recovered = at_risk + new_at_risk, recovered + new_recovered
+            rate = runs * grid.config.steps / (time.monotonic() - started)
+            facts = f"{rate:,.0f} run-steps/s, {recovered:,} of {at_risk:,} dead units recovered"
+            bar.update(task, advance=1, facts=facts)
