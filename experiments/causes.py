@@ -28,7 +28,7 @@ import numpy as np
 import xarray as xr
 
 from relu_dynamics import cli, figures, figures_causes, statistics, store
-from relu_dynamics.checks import check_choice, told
+from relu_dynamics.checks import check_choice, short_repr
 from relu_dynamics.config import DOSED_SCALINGS, Config
 from relu_dynamics.grid import Grid, make_grid
 from relu_dynamics.statistics import claims, estimates
@@ -167,16 +167,17 @@ def check_options(options: Options) -> None:
         missing = {REFERENCE[name], *HARMFUL[name]} - set(doses)
         if missing:
             raise ValueError(
-                f"{name} doses {told(doses)} need {', '.join(f'{d:g}' for d in sorted(missing))}."
+                f"{name} doses {short_repr(doses)} need "
+                f"{', '.join(f'{d:g}' for d in sorted(missing))}."
             )
     rates = set(options.base_rates)
     if not rates <= set(options.learning_rates) or REFERENCE["learning_rate"] not in rates:
         raise ValueError(
-            f"base_rates={told(options.base_rates)} must be some of learning_rates="
-            f"{told(options.learning_rates)}, with {REFERENCE['learning_rate']:g} among them."
+            f"base_rates={short_repr(options.base_rates)} must be some of learning_rates="
+            f"{short_repr(options.learning_rates)}, with {REFERENCE['learning_rate']:g} among them."
         )
     if not options.tasks or len(set(options.tasks)) < len(options.tasks):
-        raise ValueError(f"tasks={told(options.tasks)} must name at least one, each once.")
+        raise ValueError(f"tasks={short_repr(options.tasks)} must name at least one, each once.")
 
 
 def task_grids(options: Options, task: str) -> dict[str, Grid]:

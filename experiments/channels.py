@@ -312,7 +312,7 @@ def make_claim(claim: str, row: dict, expected: Any, grounds: str, verdict: str,
         claim=claim,
         source="what each channel does",
         verdict=verdict,
-        finding=f"{told(row)}; expected {expected}; {grounds}."
+        finding=f"{interval_text(row)}; expected {expected}; {grounds}."
         + (f" {more['effect']}." if "effect" in more else ""),
         estimate=row["estimate"],
         interval=tuple(row["interval"]),
@@ -1147,7 +1147,7 @@ def panel_summary(options: Options, channel: Channel, grid: Grid, result: xr.Dat
     }
 
 
-def told(row: dict) -> str:
+def interval_text(row: dict) -> str:
     """Estimate, interval and counts as text."""
     if row["estimate"] is None:
         return "nothing at risk"
@@ -1166,15 +1166,18 @@ def print_summary(summary: dict) -> None:
             power = (
                 f"{found['of_them_certified']:,} of {found['never_recovered']:,} never recovered"
             )
-        print(f"{panel['name']:12} {panel['measure']:15} {told(panel['measured']):40} {power}")
+        print(
+            f"{panel['name']:12} {panel['measure']:15} "
+            f"{interval_text(panel['measured']):40} {power}"
+        )
     for fork in summary["forks"]:
         print(f"\nfork '{fork['name']}' at step {fork['step']}, by step {fork['horizon']}")
         print("arm               P(recover)                       difference to as_is        "
               "vanished                  share of climb")  # fmt: skip
         for row in fork["rows"]:
-            line = f"{row['arm']:17} {told(row['probability']):42}"
+            line = f"{row['arm']:17} {interval_text(row['probability']):42}"
             if "difference" in row:
-                line += f" {told(row['difference']):26} {told(row['vanished'])}"
+                line += f" {interval_text(row['difference']):26} {interval_text(row['vanished'])}"
                 share = row["share_of_climb"]
                 line += "  none recovered" if share is None else f"  {share:+.3f}"
             print(line)

@@ -704,11 +704,11 @@ def severe_claim(options: Options, tests: Sequence[Mapping]) -> Claim:
         low, high = (np.inf if end is None else end for end in row["interval"])
         bends = test["misfit"][f"kink at {SHARE:g}"] < test["misfit"]["smooth"]
         holds.append(low - 0.05 <= SHARE <= high + 0.05 and bends)
-        told = [
+        numbers = [
             f"beyond {options.fractions[-1]:.0%}" if x is None else f"{x:.0%}"
             for x in (row["estimate"], *row["interval"])
         ]
-        text.append(f"width {test['width']}: {told[0]} [{told[1]}, {told[2]}]")
+        text.append(f"width {test['width']}: {numbers[0]} [{numbers[1]}, {numbers[2]}]")
     smooth = sum(t["misfit"]["smooth"] <= t["misfit"][f"kink at {SHARE:g}"] for t in worse)
     verdict = "confirmed" if all(holds) else "conditional" if any(holds) else "refuted"
     condition = ", ".join(f"width {t['width']}" for t, h in zip(worse, holds, strict=True) if h)

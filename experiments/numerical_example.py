@@ -687,12 +687,12 @@ def _fast_row(result, config):
     gradients = _implied_gradients(FAST_ROW)
     same = np.allclose(gradients, _implied_gradients(SLOW_ROW)[0])
     crosses = float(push.simulated_step)
-    told = ", ".join(f"{g:g}" for g in gradients)
+    sizes = ", ".join(f"{g:g}" for g in gradients)
     return _claim(
         3,
         "at 1e-2 a gradient of the same size takes the bias over -0.5, -0.3, -0.1, 0.05",
         "confirmed" if same else "refuted",
-        f"Slip: these moves need gradients {told}, not the -1 of the other row. With -1 at "
+        f"Slip: these moves need gradients {sizes}, not the -1 of the other row. With -1 at "
         f"{large:g} the bias gains {-large * config.outside_gradient:g} a step and the unit is "
         f"back at step {step_text(crosses)} (closed form {step_text(float(push.closed_step))}), "
         "not at step 3.",
@@ -766,7 +766,7 @@ def _rates(result, config):
         for i in range(2)
     ]
     slow = pick(result, "weight decay: bias, decoupled", small)
-    told = [
+    recovered = [
         f"{e['estimate']:.2f} [{e['interval'][0]:.2f}, {e['interval'][1]:.2f}]" for e in estimates
     ]
     apart = bool(pairs["large only"]) or estimates[0]["interval"][1] < estimates[1]["interval"][0]
@@ -776,8 +776,8 @@ def _rates(result, config):
         "the larger rate brings the unit back, the small one never does",
         "confirmed" if everywhere else "conditional" if apart else "refuted",
         "True of what optimizers remember, a finite push in proportion to the rate, and of noise "
-        f"within {config.steps:,} steps: P = {told[0]} at {small:g}, {told[1]} at {large:g}. "
-        "False of plain SGD (no rate does) and of a lasting push or bias decay, where the small "
+        f"within {config.steps:,} steps: P = {recovered[0]} at {small:g}, {recovered[1]} at "
+        f"{large:g}. False of plain SGD (no rate does) and of a lasting push or bias decay, where the small "
         "rate is only slower (decay: "
         f"step {step_text(float(slow.uncensored_step))}). Certificates: decay, "
         f"{certified(result, np.flatnonzero(result.panel.values == 'weight decay'))}.",
@@ -959,12 +959,12 @@ def print_summary(summary: dict) -> None:
     print(
         f"{'source':46}{'rate':>8}{'simulated':>11}{'closed form':>13}{'range':>16}  agrees  proved"
     )
-    told = lambda step: step_text(np.inf if step is None else step)  # noqa: E731
+    printed = lambda step: step_text(np.inf if step is None else step)  # noqa: E731
     for row in summary["cases"]:
-        low, high = told(row["closed_low"]), told(row["closed_high"])
+        low, high = printed(row["closed_low"]), printed(row["closed_high"])
         print(
-            f"{row['source']:46}{row['learning_rate']:8g}{told(row['simulated_step']):>11}"
-            f"{told(row['closed_step']):>13}{low if low == high else f'{low} - {high}':>16}"
+            f"{row['source']:46}{row['learning_rate']:8g}{printed(row['simulated_step']):>11}"
+            f"{printed(row['closed_step']):>13}{low if low == high else f'{low} - {high}':>16}"
             f"  {'yes' if row['agrees'] else 'NO':6}  {_proved(row)}"
         )
     for row in summary["noise"]:

@@ -458,11 +458,11 @@ def captions(result: xr.Dataset) -> dict[str, str]:
     )
     widths = "-".join(map(str, config["hidden"]))
     words = {"weight_decay": "decay", "noise_scale": "noise", "batch_size": "batch"}
-    told = [f"{word} {config[name]:g}" for name, word in words.items() if config[name]]
+    texts = [f"{word} {config[name]:g}" for name, word in words.items() if config[name]]
     momentum = "" if config["momentum"] is None else f" {config['momentum']:g}"
     ran = (
         f"Run: {config['task']}, hidden {widths}, {config['optimizer']}{momentum}, rate "
-        f"{config['learning_rate']:g}, {', '.join(told)}."
+        f"{config['learning_rate']:g}, {', '.join(texts)}."
     )
     most = gradient_while_dead(result)
     silent = "0 at every step" if most == 0 else f"at most {most:.0e} a step"
@@ -497,13 +497,13 @@ def captions(result: xr.Dataset) -> dict[str, str]:
 
 def draw_all(result: xr.Dataset, out: pathlib.Path) -> list[pathlib.Path]:
     """Draws every figure from a result and returns the files."""
-    told, life = captions(result), life_of(result)
+    texts, life = captions(result), life_of(result)
     rows = ridge_steps(life.death, life.recovery, int(life.step[-1]))
     drawn = {
-        "life": draw_life(life, told["life"]),
-        "ridges": draw_ridges(rows, result.unit_z.values[rows], told["ridges"]),
-        "account": draw_account(phases_of(result), told["account"]),
-        "network": draw_network(network_of(result), told["network"]),
+        "life": draw_life(life, texts["life"]),
+        "ridges": draw_ridges(rows, result.unit_z.values[rows], texts["ridges"]),
+        "account": draw_account(phases_of(result), texts["account"]),
+        "network": draw_network(network_of(result), texts["network"]),
     }
     paths = []
     for name, figure in drawn.items():
@@ -516,7 +516,7 @@ def draw_all(result: xr.Dataset, out: pathlib.Path) -> list[pathlib.Path]:
         result.dead_units.values,
         result.unit.values.tolist(),
         result.attrs["chosen_unit"],
-        told["layer"],
+        texts["layer"],
         result.attrs,
     )
     return [*paths, moving]

@@ -146,7 +146,7 @@ def window_claim(recovered: xr.Dataset) -> dict:
         source="learning rate",
         verdict="conditional" if rises and falls else "confirmed" if rises else "undecided",
         finding="P(recover) is "
-        + "; ".join(_told(recovered, i) for i in at.values())
+        + "; ".join(_estimate_text(recovered, i) for i in at.values())
         + (": a window, intervals apart." if rises and falls else "."),
         estimate=float(recovered.estimate[best]),
         interval=(float(recovered.low[best]), float(recovered.high[best])),
@@ -158,7 +158,7 @@ def window_claim(recovered: xr.Dataset) -> dict:
     return claim.as_json() | {"at": _at(recovered, at)}
 
 
-def _told(pooled: xr.Dataset, i: int) -> str:
+def _estimate_text(pooled: xr.Dataset, i: int) -> str:
     part = pooled.isel(learning_rate=i)
     return (
         f"{float(part.estimate):.3f} [{float(part.low):.3f}, {float(part.high):.3f}] at rate "
@@ -182,7 +182,7 @@ def rising_claim(died: xr.Dataset) -> dict:
         claim="a high learning rate kills living units",
         source="dying ReLU",
         verdict="confirmed" if up else "refuted" if down else "undecided",
-        finding=f"P(die) is {_told(died, 0)}; {_told(died, last)}.",
+        finding=f"P(die) is {_estimate_text(died, 0)}; {_estimate_text(died, last)}.",
         estimate=float(died.estimate[last]),
         interval=(float(died.low[last]), float(died.high[last])),
         count=f"{int(died.trials[last]):,} units alive at step 0, {int(died.runs[last])} seeds",

@@ -33,7 +33,7 @@ import numpy as np
 import xarray as xr
 
 from relu_dynamics import cli, figures, figures_remedies, statistics, store, theory
-from relu_dynamics.checks import check_choice, told
+from relu_dynamics.checks import check_choice, short_repr
 from relu_dynamics.config import Config
 from relu_dynamics.engine import training
 from relu_dynamics.engine.activations import ACTIVATIONS
@@ -176,7 +176,7 @@ def task_grids(options: Options, task: str) -> dict[str, Grid]:
             f"that below rate={options.rate}."
         )
     if not options.biases or max(options.biases) >= 0:
-        raise ValueError(f"biases={told(options.biases)} must all be negative.")
+        raise ValueError(f"biases={short_repr(options.biases)} must all be negative.")
     if options.timing_rounds < 2:
         raise ValueError(f"timing_rounds={options.timing_rounds} must be at least 2.")
     rates = (options.rate, options.milder_rate, options.low_rate)
@@ -818,14 +818,14 @@ def _print_ranking(ranked: Mapping, task: str):
     for row in ranked["rows"]:
         entry = row["tasks"][task]
         print(
-            f"{row['label']:42}{_told(entry['difference']['dead']):>24}"
-            f"{_told(entry['difference']['held_loss']):>24}"
+            f"{row['label']:42}{_difference_text(entry['difference']['dead']):>24}"
+            f"{_difference_text(entry['difference']['held_loss']):>24}"
             f"{entry['diverged']['estimate']:9.2f}{row['time']['ratio']:6.2f}"
             f"{entry['wrong_way']['estimate']:10.3f}"
         )
 
 
-def _told(difference: Mapping | None) -> str:
+def _difference_text(difference: Mapping | None) -> str:
     if difference is None:
         return "-"
     low, high = difference["interval"]

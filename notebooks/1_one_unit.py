@@ -79,11 +79,11 @@ def show(learning_rate=0.03, initial_bias=-2.0, weight_decay=0.02, momentum=0.9,
     run = train(config, seed, trace_units=True)
     figure, axes = plt.subplots(figsize=(figures.PAGE, 2.2))
     figures.draw_unit(axes, run.trace.probe_units, unit=0)
-    axes.set_title(told(run.history))
+    axes.set_title(describe(run.history))
     plt.show()
 
 
-def told(history):
+def describe(history):
     """What became of the unit, in words; an event that did not happen has step -1."""
     if history.diverged_at >= 0:
         return f"diverged at step {history.diverged_at}"

@@ -14,16 +14,16 @@ import numpy as np
 def check_choice(field: str, value: Any, known: tuple[str, ...] | list[str]) -> None:
     """Raises a ValueError that names the nearest known value unless `value` is in `known`."""
     if not isinstance(value, str):
-        raise ValueError(f"{field}={told(value)} must be a name. Known: {', '.join(known)}.")
+        raise ValueError(f"{field}={short_repr(value)} must be a name. Known: {', '.join(known)}.")
     if value in known:
         return
     near = [name for name in known if name.startswith(value) and value]
     near = near or difflib.get_close_matches(value[:100], list(known), n=1, cutoff=0.4)
     hint = f'; did you mean "{near[0]}"?' if near else "."
-    raise ValueError(f"{field}={told(value)} is not known{hint} Known: {', '.join(known)}.")
+    raise ValueError(f"{field}={short_repr(value)} is not known{hint} Known: {', '.join(known)}.")
 
 
-def told(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """A value as one line of at most 100 characters."""
     try:
         text = " ".join(repr(value).split())
@@ -35,7 +35,7 @@ def told(value: Any) -> str:
 def check_path(field: str, value: Any) -> pathlib.Path:
     """A path given as text or as a path; raises a ValueError for anything else."""
     if not isinstance(value, str | os.PathLike):
-        raise ValueError(f"{field}={told(value)} must be a path, such as 'runs/map'.")
+        raise ValueError(f"{field}={short_repr(value)} must be a path, such as 'runs/map'.")
     return pathlib.Path(value)
 
 
@@ -55,5 +55,5 @@ def check_finite(name: str, value: float) -> float:
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise ValueError(f"{name}={told(value)} must be finite.")
+        raise ValueError(f"{name}={short_repr(value)} must be finite.")
     return number

@@ -75,7 +75,7 @@ def start_jax() -> None:
         places()
     except (RuntimeError, AssertionError) as error:  # JAX raises either, by what is missing
         raise ValueError(
-            f"JAX_PLATFORMS={checks.told(asked)} cannot be used here "
+            f"JAX_PLATFORMS={checks.short_repr(asked)} cannot be used here "
             f"({error or 'no such device'}); unset it, or install what it needs."
         ) from None
 
@@ -198,9 +198,9 @@ def parse(arguments: list[str], defaults: Options, quick: Options, description: 
     left, files = _take_files([argument for argument in arguments if argument != "--quick"])
     for file in files:
         chosen = config_files.from_mapping(config_files.read_file(pathlib.Path(file)), chosen)
-    told = io.StringIO()
+    messages = io.StringIO()
     try:
-        with contextlib.redirect_stderr(told):
+        with contextlib.redirect_stderr(messages):
             return tyro.cli(
                 type(chosen),
                 default=chosen,
@@ -211,7 +211,7 @@ def parse(arguments: list[str], defaults: Options, quick: Options, description: 
     except SystemExit as ended:
         if not ended.code:
             raise
-        raise ValueError(_first_sentence(told.getvalue())) from None
+        raise ValueError(_first_sentence(messages.getvalue())) from None
 
 
 def _take_files(arguments: list[str]) -> tuple[list[str], list[str]]:

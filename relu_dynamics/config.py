@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from relu_dynamics.checks import is_real_number, told
+from relu_dynamics.checks import is_real_number, short_repr
 
 
 def _static(default: Any) -> Any:
@@ -201,16 +201,16 @@ def check_number(field: str, value: Any) -> float:
     """Returns `value` as a Python float; raises a ValueError when the field does not allow it."""
     allowed: Range = FIELDS[field].metadata["range"]
     if not is_real_number(value):
-        raise ValueError(f"{field}={told(value)} {allowed.rule}: give one real number.")
+        raise ValueError(f"{field}={short_repr(value)} {allowed.rule}: give one real number.")
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     if not math.isfinite(number) or not allowed.holds(number):
-        raise ValueError(f"{field}={told(value)} {allowed.rule}.")
+        raise ValueError(f"{field}={short_repr(value)} {allowed.rule}.")
     if number != 0 and not (1e-37 < abs(number) < 1e38):
         raise ValueError(
-            f"{field}={told(value)} cannot be held in float32; use 1e-37 < |value| < 1e38."
+            f"{field}={short_repr(value)} cannot be held in float32; use 1e-37 < |value| < 1e38."
         )
     return number
 
@@ -228,7 +228,9 @@ def check_covered(config: Config, what: str, covered: frozenset[str]) -> None:
         value = getattr(config, name)
         if name in covered or value is None or value == field.default:
             continue
-        raise ValueError(f"{name}={told(value)}: {what} do not cover it; use {field.default!r}.")
+        raise ValueError(
+            f"{name}={short_repr(value)}: {what} do not cover it; use {field.default!r}."
+        )
 
 
 def to_json(config: Config) -> str:

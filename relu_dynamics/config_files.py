@@ -11,7 +11,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from relu_dynamics.checks import check_choice, check_finite, check_path, told
+from relu_dynamics.checks import check_choice, check_finite, check_path, short_repr
 
 MOST_FILE_BYTES = 2**20  # of a config file
 
@@ -24,7 +24,7 @@ def read_file(path: str | os.PathLike) -> dict[str, Any]:
     Infinity, nesting too deep, or no table at the top.
     """
     path = check_path("config file", path)
-    name = f"config file {told(str(path))}"
+    name = f"config file {short_repr(str(path))}"
     if path.suffix not in (".json", ".toml"):
         raise ValueError(f"{name}: its name must end in .json or .toml.")
     try:
@@ -58,7 +58,7 @@ def parse_json(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(_told_error(error)) from None
     if not isinstance(values, dict):
-        raise ValueError(f"{told(values)} must be a JSON object, such as {{}}.")
+        raise ValueError(f"{short_repr(values)} must be a JSON object, such as {{}}.")
     return values
 
 
@@ -73,7 +73,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) < len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))
-        raise ValueError(f"key {told(twice)} stands twice; keep one.")
+        raise ValueError(f"key {short_repr(twice)} stands twice; keep one.")
     return values
 
 
@@ -98,7 +98,7 @@ def from_mapping(values: Mapping[str, Any], base: Record, kind: str = "option") 
         present = getattr(base, name)
         if dataclasses.is_dataclass(present):
             if not isinstance(value, Mapping):
-                raise ValueError(f"{name}={told(value)} must be a table of fields.")
+                raise ValueError(f"{name}={short_repr(value)} must be a table of fields.")
             changes[name] = from_mapping(value, present, f"{name} field")
         else:
             changes[name] = _typed(name, value, hints[name])
@@ -123,7 +123,7 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
         if choice in (bool, int, str) and type(value) is choice:
             return value
     wanted = " or ".join(_WORDS.get(choice, _in_words(choice)) for choice in choices)
-    raise ValueError(f"{name}={told(value)} must be {wanted}.")
+    raise ValueError(f"{name}={short_repr(value)} must be {wanted}.")
 
 
 def _in_words(choice: Any) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from relu_dynamics.checks import check_choice, told
+from relu_dynamics.checks import check_choice, short_repr
 from relu_dynamics.config import TRACED, Config, check_number, to_json
 from relu_dynamics.config_files import from_mapping
 from relu_dynamics.engine.outcomes import DEFINITION_VERSION
@@ -137,7 +137,7 @@ def check_axis(name: str, values: Sequence[float]) -> tuple[float, ...]:
     check_choice("axis", name, TRACED)
     flat = isinstance(values, np.ndarray) and values.ndim == 1
     if isinstance(values, str | bytes) or not (flat or isinstance(values, Sequence)):
-        raise ValueError(f"axis {name}={told(values)} must be a sequence of numbers.")
+        raise ValueError(f"axis {name}={short_repr(values)} must be a sequence of numbers.")
     if len(values) > MOST_VALUES:
         raise ValueError(f"axis {name} has {len(values)} values; use at most {MOST_VALUES}.")
     numbers = tuple(check_number(name, value) for value in values)
@@ -145,7 +145,7 @@ def check_axis(name: str, values: Sequence[float]) -> tuple[float, ...]:
         raise ValueError(f"axis {name} is empty; give at least one value.")
     if len(set(numbers)) < len(numbers):
         twice = sorted(v for v, count in collections.Counter(numbers).items() if count > 1)
-        raise ValueError(f"axis {name} repeats {told(twice)}; every value may stand once.")
+        raise ValueError(f"axis {name} repeats {short_repr(twice)}; every value may stand once.")
     distinct = len(set(np.asarray(numbers, np.float32).tolist()))
     if distinct < len(numbers):
         raise ValueError(
@@ -167,22 +167,24 @@ def make_grid(
     Raises a ValueError that names the field, the value and the remedy; nothing is traced.
     """
     if not isinstance(axes, Mapping):
-        raise ValueError(f"axes={told(axes)} must map fields to values.")
+        raise ValueError(f"axes={short_repr(axes)} must map fields to values.")
     if not axes:
         raise ValueError("axes is empty; give at least one, such as learning_rate=[0.1].")
     checked = tuple((name, check_axis(name, values)) for name, values in axes.items())
     # Swept fields are part of the program whatever the base config says of them.
     if not isinstance(config, Config):
-        raise ValueError(f"config={told(config)} must be a Config.")
+        raise ValueError(f"config={short_repr(config)} must be a Config.")
     config = validate(dataclasses.replace(config, **{n: values[0] for n, values in checked}))
     numbers = _check_seeds(seeds)
     if isinstance(root_seed, bool) or not isinstance(root_seed, int) or not 0 <= root_seed < 2**32:
-        raise ValueError(f"root_seed={told(root_seed)} must be a whole number, >= 0 and < 2^32.")
+        raise ValueError(
+            f"root_seed={short_repr(root_seed)} must be a whole number, >= 0 and < 2^32."
+        )
     if lanes is None:
         cells = math.prod(len(values) for _, values in checked)
         lanes = default_lanes(config, cells, jax.default_backend())
     if isinstance(lanes, bool) or not isinstance(lanes, int) or not 1 <= lanes <= 2**20:
-        raise ValueError(f"lanes={told(lanes)} must be a whole number >= 1 and <= 2^20.")
+        raise ValueError(f"lanes={short_repr(lanes)} must be a whole number >= 1 and <= 2^20.")
     grid = Grid(config, checked, numbers, root_seed, lanes)
     if grid.runs > MOST_RUNS:
         raise ValueError(
@@ -195,19 +197,19 @@ def make_grid(
 def _check_seeds(seeds: Any) -> tuple[int, ...]:
     """The seeds as a tuple; raises a ValueError that names what is wrong."""
     if isinstance(seeds, bool) or (isinstance(seeds, int) and seeds < 1):
-        raise ValueError(f"seeds={told(seeds)} must be at least 1.")
+        raise ValueError(f"seeds={short_repr(seeds)} must be at least 1.")
     if not isinstance(seeds, int) and (
         isinstance(seeds, str | bytes) or not isinstance(seeds, Sequence)
     ):
-        raise ValueError(f"seeds={told(seeds)} must be a whole number or a list of them.")
+        raise ValueError(f"seeds={short_repr(seeds)} must be a whole number or a list of them.")
     if (seeds if isinstance(seeds, int) else len(seeds)) > MOST_VALUES:
-        raise ValueError(f"seeds={told(seeds)}: use at most {MOST_VALUES}.")
+        raise ValueError(f"seeds={short_repr(seeds)}: use at most {MOST_VALUES}.")
     numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     for seed in numbers:
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
-            raise ValueError(f"seeds: {told(seed)} must be a whole number, >= 0 and < 2^64.")
+            raise ValueError(f"seeds: {short_repr(seed)} must be a whole number, >= 0 and < 2^64.")
     if not numbers or len(set(numbers)) < len(numbers):
-        raise ValueError(f"seeds={told(numbers)} must be a non-empty list without repeats.")
+        raise ValueError(f"seeds={short_repr(numbers)} must be a non-empty list without repeats.")
     return numbers
 
 
@@ -218,12 +220,14 @@ def grid_from_identity(identity: Any) -> Grid:
     JAX or platform made it, so that this process cannot give the same numbers.
     """
     if not isinstance(identity, Mapping) or not isinstance(identity.get("axes"), list):
-        raise ValueError(f"identity={told(identity)} is not a grid's.")
+        raise ValueError(f"identity={short_repr(identity)} is not a grid's.")
     pairs = [pair for pair in identity["axes"] if isinstance(pair, list) and len(pair) == 2]
     if len(pairs) < len(identity["axes"]):
-        raise ValueError(f"axes={told(identity['axes'])} must be pairs of a field and values.")
+        raise ValueError(
+            f"axes={short_repr(identity['axes'])} must be pairs of a field and values."
+        )
     if not isinstance(identity.get("config"), Mapping):
-        raise ValueError(f"config={told(identity.get('config'))} must be a table of fields.")
+        raise ValueError(f"config={short_repr(identity.get('config'))} must be a table of fields.")
     grid = make_grid(
         from_mapping(identity["config"], Config(), "config field"),
         {check_name(name): values for name, values in pairs},
@@ -235,7 +239,9 @@ def grid_from_identity(identity: Any) -> Grid:
     if other:
         raise VersionError(
             "the result was made with "
-            + ", ".join(f"{n} {told(identity.get(n))} (here {grid.identity[n]!r})" for n in other)
+            + ", ".join(
+                f"{n} {short_repr(identity.get(n))} (here {grid.identity[n]!r})" for n in other
+            )
             + "; install what made it to get the same numbers."
         )
     return grid

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from relu_dynamics.checks import told
+from relu_dynamics.checks import short_repr
 from relu_dynamics.config import Config
 from relu_dynamics.engine import columns, initialization, models, outcomes, probes, tasks
 from relu_dynamics.engine.columns import lanes_last, scan_stretch
@@ -198,7 +198,7 @@ def train(
     does not fit into memory. A run that goes on after a kill: `store.checkpoints.train`.
     """
     if state is not None and not isinstance(state, State):
-        raise ValueError(f"state={told(state)} must be a State, such as a run's; or None.")
+        raise ValueError(f"state={short_repr(state)} must be a State, such as a run's; or None.")
     config = validate(config)
     check_memory(trace_bytes(config, trace_units), "use trace_units=False or fewer steps")
     traced = as_arrays(config)

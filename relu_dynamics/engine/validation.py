@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from relu_dynamics.checks import check_choice, told
+from relu_dynamics.checks import check_choice, short_repr
 from relu_dynamics.config import (
     DOSED_SCALINGS,
     NORMALIZATIONS,
@@ -37,9 +37,9 @@ _CHOICES = {
 def _check_count(config: Config, field: str, least: int = 1, most: int = 2**31 - 1) -> int:
     value = getattr(config, field)
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise ValueError(f"{field}={told(value)} must be a whole number.")
+        raise ValueError(f"{field}={short_repr(value)} must be a whole number.")
     if not least <= value <= most:
-        raise ValueError(f"{field}={told(value)} must be between {least} and {most}.")
+        raise ValueError(f"{field}={short_repr(value)} must be between {least} and {most}.")
     return int(value)
 
 
@@ -50,7 +50,7 @@ def validate(config: Config) -> Config:
     pass
 
     if not isinstance(config, Config):
-        raise ValueError(f"config={told(config)} must be a Config.")
+        raise ValueError(f"config={short_repr(config)} must be a Config.")
     for field, known in _CHOICES.items():
         check_choice(field, getattr(config, field), known)
     check_choice("task", config.task, tuple(tasks.TASKS))
@@ -70,24 +70,24 @@ def validate(config: Config) -> Config:
     for field in ("examples", "dimension", "steps", "probe_every", "sustain"):
         static[field] = _check_count(config, field)
     if not isinstance(config.output_bias, bool):
-        raise ValueError(f"output_bias={told(config.output_bias)} must be True or False.")
+        raise ValueError(f"output_bias={short_repr(config.output_bias)} must be True or False.")
     if not isinstance(config.hidden, tuple) or not config.hidden:
         raise ValueError(
-            f"hidden={told(config.hidden)} must name at least one layer, such as (32, 32)."
+            f"hidden={short_repr(config.hidden)} must name at least one layer, such as (32, 32)."
         )
     for width in config.hidden:
         if isinstance(width, bool) or not isinstance(width, int | np.integer) or width < 1:
             raise ValueError(
-                f"hidden={told(config.hidden)}: every width must be a whole number >= 1."
+                f"hidden={short_repr(config.hidden)}: every width must be a whole number >= 1."
             )
         if width > MOST_UNITS or len(config.hidden) > MOST_LAYERS:
             raise ValueError(
-                f"hidden={told(config.hidden)}: use at most {MOST_LAYERS} layers of at most "
+                f"hidden={short_repr(config.hidden)}: use at most {MOST_LAYERS} layers of at most "
                 f"{MOST_UNITS} units."
             )
         if config.normalization == "group" and width % normalizations.GROUP_SIZE:
             raise ValueError(
-                f"hidden={told(config.hidden)}: normalization='group' needs widths that are "
+                f"hidden={short_repr(config.hidden)}: normalization='group' needs widths that are "
                 f"multiples of {normalizations.GROUP_SIZE}."
             )
     static["hidden"] = tuple(int(width) for width in config.hidden)
@@ -185,7 +185,7 @@ def _check_schedule(config: Config) -> dict[str, int | None]:
         if config.schedule not in schedules:
             if value is not None:
                 raise ValueError(
-                    f"{field}={told(value)} is not used by schedule={config.schedule!r}; use "
+                    f"{field}={short_repr(value)} is not used by schedule={config.schedule!r}; use "
                     f"schedule={schedules[0]!r}, or {field}=None."
                 )
         elif value is not None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from relu_dynamics.checks import check_choice, told
+from relu_dynamics.checks import check_choice, short_repr
 from relu_dynamics.config import TRACED
 from relu_dynamics.engine.outcomes import History
 from relu_dynamics.statistics import estimates
@@ -51,8 +51,8 @@ def check_results(result: Any) -> dict[str, xr.Dataset]:
         named = {str(name): one for name, one in result.items()}
     else:
         raise ValueError(
-            f"result={told(result)} must be a result of sweep or open_result, or a mapping of "
-            "names to them."
+            f"result={short_repr(result)} must be a result of sweep or open_result, or a mapping "
+            "of names to them."
         )
     cells = 0
     for name, one in named.items():
@@ -69,7 +69,8 @@ def check_results(result: Any) -> dict[str, xr.Dataset]:
 def _check_result(name: str, result: Any) -> None:
     if not isinstance(result, xr.Dataset) or "identity" not in result.attrs:
         raise ValueError(
-            f"{told(name)} has no attribute `identity`; give what sweep or open_result returned."
+            f"{short_repr(name)} has no attribute `identity`; give what sweep or open_result "
+            "returned."
         )
     try:
         identity = json.loads(result.attrs["identity"])
@@ -77,24 +78,24 @@ def _check_result(name: str, result: Any) -> None:
         missing = [field for field in CONFIG_FIELDS if field not in identity["config"]]
     except (TypeError, ValueError, KeyError, RecursionError):
         raise ValueError(
-            f"{told(name)}: its attribute `identity` is not a grid's; give what sweep or "
+            f"{short_repr(name)}: its attribute `identity` is not a grid's; give what sweep or "
             "open_result returned."
         ) from None
     if missing or not axes:
-        raise ValueError(f"{told(name)}: its identity lacks {', '.join(missing) or 'axes'}.")
+        raise ValueError(f"{short_repr(name)}: its identity lacks {', '.join(missing) or 'axes'}.")
     for axis in axes:
         check_choice("axis", axis, TRACED)
         if axis not in result.dims:
             raise ValueError(
-                f"{told(name)}: its axis {axis} is no dimension; keep it, as in "
+                f"{short_repr(name)}: its axis {axis} is no dimension; keep it, as in "
                 f"result.isel({axis}=[0])."
             )
     for variable, dimensions in DIMENSIONS.items():
         wanted = {*dimensions, *(axes if "seed" in dimensions and variable != "seed" else ())}
         if variable not in result.variables or set(result[variable].dims) != wanted:
             raise ValueError(
-                f"{told(name)} lacks {variable} over {', '.join(sorted(wanted))}; give what sweep "
-                "or open_result returned."
+                f"{short_repr(name)} lacks {variable} over {', '.join(sorted(wanted))}; give what "
+                "sweep or open_result returned."
             )
     if not all(result.sizes[dimension] for dimension in (*axes, "seed", "unit")):
-        raise ValueError(f"{told(name)} holds no run; select at least one cell and one seed.")
+        raise ValueError(f"{short_repr(name)} holds no run; select at least one cell and one seed.")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import xarray as xr
 
 from relu_dynamics import store
-from relu_dynamics.checks import told
+from relu_dynamics.checks import short_repr
 from relu_dynamics.config import LABELS
 from relu_dynamics.explorer.checks import check_bokeh, check_results
 from relu_dynamics.explorer.numbers import (
@@ -51,7 +51,7 @@ def explore(
         store.write_whole(path, render(maps).encode())
     except OSError as error:
         raise store.NotWritableError(
-            f"path={told(str(path))} cannot be written ({error.strerror}); choose another."
+            f"path={short_repr(str(path))} cannot be written ({error.strerror}); choose another."
         ) from None
     return path
 

@@ -209,9 +209,9 @@ def _incidence_plot():
         )  # fmt: skip
     line = plot.line("step", "recovered", source=curves, line_alpha=0)  # steps feel no hovering
     interval = "{0}: @{0}{{0.000}} [@{0}_low{{0.000}}, @{0}_high{{0.000}}]"
-    told = [interval.format(cause) for cause in ("recovered", "diverged")]
+    lines = [interval.format(cause) for cause in ("recovered", "diverged")]
     plot.add_tools(
-        _hover(line, "<b>step @step</b>", *told, "@observed units still observed", along=True)
+        _hover(line, "<b>step @step</b>", *lines, "@observed units still observed", along=True)
     )
     plot.xaxis.axis_label, plot.yaxis.axis_label = "training step", "P(event by step)"
     return plot

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import xarray as xr
 
-from relu_dynamics.checks import told
+from relu_dynamics.checks import short_repr
 from relu_dynamics.config import Config
 from relu_dynamics.engine import tasks, training
 from relu_dynamics.engine.keys import purpose_key
@@ -111,7 +111,7 @@ def _trace_cells(
 def _cell_number(grid: Grid, cell: Mapping[str, float]) -> int:
     for name, values in grid.axes:
         if cell[name] not in values:
-            raise ValueError(f"{name}={told(cell[name])} is not one of its grid.")
+            raise ValueError(f"{name}={short_repr(cell[name])} is not one of its grid.")
     place = [values.index(cell[name]) for name, values in grid.axes]
     return int(np.ravel_multi_index(place, grid.shape))
 

@@ -5,7 +5,7 @@ import os
 import pathlib
 from typing import Any
 
-from relu_dynamics.checks import check_path, told
+from relu_dynamics.checks import check_path, short_repr
 from relu_dynamics.grid import VERSION_FIELDS, Grid
 from relu_dynamics.store.blocks import is_done, is_leftover, stored_blocks
 from relu_dynamics.store.files import (
@@ -32,7 +32,7 @@ def check_folder(path: str | os.PathLike, grid: Grid) -> pathlib.Path:
         parent = next((p for p in (folder, *folder.absolute().parents) if p.exists()), folder)
     except (OSError, ValueError) as error:  # a name too long, or with a NUL
         raise NotWritableError(
-            f"out={told(str(folder))} cannot be written ({error}); choose another folder."
+            f"out={short_repr(str(folder))} cannot be written ({error}); choose another folder."
         ) from None
     if not _is_writable(parent):
         raise NotWritableError(f"out={str(folder)!r} cannot be written; choose another folder.")

@@ -23,7 +23,7 @@ import rich.progress
 import xarray as xr
 
 from relu_dynamics import statistics, store
-from relu_dynamics.checks import check_choice, told
+from relu_dynamics.checks import check_choice, short_repr
 from relu_dynamics.config import Config
 from relu_dynamics.grid import Grid, make_grid
 from relu_dynamics.statistics import estimates
@@ -71,17 +71,19 @@ def sweep(
     """
     check_choice("measure", measure, tuple(estimates.MEASURES))
     if isinstance(seeds, bool) or not isinstance(seeds, int | np.integer):
-        raise ValueError(f"seeds={told(seeds)} must be the most seeds that a cell may get.")
+        raise ValueError(f"seeds={short_repr(seeds)} must be the most seeds that a cell may get.")
     grid = make_grid(config, axes, int(seeds), root_seed=root_seed, lanes=lanes)
     statistics.confidence_sequence(0.0, 0, level)  # refuses a bad level
     for name, value in (("first_seeds", first_seeds), ("blocks", blocks)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise ValueError(f"{name}={told(value)} must be a whole number.")
+            raise ValueError(f"{name}={short_repr(value)} must be a whole number.")
     if not 1 <= first_seeds <= seeds:
-        raise ValueError(f"first_seeds={told(first_seeds)} must be between 1 and seeds={seeds}.")
+        raise ValueError(
+            f"first_seeds={short_repr(first_seeds)} must be between 1 and seeds={seeds}."
+        )
     if not first_seeds * grid.chunks <= blocks <= grid.blocks:
         raise ValueError(
-            f"blocks={told(blocks)} must be between first_seeds * chunks = "
+            f"blocks={short_repr(blocks)} must be between first_seeds * chunks = "
             f"{first_seeds * grid.chunks} and all {grid.blocks} of the grid."
         )
     folder = None

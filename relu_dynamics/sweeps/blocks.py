@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from relu_dynamics.checks import told
+from relu_dynamics.checks import short_repr
 from relu_dynamics.config import Config
 from relu_dynamics.engine import memory, tasks, training
 from relu_dynamics.engine.keys import purpose_key, run_key
@@ -94,7 +94,9 @@ def run_block(
     """The result of one block as host arrays, padding removed. `program` stands in for
     `block_program`, with its arguments."""
     if not 0 <= block < grid.blocks:
-        raise ValueError(f"block={told(block)} must be one of the grid's {grid.blocks}, from 0 on.")
+        raise ValueError(
+            f"block={short_repr(block)} must be one of the grid's {grid.blocks}, from 0 on."
+        )
     arguments = _arguments(grid, block, device)
     size = grid.block_size(block)
     with _memory_answered(grid, device):

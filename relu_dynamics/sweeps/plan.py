@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from relu_dynamics import store
-from relu_dynamics.checks import told
+from relu_dynamics.checks import short_repr
 from relu_dynamics.config import Config
 from relu_dynamics.engine import outcomes, tasks, training
 from relu_dynamics.engine.keys import run_key
@@ -59,7 +59,7 @@ def check_shard(shard: Shard) -> tuple[int, int] | None:
     if isinstance(shard, str):
         match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", shard)
         if not match:
-            raise ValueError(f'shard={told(shard)} must be i/n, such as 0/4, or "auto".')
+            raise ValueError(f'shard={short_repr(shard)} must be i/n, such as 0/4, or "auto".')
         shard = int(match[1]), int(match[2])
     if not (
         isinstance(shard, tuple)
@@ -67,7 +67,9 @@ def check_shard(shard: Shard) -> tuple[int, int] | None:
         and all(isinstance(n, int) and not isinstance(n, bool) for n in shard)
         and 0 <= shard[0] < shard[1]
     ):
-        raise ValueError(f"shard={told(text)} must be i/n with 0 <= i < n, such as 0/4 or 3/4.")
+        raise ValueError(
+            f"shard={short_repr(text)} must be i/n with 0 <= i < n, such as 0/4 or 3/4."
+        )
     return shard
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from relu_dynamics import store
-from relu_dynamics.checks import check_path, told
+from relu_dynamics.checks import check_path, short_repr
 from relu_dynamics.config import Config
 from relu_dynamics.engine import training
 from relu_dynamics.grid import Grid, grid_from_identity
@@ -55,7 +55,9 @@ def replay(
     grid = grid_from_identity(_stored_identity(source, folder))
     number = _cell_number(grid, cell)
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed not in grid.seeds:
-        raise ValueError(f"seed={told(seed)} is not stored; use one of {told(grid.seeds)}.")
+        raise ValueError(
+            f"seed={short_repr(seed)} is not stored; use one of {short_repr(grid.seeds)}."
+        )
     block = grid.seeds.index(int(seed)) * grid.chunks + number // grid.lanes
     lane = number % grid.lanes
     result = jax.tree.map(lambda leaf: leaf[lane], run_block(grid, block))
@@ -99,9 +101,13 @@ def _cell_number(grid: Grid, cell: Mapping[str, float]) -> int:
     """The number of the cell with exactly these values of all axes."""
     names = [name for name, _ in grid.axes]
     if not isinstance(cell, Mapping) or sorted(cell) != sorted(names):
-        raise ValueError(f"cell={told(cell)} must give a value of each axis: {', '.join(names)}.")
+        raise ValueError(
+            f"cell={short_repr(cell)} must give a value of each axis: {', '.join(names)}."
+        )
     for name, values in grid.axes:
         if cell[name] not in values:
-            raise ValueError(f"{name}={told(cell[name])} is not stored; use one of {told(values)}.")
+            raise ValueError(
+                f"{name}={short_repr(cell[name])} is not stored; use one of {short_repr(values)}."
+            )
     place = [values.index(cell[name]) for name, values in grid.axes]
     return int(np.ravel_multi_index(place, grid.shape))

@@ -12,7 +12,7 @@ import rich.progress
 import xarray as xr
 
 from relu_dynamics import store
-from relu_dynamics.checks import told
+from relu_dynamics.checks import short_repr
 from relu_dynamics.config import Config
 from relu_dynamics.engine.memory import check_memory
 from relu_dynamics.grid import Grid, make_grid
@@ -84,8 +84,8 @@ def sweep_grid(
         isinstance(executor, concurrent.futures.Executor) or callable(executor)
     ):
         raise ValueError(
-            f"executor={told(executor)} must be a concurrent.futures.Executor, or a function that "
-            "makes one."
+            f"executor={short_repr(executor)} must be a concurrent.futures.Executor, or a function "
+            "that makes one."
         )
     if out is None:
         if part and part[1] > 1 and shard is not None:
