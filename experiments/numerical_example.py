@@ -777,8 +777,8 @@ def _rates(result, config):
         "confirmed" if everywhere else "conditional" if apart else "refuted",
         "True of what optimizers remember, a finite push in proportion to the rate, and of noise "
         f"within {config.steps:,} steps: P = {recovered[0]} at {small:g}, {recovered[1]} at "
-        f"{large:g}. False of plain SGD (no rate does) and of a lasting push or bias decay, where the small "
-        "rate is only slower (decay: "
+        f"{large:g}. False of plain SGD (no rate does) and of a lasting push or bias decay, where "
+        "the small rate is only slower (decay: "
         f"step {step_text(float(slow.uncensored_step))}). Certificates: decay, "
         f"{certified(result, np.flatnonzero(result.panel.values == 'weight decay'))}.",
         "closed forms of theory.py by source; noise: first exit from a wedge",

@@ -198,7 +198,7 @@ def silent_layers(config: Config, inputs: jax.Array, networks: int, root_seed: i
         return jnp.where(silent.any(), silent.argmax(), len(z)) + 1
 
     root = run_key(root_seed, config.hidden[0])
-    return ensembles.over(first_silent, jnp.arange(networks, dtype=jnp.uint32), 1000)
+    return ensembles.map_lanes(first_silent, jnp.arange(networks, dtype=jnp.uint32), 1000)
 
 
 def run_born_dead(options: BornDead) -> None:
@@ -1178,7 +1178,7 @@ def silent_latents(
         shifted = largest[None] + jnp.asarray(gammas)[:, None, None] * mean[None]
         return (shifted <= 0).sum(-1)
 
-    return ensembles.over_keys(count, keys, 4)
+    return ensembles.map_keys(count, keys, 4)
 
 
 def run_autoencoder_birth(options: AutoencoderBirth) -> None:

@@ -16,7 +16,7 @@ TINY = Config(
 
 
 def test_every_value_once_and_in_order_with_padding():
-    found = ensembles.over(lambda x, y: (x * x, x + y), np.arange(7.0), 3, (2.0,))
+    found = ensembles.map_lanes(lambda x, y: (x * x, x + y), np.arange(7.0), 3, (2.0,))
     np.testing.assert_array_equal(found[0], np.arange(7.0) ** 2)
     np.testing.assert_array_equal(found[1], np.arange(7.0) + 2)
 
@@ -25,7 +25,7 @@ def test_keys_are_those_of_single_runs():
     keys = ensembles.run_keys(5, (0, 3, 2**40))
     for key, seed in zip(keys, (0, 3, 2**40), strict=True):
         assert (jax.random.key_data(key) == jax.random.key_data(run_key(5, seed))).all()
-    drawn = ensembles.over_keys(lambda key: jax.random.uniform(key), keys, 2)
+    drawn = ensembles.map_keys(lambda key: jax.random.uniform(key), keys, 2)
     np.testing.assert_array_equal(drawn, [jax.random.uniform(key) for key in keys])
 
 

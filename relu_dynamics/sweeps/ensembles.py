@@ -23,7 +23,7 @@ from relu_dynamics.grid import Grid
 from relu_dynamics.sweeps.blocks import block_configs, places
 
 
-def over(function: Callable[..., Any], values: Any, lanes: int, shared: Any = ()) -> Any:
+def map_lanes(function: Callable[..., Any], values: Any, lanes: int, shared: Any = ()) -> Any:
     """`function(value, *shared)` for every value of an array [values]; a tree of host arrays
     [values, ...].
 
@@ -47,10 +47,10 @@ def over(function: Callable[..., Any], values: Any, lanes: int, shared: Any = ()
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:size], *parts)
 
 
-def over_keys(function: Callable[..., Any], keys: jax.Array, lanes: int, shared: Any = ()) -> Any:
-    """`over` for an array of keys [keys]; the function consumes its key."""
+def map_keys(function: Callable[..., Any], keys: jax.Array, lanes: int, shared: Any = ()) -> Any:
+    """`map_lanes` for an array of keys [keys]; the function consumes its key."""
     from_data = lambda data, *shared: function(jax.random.wrap_key_data(data), *shared)  # noqa: E731
-    return over(from_data, jax.random.key_data(keys), lanes, shared)
+    return map_lanes(from_data, jax.random.key_data(keys), lanes, shared)
 
 
 def run_keys(root_seed: int, seeds: tuple[int, ...]) -> jax.Array:
@@ -75,4 +75,4 @@ def train_all(grid: Grid, read: Callable[[Config, Task, Run], Any], lanes: int) 
 
         return jax.vmap(of_cell)(configs)
 
-    return over_keys(of_seed, keys, lanes, (configs, tasks.load_data(grid.config)))
+    return map_keys(of_seed, keys, lanes, (configs, tasks.load_data(grid.config)))
