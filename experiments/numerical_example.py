@@ -38,7 +38,7 @@ from relu_dynamics.engine.memory import check_memory, trace_bytes
 from relu_dynamics.engine.step import State
 from relu_dynamics.grid import Grid, make_grid
 from relu_dynamics.statistics import claims
-from relu_dynamics.sweeps.blocks import places
+from relu_dynamics.sweeps.blocks import block_devices
 
 WEIGHT = 0.1
 SLOW_ROW = (1e-4, (-0.5000, -0.4999, -0.4998))  # quoted: (learning rate, bias step by step)
@@ -506,7 +506,7 @@ def simulate(options: Options) -> xr.Dataset:
     for case in cases:
         program = jax.tree.structure(case.config)  # holds the static fields and which are None
         groups.setdefault(program, []).append(case)
-    devices = places()
+    devices = block_devices()
     jobs = [functools.partial(run_noise, options)]
     jobs += [functools.partial(run_group, group, options.root_seed) for group in groups.values()]
 

@@ -46,7 +46,7 @@ from relu_dynamics.grid import Grid, make_grid
 from relu_dynamics.statistics import claims, estimates
 from relu_dynamics.statistics.claims import Claim
 from relu_dynamics.sweeps import studies
-from relu_dynamics.sweeps.blocks import places
+from relu_dynamics.sweeps.blocks import block_devices
 
 BASE = Config(
     hidden=(32, 32),
@@ -60,7 +60,7 @@ BASE = Config(
     biased_units=8,
 )
 PLAIN = "relu"  # the arm that all others are compared with
-ARMS: dict[str, tuple[str, dict[str, Any]]] = {  # name: (label, what it changes of the base)
+REMEDIES: dict[str, tuple[str, dict[str, Any]]] = {  # name: (label, what it changes of the base)
     PLAIN: ("plain ReLU", {}),
     "leaky_relu": ("leaky ReLU", {"activation": "leaky_relu"}),
     "prelu": ("PReLU", {"activation": "prelu"}),
@@ -158,13 +158,13 @@ QUICK = Options(
 def arm_names(options: Options) -> list[str]:
     """The arms to run, plain ReLU first; raises a one-line ValueError for an unknown one."""
     for name in options.arms:
-        check_choice("arms", name, tuple(ARMS))
-    return [n for n in ARMS if n == PLAIN or not options.arms or n in options.arms]
+        check_choice("arms", name, tuple(REMEDIES))
+    return [n for n in REMEDIES if n == PLAIN or not options.arms or n in options.arms]
 
 
 def arm_config(options: Options, task: str, arm: str) -> Config:
     """The config of one arm on one task."""
-    changes = ARMS[arm][1]
+    changes = REMEDIES[arm][1]
     return validate(dataclasses.replace(options.config, task=task, **changes))
 
 
@@ -269,8 +269,8 @@ def variants(options: Options) -> list[tuple[str, bool]]:
 def label_of(arm: str, low: bool) -> str:
     """What a variant is called."""
     if not low:
-        return ARMS[arm][0]
-    return LOW if arm == PLAIN else f"{ARMS[arm][0]} + {LOW}"
+        return REMEDIES[arm][0]
+    return LOW if arm == PLAIN else f"{REMEDIES[arm][0]} + {LOW}"
 
 
 def comparisons(
@@ -587,7 +587,7 @@ def timings(options: Options) -> dict[str, dict]:
     interval is that of the mean logarithm over rounds. It speaks of this small network and machine.
     """
     names, task = arm_names(options), options.tasks[0]
-    with concurrent.futures.ThreadPoolExecutor(len(places())) as pool:
+    with concurrent.futures.ThreadPoolExecutor(len(block_devices())) as pool:
         programs = dict(
             zip(names, pool.map(lambda n: _program(options, task, n), names), strict=True)
         )

@@ -87,12 +87,12 @@ BASE = Config(
 )
 RATES = [0.03, 0.1, 0.3]
 AXES = {"upstream_rate": [0.0, 1.0], "learning_rate": RATES}
-ARMS = {
+VARIANTS = {
     "ReLU, SGD": BASE,
     "fading leak": dataclasses.replace(BASE, activation="fading_leak"),
     "pull": dataclasses.replace(BASE, optimizer="sgd_with_pull"),
 }
-results = {name: sweep(config, AXES, seeds=16) for name, config in ARMS.items()}
+results = {name: sweep(config, AXES, seeds=16) for name, config in VARIANTS.items()}
 
 # %%
 figure, panels = plt.subplots(1, 2, figsize=(figures.PAGE, 2.4), sharey=True)

@@ -21,7 +21,7 @@ import tyro
 from relu_dynamics import checks, config_files, store
 from relu_dynamics.checks import check_choice
 from relu_dynamics.grid import VersionError
-from relu_dynamics.sweeps.blocks import OutOfMemoryError, places
+from relu_dynamics.sweeps.blocks import OutOfMemoryError, block_devices
 from relu_dynamics.sweeps.plan import check_jax
 
 Options = TypeVar("Options")
@@ -72,7 +72,7 @@ def start_jax() -> None:
     check_jax()
     asked = os.environ.get("JAX_PLATFORMS")
     try:
-        places()
+        block_devices()
     except (RuntimeError, AssertionError) as error:  # JAX raises either, by what is missing
         raise ValueError(
             f"JAX_PLATFORMS={checks.short_repr(asked)} cannot be used here "

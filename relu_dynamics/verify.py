@@ -42,9 +42,9 @@ from relu_dynamics.engine.activations import ACTIVATIONS
 from relu_dynamics.grid import Grid, make_grid
 from relu_dynamics.sweeps import executors
 from relu_dynamics.sweeps.blocks import (
+    block_devices,
     block_program,
     compiler_options,
-    places,
     run_block,
     run_blocks,
 )
@@ -565,7 +565,7 @@ def bits(trials: int, chance: random.Random) -> dict:
         cache = pathlib.Path(name)
         tried = dict(list(VARIATIONS.items())[:trials])
         digests = functools.partial(_digests, cache=cache)
-        with concurrent.futures.ThreadPoolExecutor(len(places())) as pool:
+        with concurrent.futures.ThreadPoolExecutor(len(block_devices())) as pool:
             changes = list(tried.values())
             base, *others = pool.map(digests, [{"cache": False}, *changes[:1]])  # cache written
             others += pool.map(digests, changes[1:])

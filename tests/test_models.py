@@ -241,7 +241,7 @@ def test_units_killed_later_forget_their_momentum(optimizer):
 )
 def test_schedules_at_steps_0_10_20_50(fields, wanted):
     config = validate(change(learning_rate=2.0, **fields))
-    rates = [float(optimizers.at_step(config, s).learning_rate) for s in (0, 10, 20, 50)]
+    rates = [float(optimizers.scheduled(config, s).learning_rate) for s in (0, 10, 20, 50)]
     np.testing.assert_allclose(rates, 2 * np.asarray(wanted), rtol=1e-5, atol=1e-6)
 
 

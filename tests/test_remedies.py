@@ -69,7 +69,7 @@ def test_a_relu_has_no_derivative_at_0():
 
 
 def test_every_arm_is_a_config_that_can_run():
-    for arm in experiment.ARMS:
+    for arm in experiment.REMEDIES:
         made = validate(experiment.arm_config(experiment.DEFAULTS, "digits", arm))
         assert made.activation in ACTIVATIONS
     grids = experiment.task_grids(experiment.DEFAULTS, "digits")
@@ -78,9 +78,9 @@ def test_every_arm_is_a_config_that_can_run():
 
 def test_every_variant_is_compared_once_and_plain_relu_never_with_itself():
     found = experiment.variants(experiment.DEFAULTS)
-    assert len(found) == len(set(found)) == 2 * len(experiment.ARMS) - 1
+    assert len(found) == len(set(found)) == 2 * len(experiment.REMEDIES) - 1
     milder = experiment.bases(experiment.DEFAULTS)[1]
-    assert len(experiment.variants(milder)) == len(experiment.ARMS)
+    assert len(experiment.variants(milder)) == len(experiment.REMEDIES)
     assert ("relu", False) not in found and ("relu", True) in found
     assert experiment.label_of("relu", True) == "lower rate"
     assert experiment.label_of("batch", True) == "BatchNorm + lower rate"

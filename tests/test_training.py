@@ -430,7 +430,9 @@ def test_one_unit_networks_as_columns_are_the_networks(activation, output_bias):
     indices = jnp.arange(13)
     params = [_start(config, run_key(0, seed)).params for seed in range(5)]
     lanes = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
-    fast = jax.jit(jax.vmap(step_.observe, (None, None, None, 0)))(config, task, indices, lanes)
+    fast = jax.jit(jax.vmap(step_.batch_gradients, (None, None, None, 0)))(
+        config, task, indices, lanes
+    )
     plain = jax.jit(loss_gradients)
     for lane, each in enumerate(params):
         loss, z, gradients = plain(config, task, indices, each)
@@ -478,10 +480,10 @@ def test_one_unit_networks_with_their_own_examples_are_not_mixed_up():
     config, task, key = setup(config)
     params = _start(config, key).params
     draws = jnp.arange(12).reshape(3, 4)
-    observe = jax.jit(step_.observe)
-    found = jax.vmap(observe, in_axes=(None, None, 0, None))(config, task, draws, params)
+    batch_gradients = jax.jit(step_.batch_gradients)
+    found = jax.vmap(batch_gradients, in_axes=(None, None, 0, None))(config, task, draws, params)
     for lane in range(3):
-        wanted = observe(config, task, draws[lane], params)
+        wanted = batch_gradients(config, task, draws[lane], params)
         chex.assert_trees_all_close(
             jax.tree.map(lambda leaf, lane=lane: leaf[lane], found), wanted, rtol=1e-6
         )

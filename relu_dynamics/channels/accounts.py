@@ -69,7 +69,7 @@ class Shares(NamedTuple):
 
 def _accounted_step(config, task, key, indices, state, seen):
     """(next state, what its layers see, the step's _Record of all units, batch loss, batch z)."""
-    config = optimizers.at_step(config, state.step)
+    config = optimizers.scheduled(config, state.step)
     loss, z, gradients = loss_gradients(config, task, indices, state.params)
     sources = update_terms(config, gradients, state.optimizer, state.params, key, state.step)
     update, optimizer = parameter_updates(config, key, state, gradients)

@@ -13,7 +13,7 @@ from relu_dynamics.config import Config
 from relu_dynamics.engine import models
 
 
-def at_step(config: Config, step: jax.Array) -> Config:
+def scheduled(config: Config, step: jax.Array) -> Config:
     """The config with the learning rate of a step. A schedule thereby also scales what the
     learning rate scales: decoupled decay and additive noise."""
     if config.schedule == "constant":

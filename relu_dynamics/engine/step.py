@@ -12,7 +12,7 @@ from relu_dynamics.engine import columns, models, probes, tasks
 from relu_dynamics.engine.columns import all_units_at_once
 from relu_dynamics.engine.keys import noise_key, purpose_key
 from relu_dynamics.engine.models import PRECISION
-from relu_dynamics.engine.optimizers import at_step, make_optimizer
+from relu_dynamics.engine.optimizers import make_optimizer, scheduled
 from relu_dynamics.engine.probes import UnitStatistics
 from relu_dynamics.engine.tasks import Task
 
@@ -68,8 +68,8 @@ def train_step(config: Config, task: Task, key: jax.Array, state: State) -> tupl
 
 
 def step_on(config, task, key, indices, state, apply=models.apply):
-    config = at_step(config, state.step)
-    loss, statistics, gradients = observe(config, task, indices, state.params, apply)
+    config = scheduled(config, state.step)
+    loss, statistics, gradients = batch_gradients(config, task, indices, state.params, apply)
     updates, optimizer = parameter_updates(config, key, state, gradients)
     snapshot = Snapshot(
         loss=loss,
@@ -89,7 +89,7 @@ def _examples(config: Config, task: Task, indices: jax.Array) -> tuple[jax.Array
 Apply = Callable[[Config, models.Params, jax.Array], models.Forward]
 
 
-def observe(
+def batch_gradients(
     config: Config,
     task: Task,
     indices: jax.Array,

@@ -39,7 +39,7 @@ class BlockResult(NamedTuple):
     held_error: jax.Array  # [lanes]
 
 
-def places() -> list[Device]:
+def block_devices() -> list[Device]:
     """The local devices on which blocks run at the same time: every accelerator once, CPU devices
     once a core of this process.
 
@@ -189,12 +189,12 @@ def run_blocks(
     devices: list[Device] | None = None,
     program: Callable[..., BlockResult] | None = None,
 ) -> Iterator[tuple[int, BlockResult]]:
-    """Yields (block, result) as blocks finish, on all local devices (`places`) at once.
+    """Yields (block, result) as blocks finish, on all local devices (`block_devices`) at once.
 
     When the caller stops early (or an exception such as Ctrl-C arrives) blocks not yet started
     are dropped and those under way are waited for.
     """
-    devices = devices or places()
+    devices = devices or block_devices()
     free: queue.SimpleQueue = queue.SimpleQueue()
     for device in devices:
         free.put(device)

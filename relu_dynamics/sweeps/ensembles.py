@@ -20,7 +20,7 @@ from relu_dynamics.engine.keys import purpose_key, run_key
 from relu_dynamics.engine.tasks import Task
 from relu_dynamics.engine.training import Run
 from relu_dynamics.grid import Grid
-from relu_dynamics.sweeps.blocks import block_configs, places
+from relu_dynamics.sweeps.blocks import block_configs, block_devices
 
 
 def map_lanes(function: Callable[..., Any], values: Any, lanes: int, shared: Any = ()) -> Any:
@@ -35,7 +35,7 @@ def map_lanes(function: Callable[..., Any], values: Any, lanes: int, shared: Any
     size, lanes = len(values), min(lanes, len(values))
     program = jax.jit(jax.vmap(function, in_axes=(0, *[None] * len(shared))))
     values = np.concatenate([values, np.repeat(values[-1:], -size % lanes, axis=0)])
-    devices = places()
+    devices = block_devices()
 
     def call(number):
         part = values[number * lanes : (number + 1) * lanes]

@@ -19,10 +19,10 @@ from relu_dynamics.sweeps.blocks import (
     BlockResult,
     Device,
     block_configs,
+    block_devices,
     block_program,
     compile_program,
     make_block_task,
-    places,
 )
 from relu_dynamics.sweeps.executors import AnyExecutor
 
@@ -174,7 +174,7 @@ def sweep_bytes(grid: Grid, program: int, devices: int, *, streams: bool) -> int
     return max(while_training, labelled)
 
 
-def announce(
+def print_resources(
     grid: Grid,
     blocks: int,
     executor: AnyExecutor | None,
@@ -187,7 +187,7 @@ def announce(
     Compiles first, for the compiler's own memory is a good part of a small sweep's: what it took
     is then known, and so is what its program needs. (Blocks find the compiled program.)
     """
-    devices = [] if executor else (devices or places())[:blocks]
+    devices = [] if executor else (devices or block_devices())[:blocks]
     program = compile_program(grid, devices)
     now, most = process_bytes()
     memory = max(most, now + sweep_bytes(grid, program, len(devices), streams=disk is not None))

@@ -19,7 +19,7 @@ import xarray as xr
 from relu_dynamics import store
 from relu_dynamics.checks import check_path
 from relu_dynamics.grid import Grid
-from relu_dynamics.sweeps.blocks import places
+from relu_dynamics.sweeps.blocks import block_devices
 from relu_dynamics.sweeps.plan import Shard
 from relu_dynamics.sweeps.sweep import sweep_grid
 
@@ -52,7 +52,7 @@ def sweep_study(
         )
     for name, grid in study.items():
         store.check_folder(folders[name], grid)
-    together = places()
+    together = block_devices()
     parts = [[device] for device in together] if len(study) > 2 * len(together) else [together]
     free: queue.SimpleQueue = queue.SimpleQueue()
     for part in parts:

@@ -16,15 +16,15 @@ from relu_dynamics.checks import short_repr
 from relu_dynamics.config import Config
 from relu_dynamics.engine.memory import check_memory
 from relu_dynamics.grid import Grid, make_grid
-from relu_dynamics.sweeps.blocks import Device, OutOfMemoryError, places, run_blocks
+from relu_dynamics.sweeps.blocks import Device, OutOfMemoryError, block_devices, run_blocks
 from relu_dynamics.sweeps.executors import RETRIES, AnyExecutor, run_blocks_on
 from relu_dynamics.sweeps.plan import (
     Shard,
-    announce,
     block_bytes,
     check_at_risk,
     check_jax,
     check_shard,
+    print_resources,
     sweep_bytes,
     tally,
 )
@@ -101,19 +101,19 @@ def sweep_grid(
     check_at_risk(grid)
     folder = store.open_folder(out, grid)
     if progress:
-        announce(grid, own, executor, devices, disk=needed)
+        print_resources(grid, own, executor, devices, disk=needed)
     return _sweep_to_folder(grid, folder, progress, part or (0, 1), executor, devices)
 
 
 def _sweep_in_memory(grid, progress, executor, devices):
-    needed = sweep_bytes(grid, 0, len(devices or places()), streams=False)
+    needed = sweep_bytes(grid, 0, len(devices or block_devices()), streams=False)
     try:
         check_memory(needed, "give out=FOLDER to stream blocks to disk, or fewer seeds")
     except ValueError as error:
         raise OutOfMemoryError(str(error)) from None
     check_at_risk(grid)
     if progress:
-        announce(grid, grid.blocks, executor, devices)
+        print_resources(grid, grid.blocks, executor, devices)
     attributes = store.provenance(grid)
     watched = _watched(grid, range(grid.blocks), progress, 0, executor, devices)
     blocks = ((block, store.flatten_result(result)) for block, result in watched)
