@@ -28,7 +28,7 @@ from relu_dynamics.config import Config
 from relu_dynamics.grid import Grid, make_grid
 from relu_dynamics.statistics import estimates
 from relu_dynamics.sweeps.blocks import run_blocks
-from relu_dynamics.sweeps.plan import block_bytes, check_at_risk
+from relu_dynamics.sweeps.plan import block_bytes, check_at_risk, open_sweep_folder
 
 LANES = 16  # cells of a chunk: few, so that seeds go where they are needed
 
@@ -86,12 +86,11 @@ def sweep(
             f"blocks={short_repr(blocks)} must be between first_seeds * chunks = "
             f"{first_seeds * grid.chunks} and all {grid.blocks} of the grid."
         )
-    folder = None
-    if out is not None:
-        store.check_room(store.check_folder(out, grid), blocks * block_bytes(grid))
-    check_at_risk(grid)
-    if out is not None:
-        folder = store.open_folder(out, grid)
+    if out is None:
+        folder = None
+        check_at_risk(grid)
+    else:
+        folder = open_sweep_folder(out, grid, blocks * block_bytes(grid))
         store.finished_blocks(folder, grid, rich.console.Console(stderr=True).print)
     return _train(grid, folder, blocks, first_seeds, measure, level, progress)
 

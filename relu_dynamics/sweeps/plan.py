@@ -1,9 +1,11 @@
 """The plan of a sweep: what is refused, which blocks belong to this process, what it will take."""
 
+import concurrent.futures
 import os
 import pathlib
 import re
 import sys
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +16,12 @@ from relu_dynamics.config import Config
 from relu_dynamics.engine import outcomes, tasks, training
 from relu_dynamics.engine.keys import run_key
 from relu_dynamics.engine.looks import look
+from relu_dynamics.engine.memory import check_memory
 from relu_dynamics.grid import Grid
 from relu_dynamics.sweeps.blocks import (
     BlockResult,
     Device,
+    OutOfMemoryError,
     block_configs,
     block_devices,
     block_program,
@@ -174,26 +178,84 @@ def sweep_bytes(grid: Grid, program: int, devices: int, *, streams: bool) -> int
     return max(while_training, labelled)
 
 
-def print_resources(
+class Plan(NamedTuple):
+    """A sweep that nothing refuses any more: what `sweep_grid` walks through."""
+
+    grid: Grid
+    folder: pathlib.Path | None  # open, of this grid; None: everything stays in memory
+    shard: tuple[int, int]  # (number, of how many): the blocks b with b % of == number
+    executor: AnyExecutor | None
+    devices: list[Device] | None  # None: all local ones
+    blocks: int  # that this process has to train, at most
+    disk: int  # bytes that they and a labelled copy take; 0 in memory
+
+
+def plan_sweep(
     grid: Grid,
-    blocks: int,
-    executor: AnyExecutor | None,
-    devices: list[Device] | None,
-    disk: int | None = None,
-) -> None:
-    """Says on standard error what a sweep of so many blocks will take: the most memory that this
-    process will have held by its end, and the disk.
+    *,
+    out: str | os.PathLike | None = None,
+    shard: Shard = None,
+    executor: AnyExecutor | None = None,
+    devices: list[Device] | None = None,
+) -> Plan:
+    """The plan of a sweep, after everything that may be refused has been looked at: JAX's settings,
+    shard, executor, folder, disk or memory, and that units are at risk. Only then is a folder made.
+
+    Raises a ValueError that names what is wrong.
+    """
+    check_jax()
+    part = check_shard(shard)
+    _check_executor(executor)
+    if out is None:
+        if part and part[1] > 1 and shard is not None:
+            raise ValueError(f"shard={part[0]}/{part[1]} needs out=FOLDER, which all shards share.")
+        needed = sweep_bytes(grid, 0, len(devices or block_devices()), streams=False)
+        try:
+            check_memory(needed, "give out=FOLDER to stream blocks to disk, or fewer seeds")
+        except ValueError as error:
+            raise OutOfMemoryError(str(error)) from None
+        check_at_risk(grid)
+        return Plan(grid, None, (0, 1), executor, devices, grid.blocks, 0)
+    part = part or (0, 1)
+    missing = grid.blocks - len(store.stored_blocks(store.check_folder(out, grid), grid))
+    own = -(-missing // part[1])
+    disk = (own + grid.blocks * (missing > 0)) * block_bytes(grid)  # and a labelled copy
+    return Plan(grid, open_sweep_folder(out, grid, disk), part, executor, devices, own, disk)
+
+
+def open_sweep_folder(out: str | os.PathLike, grid: Grid, needed: int) -> pathlib.Path:
+    """The folder of a grid with `needed` free bytes, made if missing. The folder of another grid
+    is refused first, and "nothing is dead" before a folder is made."""
+    store.check_room(store.check_folder(out, grid), needed)
+    check_at_risk(grid)
+    return store.open_folder(out, grid)
+
+
+def _check_executor(executor: AnyExecutor | None) -> None:
+    if executor is None or isinstance(executor, concurrent.futures.Executor) or callable(executor):
+        return
+    raise ValueError(
+        f"executor={short_repr(executor)} must be a concurrent.futures.Executor, or a function "
+        "that makes one."
+    )
+
+
+def print_resources(plan: Plan) -> None:
+    """Says on standard error what a sweep will take: the most memory that this process will have
+    held by its end, and the disk.
 
     Compiles first, for the compiler's own memory is a good part of a small sweep's: what it took
     is then known, and so is what its program needs. (Blocks find the compiled program.)
     """
-    devices = [] if executor else (devices or block_devices())[:blocks]
+    grid, streams = plan.grid, plan.folder is not None
+    devices = [] if plan.executor else (plan.devices or block_devices())[: plan.blocks]
     program = compile_program(grid, devices)
     now, most = process_bytes()
-    memory = max(most, now + sweep_bytes(grid, program, len(devices), streams=disk is not None))
+    memory = max(most, now + sweep_bytes(grid, program, len(devices), streams=streams))
     text = f"memory about {memory / 2**20:,.0f} MiB"
-    text += "" if disk is None else f", disk at most {-(-disk // 2**20):,} MiB"
-    print(f"training {blocks:,} blocks of {grid.lanes:,} runs; {text}", file=sys.stderr, flush=True)
+    text += f", disk at most {-(-plan.disk // 2**20):,} MiB" if streams else ""
+    blocks = f"{plan.blocks:,} blocks of {grid.lanes:,} runs"
+    print(f"training {blocks}; {text}", file=sys.stderr, flush=True)
 
 
 def tally(grid: Grid, result: BlockResult) -> tuple[int, int]:

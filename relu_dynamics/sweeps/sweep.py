@@ -1,33 +1,22 @@
 """Sweeps: a grid trained block by block, in memory or to a folder that can be resumed."""
 
-import concurrent.futures
 import os
 import pathlib
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import cast
 
 import rich.console
 import rich.progress
 import xarray as xr
 
 from relu_dynamics import store
-from relu_dynamics.checks import short_repr
 from relu_dynamics.config import Config
-from relu_dynamics.engine.memory import check_memory
 from relu_dynamics.grid import Grid, make_grid
-from relu_dynamics.sweeps.blocks import Device, OutOfMemoryError, block_devices, run_blocks
+from relu_dynamics.sweeps.blocks import BlockResult, Device, run_blocks
 from relu_dynamics.sweeps.executors import RETRIES, AnyExecutor, run_blocks_on
-from relu_dynamics.sweeps.plan import (
-    Shard,
-    block_bytes,
-    check_at_risk,
-    check_jax,
-    check_shard,
-    print_resources,
-    sweep_bytes,
-    tally,
-)
+from relu_dynamics.sweeps.plan import Plan, Shard, plan_sweep, print_resources, tally
 
 
 def sweep(
@@ -78,53 +67,26 @@ def sweep_grid(
     devices: list[Device] | None = None,
 ) -> xr.Dataset:
     """`sweep` for a grid that is already made, on some of the local devices (all by default)."""
-    check_jax()
-    part = check_shard(shard)
-    if executor is not None and not (
-        isinstance(executor, concurrent.futures.Executor) or callable(executor)
-    ):
-        raise ValueError(
-            f"executor={short_repr(executor)} must be a concurrent.futures.Executor, or a function "
-            "that makes one."
-        )
-    if out is None:
-        if part and part[1] > 1 and shard is not None:
-            raise ValueError(f"shard={part[0]}/{part[1]} needs out=FOLDER, which all shards share.")
-        return _sweep_in_memory(grid, progress, executor, devices)
-    # A folder of another grid is refused first, and "nothing is dead" before a folder is made.
-    folder = store.check_folder(out, grid)
-    size = block_bytes(grid)
-    missing = grid.blocks - len(store.stored_blocks(folder, grid))
-    own = -(-missing // (part or (0, 1))[1])
-    needed = (own + grid.blocks * (missing > 0)) * size  # and a labelled copy
-    store.check_room(folder, needed)
-    check_at_risk(grid)
-    folder = store.open_folder(out, grid)
+    plan = plan_sweep(grid, out=out, shard=shard, executor=executor, devices=devices)
     if progress:
-        print_resources(grid, own, executor, devices, disk=needed)
-    return _sweep_to_folder(grid, folder, progress, part or (0, 1), executor, devices)
+        print_resources(plan)
+    return (_sweep_in_memory if plan.folder is None else _sweep_to_folder)(plan, progress)
 
 
-def _sweep_in_memory(grid, progress, executor, devices):
-    needed = sweep_bytes(grid, 0, len(devices or block_devices()), streams=False)
-    try:
-        check_memory(needed, "give out=FOLDER to stream blocks to disk, or fewer seeds")
-    except ValueError as error:
-        raise OutOfMemoryError(str(error)) from None
-    check_at_risk(grid)
-    if progress:
-        print_resources(grid, grid.blocks, executor, devices)
+def _sweep_in_memory(plan: Plan, progress: bool) -> xr.Dataset:
+    grid = plan.grid
     attributes = store.provenance(grid)
-    watched = _watched(grid, range(grid.blocks), progress, 0, executor, devices)
-    blocks = ((block, store.flatten_result(result)) for block, result in watched)
+    trained = _train(plan, range(grid.blocks), 0, progress)
+    blocks = ((block, store.flatten_result(result)) for block, result in trained)
     records = store.join(grid, blocks, 0, len(grid.seeds))
     return store.label(grid, records, grid.seeds).assign_attrs(attributes)
 
 
-def _sweep_to_folder(grid, folder, progress, part, executor, devices):
+def _sweep_to_folder(plan: Plan, progress: bool) -> xr.Dataset:
     """Trains what is missing of a shard; whoever then finds all blocks makes the result."""
     report = rich.console.Console(stderr=True).print
-    number, shards = part
+    grid, folder = plan.grid, cast(pathlib.Path, plan.folder)
+    number, shards = plan.shard
     attributes = store.provenance(grid)
     started = time.monotonic()
     trained = 0
@@ -133,7 +95,7 @@ def _sweep_to_folder(grid, folder, progress, part, executor, devices):
             done = set(store.finished_blocks(folder, grid, report))
         missing = [b for b in range(number, grid.blocks, shards) if b not in done]
         blocks = _still_missing(grid, folder, missing)
-        for block, result in _watched(grid, blocks, progress, len(done), executor, devices):
+        for block, result in _train(plan, blocks, len(done), progress):
             with store.writing(folder):
                 store.write_block(folder, grid, block, result)
             trained += 1
@@ -171,9 +133,12 @@ def _still_missing(grid: Grid, folder: pathlib.Path, missing: list[int]) -> Iter
             yield block
 
 
-def _watched(grid, blocks, progress, done, executor, devices):
-    """Yields from the devices or the executor under a progress bar: blocks, rate, time left,
-    recovered so far."""
+def _train(
+    plan: Plan, blocks: Iterable[int], done: int, progress: bool
+) -> Iterator[tuple[int, BlockResult]]:
+    """Yields (block, result) from the devices or the executor under a progress bar: blocks, rate,
+    time left, recovered so far."""
+    grid = plan.grid
     columns = [
         rich.progress.TextColumn("{task.description}"),
         rich.progress.BarColumn(),
@@ -188,9 +153,9 @@ def _watched(grid, blocks, progress, done, executor, devices):
         task = bar.add_task("training", total=grid.blocks, completed=done, facts="compiling")
         started = time.monotonic()
         source = (
-            run_blocks(grid, blocks, devices)
-            if executor is None
-            else run_blocks_on(executor, grid, blocks, console.print)
+            run_blocks(grid, blocks, plan.devices)
+            if plan.executor is None
+            else run_blocks_on(plan.executor, grid, blocks, console.print)
         )
         for block, result in source:
             yield block, result
