@@ -80,7 +80,7 @@ class Engine:
         }
         steps = self.work.steps if steps is None else steps
         config = make_config(self.work.name, steps)
-        if self.own_batches:  # The draws of all runs between two looks are in memory at once.
+        if self.own_batches:  # The draws of all runs between two evaluations are in memory at once.
             every = math.gcd(steps, OWN_BATCHES)
             config = replace(config, batch_order="independent", probe_every=every)
         return make_grid(config, axes, self.work.seeds)

@@ -1,5 +1,5 @@
 """How the engine's cost grows, one thing at a time: runs, steps, width, depth, batch, probe set,
-cadence of looks, trace.
+cadence of evaluations, trace.
 
 Rates are run-steps per second of processor time on one device, so that other work on the machine
 hardly counts; compiling is not in them. Some ten minutes on an idle machine:
@@ -57,7 +57,7 @@ def points(quick: bool) -> list[dict]:
         add(f"probe set, {name}", probes, lambda v, base=base: replace(base, probe_size=v))
         every = (1, 5, 25, 100, 200)
         change = lambda v, base=base: replace(base, probe_every=v, steps=200)  # noqa: E731
-        add(f"steps between looks, {name}", every, change)
+        add(f"steps between evaluations, {name}", every, change)
         add(f"trace of a run alone, {name}", (0, 1), lambda _, base=base: base, trace=True)
     add("width", WIDTHS, lambda v: replace(mlp, hidden=(v, v), biased_units=4, steps=100))
     depths = (1, 2, 4, 8)

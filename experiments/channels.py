@@ -260,7 +260,7 @@ def channel_grid(options: Options, channel: Channel) -> Grid:
         "learning_rate": [float(f"{r:.4g}") for r in np.geomspace(*channel.rates, options.rates)],
         "initial_bias": [float(f"{b:.4g}") for b in np.linspace(*ends, options.biases)],
     }
-    if channel.name == "upstream":  # doublings: neighbours reach the same rate * time at looks
+    if channel.name == "upstream":  # doublings: neighbours are evaluated at the same rate * time
         number = max(options.rates + 2, 5)
         low = channel.rates[1] / 2 ** (number - 1)
         axes["learning_rate"] = [float(f"{low * 2**i:.4g}") for i in range(number)]
@@ -462,7 +462,7 @@ class DecaySteps(NamedTuple):
 
     predicted: np.ndarray  # closed form: first step above 0
     fired: np.ndarray  # first step at which a minibatch example fired the unit
-    looked: np.ndarray  # first look that saw it alive
+    looked: np.ndarray  # first evaluation that saw it alive
     counted: np.ndarray  # bool: at risk, in a run that did not diverge
 
 
@@ -479,10 +479,10 @@ def decay_steps(result: xr.Dataset, config: Config) -> DecaySteps:
     return DecaySteps(predicted, *(np.where(s == NEVER, np.inf, s) for s in steps), counted)
 
 
-def within_a_look(steps: DecaySteps, config: Config) -> np.ndarray:
-    """Whether the unit was first seen above 0, in a minibatch or at a look, at the predicted step
-    or up to one look later. From the first firing on, the loss moves the unit too: it may push it
-    down again before the next look."""
+def within_an_evaluation(steps: DecaySteps, config: Config) -> np.ndarray:
+    """Whether the unit was first seen above 0, in a minibatch or at an evaluation, at the predicted
+    step or up to one evaluation later. From the first firing on, the loss moves the unit too: it
+    may push it down again before the next evaluation."""
     seen = np.minimum(steps.fired, steps.looked)
     never = (steps.predicted > config.steps - config.probe_every) & np.isinf(seen)
     return never | ((seen >= steps.predicted - 1) & (seen <= steps.predicted + config.probe_every))
@@ -491,9 +491,9 @@ def within_a_look(steps: DecaySteps, config: Config) -> np.ndarray:
 def noise_bracket(result: xr.Dataset, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     """(lower, upper) bound of every cell's expected P(recover), [rate, bias], by first passage.
 
-    A unit is back when any example is above 0. Lower: its likeliest example alone, seen at looks
-    only. Upper: the sum over examples, seen at every step. Both hold until the unit first fires,
-    and up to the closed form's own error.
+    A unit is back when any example is above 0. Lower: its likeliest example alone, seen at
+    evaluations only. Upper: the sum over examples, seen at every step. Both hold until the unit
+    first fires, and up to the closed form's own error.
     """
     config = grid.config
     start = start_of(config, grid.seeds, grid.root_seed)
@@ -689,8 +689,8 @@ def _without_share(result, brought, cohort, arm) -> dict | None:
 # Does the learning rate do more than rescale time? ------------------------------------------------
 
 
-def collapse(result: xr.Dataset, least_looks: int = 4) -> dict:
-    """P(recovered by t = K / rate) over the rates that can look then, for a few K.
+def collapse(result: xr.Dataset, least_evaluations: int = 4) -> dict:
+    """P(recovered by t = K / rate) over the rates that are evaluated then, for a few K.
 
     Flat in the rate if it only rescaled time. Neighbouring rates are paired by seed, and the
     intervals of all comparisons hold together (Bonferroni).
@@ -703,7 +703,8 @@ def collapse(result: xr.Dataset, least_looks: int = 4) -> dict:
     curves, pairs = [], []
     for start in range(0, len(rates) - 2, 2):
         total = float(rates[start] * horizon)
-        reach = [i for i, rate in enumerate(rates) if least_looks * every <= total / rate * 1.0001]
+        least = least_evaluations * every
+        reach = [i for i, rate in enumerate(rates) if least <= total / rate * 1.0001]
         reach = [i for i in reach if i >= start]
         if len(reach) < 3:
             continue
@@ -819,7 +820,7 @@ def config_rates(grid: Grid) -> list[float]:
 
 def _decay_claim(grid, result):
     steps = decay_steps(result, grid.config)
-    agrees = within_a_look(steps, grid.config) & steps.counted
+    agrees = within_an_evaluation(steps, grid.config) & steps.counted
     horizon = grid.config.steps
     share = {
         name: float((getattr(steps, name)[steps.counted] <= horizon).mean())
@@ -827,7 +828,7 @@ def _decay_claim(grid, result):
     }
     row = pool(agrees.sum(-1), steps.counted.sum(-1))
     return make_claim(
-        "decay: every unit first fires at the closed-form step, within one look",
+        "decay: every unit first fires at the closed-form step, within one evaluation",
         row,
         1.0,
         "theory.bias_decay_recovery_step per unit",

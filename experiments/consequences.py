@@ -77,7 +77,8 @@ class Options:
     smaller: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 0.9)
     """Of these shares there is a network with as many units fewer, too."""
     threshold: float = 0.3
-    """A run has converged when its mean minibatch loss between two looks is below this (nats)."""
+    """A run has converged when its mean minibatch loss between two evaluations is below this
+    (nats)."""
     seeds: int = 100
     """Seeds a cell."""
     root_seed: int = 0
@@ -137,8 +138,8 @@ def make_study(options: Options) -> dict[str, Grid]:
         config = dataclasses.replace(config, **changes)
         grids[name] = make_grid(config, axes, options.seeds, root_seed=options.root_seed)
 
-    looks = options.config.steps // options.config.probe_every
-    half = looks // 2 * options.config.probe_every
+    evaluations = options.config.steps // options.config.probe_every
+    half = evaluations // 2 * options.config.probe_every
     for width in options.widths:
         for late in (False, True):
             change = {"hidden": (width, width), "killed_at": half * late, "killed_fraction": 0.0}
@@ -265,9 +266,9 @@ def missing_difference(config: Config, seed: int = 0, root_seed: int = 0) -> dic
 
 
 def steps_to_threshold(losses: np.ndarray, threshold: float, every: int) -> np.ndarray:
-    """The step at the end of the first stretch between two looks whose mean loss is below the
+    """The step at the end of the first stretch between two evaluations whose mean loss is below the
     threshold; the horizon plus one stretch where none is, or where the loss was not finite.
-    `losses` is [..., looks]; `every` the steps between two looks."""
+    `losses` is [..., evaluations]; `every` the steps between two evaluations."""
     reached = losses < threshold  # False for nan
     first = np.where(reached.any(-1), reached.argmax(-1), losses.shape[-1])
     return (first + 1) * every
@@ -275,8 +276,8 @@ def steps_to_threshold(losses: np.ndarray, threshold: float, every: int) -> np.n
 
 def per_run(result: xr.Dataset, threshold: float) -> dict[str, np.ndarray]:
     """What is compared, [cells, seeds] each: held-out loss and error, steps to the threshold
-    (censored ones at the horizon) and whether it was reached; units that are dead at the last look
-    and were not killed, killed units that came back."""
+    (censored ones at the horizon) and whether it was reached; units that are dead at the last
+    evaluation and were not killed, killed units that came back."""
     config, axis = estimates.config_of(result), "killed_fraction"
     at = lambda name, *rest: result[name].transpose(axis, "seed", *rest).values  # noqa: E731
     every, horizon = config["probe_every"], config["steps"]
@@ -516,7 +517,7 @@ def summarize(
         "question": "what do dead units cost, when their share is caused and not only observed?",
         "definitions": {
             "killed": DEAD,
-            "steps": f"steps until the mean minibatch loss between two looks is below "
+            "steps": f"steps until the mean minibatch loss between two evaluations is below "
             f"{options.threshold:g} nats; runs that did not get there count with the horizon "
             f"{options.config.steps} (restricted mean)",
             "loss": "cross-entropy (nats) on held-out digits after the last step",
@@ -575,7 +576,7 @@ def _killed_units(options: Options) -> int:
 
 
 def _hazard_rows(result: xr.Dataset) -> list[dict[str, float]]:
-    """Death and recovery per look of the units, in the last window, per killed fraction."""
+    """Death and recovery per evaluation of the units, in the last window, per killed fraction."""
     table = estimates.hazards(result, windows=2).isel(window=-1)
     names = ("death", "death_low", "death_high", "recovery", "recovery_low", "recovery_high")
     return [

@@ -32,7 +32,7 @@ from scipy.special import ive
 
 from relu_dynamics import certificates, cli, figures, statistics, store, theory
 from relu_dynamics.config import Config
-from relu_dynamics.engine import looks, optimizers, outcomes, tasks, training
+from relu_dynamics.engine import evaluation, optimizers, outcomes, tasks, training
 from relu_dynamics.engine.keys import purpose_key, run_key
 from relu_dynamics.engine.memory import check_memory, trace_bytes
 from relu_dynamics.engine.step import State
@@ -712,11 +712,13 @@ def active_fractions(config: Config, biases: tuple[float, ...]) -> np.ndarray:
     params = _stack([start_state(plain, start, {}).params for start in starts])
 
     @jax.jit
-    def look(params):
+    def evaluate(params):
         inputs = tasks.make_task(plain, jax.random.key(0), None).probe
-        return jax.vmap(lambda p: looks.look(plain, p, inputs)[0].active_fraction[0])(params)
+        return jax.vmap(lambda p: evaluation.evaluate(plain, p, inputs)[0].active_fraction[0])(
+            params
+        )
 
-    return np.asarray(look(params))
+    return np.asarray(evaluate(params))
 
 
 def _crossing(result, config):

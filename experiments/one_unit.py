@@ -1,11 +1,11 @@
 """The life of one unit: how it dies, what moves it while it is dead, how it comes back; on digits.
 
 One case, chosen by a rule and not by hand: of seeds 0 to `seeds` - 1 and all units of the second
-hidden layer, the unit that was dead at some look, recovered for good (its first recovery was the
-last event of its life, at least `config.sustain` steps before the horizon) and climbed most, from
-its deepest margin to its recovery. The configuration was chosen so that units die by themselves
-(no initial bias), come back, and every channel but normalization is open. What is frequent is
-counted in summary.json over all those units; the figures show the one.
+hidden layer, the unit that was dead at some evaluation, recovered for good (its first recovery was
+the last event of its life, at least `config.sustain` steps before the horizon) and climbed most,
+from its deepest margin to its recovery. The configuration was chosen so that units die by
+themselves (no initial bias), come back, and every channel but normalization is open. What is
+frequent is counted in summary.json over all those units; the figures show the one.
 
 A second, small network (4-4-3-1, teacher-student, because no real data set here has so few inputs)
 shows where gradient flows and where a dead unit stops it: the first seed after whose training
@@ -85,7 +85,7 @@ class Options:
     """What to run and where to put it."""
 
     config: Config = BASE
-    """The run; the units of its `biased_layer` are looked at, at every step."""
+    """The run; the units of its `biased_layer` are evaluated at every step."""
     network: Config = SMALL
     """The small network of the gradient-flow figure."""
     seeds: int = 32
@@ -112,8 +112,8 @@ QUICK = Options(network_seeds=8, frames=16)
 class Units(NamedTuple):
     """All units of the layer in all seeds; NumPy, [seeds, units], steps or NEVER."""
 
-    death: np.ndarray  # first look dead: 0 for a unit dead at step 0
-    recovery: np.ndarray  # first look alive after it
+    death: np.ndarray  # first evaluation dead: 0 for a unit dead at step 0
+    recovery: np.ndarray  # first evaluation alive after it
     for_good: np.ndarray  # bool: that was the last event, at least `sustain` steps ago
     climb: np.ndarray  # margin at the recovery minus the deepest of the spell; nan without
 

@@ -206,8 +206,8 @@ def birth_cell(options: Options, low: bool) -> Cell:
 
 
 def last_share(result: xr.Dataset, name: str, cell: Cell, diverged: float) -> np.ndarray:
-    """A layer summary at the last look, as its mean over all units, [seed]; `diverged` in a run
-    that diverged."""
+    """A layer summary at the last evaluation, as its mean over all units, [seed]; `diverged` in a
+    run that diverged."""
     widths = np.asarray(estimates.config_of(result)["hidden"], float)
     at = result.sel(cell, method="nearest")
     last = at[name].isel(probe_step=-1).transpose("seed", "layer").values
@@ -582,9 +582,10 @@ def _tail() -> dict[str, Any]:
 def timings(options: Options) -> dict[str, dict]:
     """Time of a training step of every arm, as a multiple of plain ReLU's in the same round.
 
-    Bare training without any look at the probe set, `TIMED_NETWORKS` networks side by side on one
-    device. Arms take turns within a round, so that what else the machine does hits all of them; the
-    interval is that of the mean logarithm over rounds. It speaks of this small network and machine.
+    Bare training without any evaluation on the probe set, `TIMED_NETWORKS` networks side by side on
+    one device. Arms take turns within a round, so that what else the machine does hits all of them;
+    the interval is that of the mean logarithm over rounds. It speaks of this small network and
+    machine.
     """
     names, task = arm_names(options), options.tasks[0]
     with concurrent.futures.ThreadPoolExecutor(len(block_devices())) as pool:

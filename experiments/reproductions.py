@@ -594,7 +594,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 
 def death_reading(config: Config, task: tasks.Task, run: training.Run) -> tuple:
-    """(units alive at step 0, those of them dead at the last look, whether the run diverged)."""
+    """(units alive at step 0, those of them dead at the last evaluation, whether the run
+    diverged)."""
     began = ~run.history.dead_at_start
     return began.sum(), (began & ~run.history.alive).sum(), run.history.diverged_at != NEVER
 
@@ -648,7 +649,7 @@ def run_target_variance(options: TargetVariance) -> None:
         return {
             "question": "do small targets and momentum kill units?",
             "definition": "died: alive at step 0, largest z over the training inputs <= 0 at the "
-            "last look; a unit of a diverged run counts as not dead",
+            "last evaluation; a unit of a diverged run counts as not dead",
             "interval": "Korn-Graubard, clustered by run; differences: t over paired seeds; 95 %",
             "rows": rows,
             "table": [],
@@ -781,7 +782,7 @@ def run_layers(options: Layers) -> None:
         return {
             "question": "which layers' dead units recover?",
             "definition": "dead: max z over all 1,024 training examples <= 0; recovered: dead at "
-            "step 0, alive at a later look",
+            "step 0, alive at a later evaluation",
             "interval": "Korn-Graubard, clustered by seed, 95 %",
             "rows": rows,
             "certificates": certified,
@@ -834,7 +835,7 @@ def layer_rows(options: Layers, results: Mapping[str, Any]) -> list[dict[str, An
 
 
 def layer_hazards(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Death and recovery per look in the last quarter of the published runs, per layer."""
+    """Death and recovery per evaluation in the last quarter of the published runs, per layer."""
     result = results["as published"]
     out = []
     for layer in result.layer.values:
@@ -927,7 +928,7 @@ def layers_claims(rows: Sequence[Mapping], certified: Mapping[str, int]) -> list
     """The first layer never recovers; deeper ones do."""
     definition = (
         "dead on all 1,024 training examples at step 0 (a quarter of the layer biased), alive at a "
-        "later look"
+        "later evaluation"
     )
 
     def total(layer):
@@ -1008,12 +1009,14 @@ class Continual:
 
 def continual_reading(config: Config, task: tasks.Task, run: training.Run) -> tuple:
     """(mean training loss, share of dead units at the end) of every period, [periods] each."""
-    dead = run.trace.probe_layers.dead_fraction[1:]  # [looks, layers]
+    dead = run.trace.probe_layers.dead_fraction[1:]  # [evaluations, layers]
     widths = jnp.asarray(config.hidden, jnp.float32)
     dead = (dead * widths[None, :]).sum(1) / widths.sum()
-    looks = config.change_every // config.probe_every
+    evaluations = config.change_every // config.probe_every
     periods = config.steps // config.change_every
-    return run.trace.loss.reshape(periods, looks).mean(1), dead.reshape(periods, looks)[:, -1]
+    return run.trace.loss.reshape(periods, evaluations).mean(1), dead.reshape(periods, evaluations)[
+        :, -1
+    ]
 
 
 def run_continual(options: Continual) -> None:
@@ -1458,7 +1461,7 @@ def boundary_image(grid: Grid, event: str) -> np.ndarray:
     biased = cells.isel(unit=np.flatnonzero(result.biased.values))
     if not bool(biased.dead_at_start.any()):
         raise ValueError("seed: no biased unit is dead at step 0 in any pixel; use another seed.")
-    # Batches are the whole training set: seen at every step, not only at looks.
+    # Batches are the whole training set: seen at every step, not only at evaluations.
     alive = biased.alive if event == "end" else biased.batch_first_active != NEVER
     back = (biased.dead_at_start & alive).any("unit").transpose(*names).values
     diverged = (cells.diverged_at != NEVER).transpose(*names).values

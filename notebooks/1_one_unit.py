@@ -62,8 +62,8 @@ CONFIG = Config(
 )
 
 # %% [markdown]
-# `train` returns every unit's statistics at every look. The sliders change traced fields of the
-# config, so that nothing is compiled again.
+# `train` returns every unit's statistics at every evaluation. The sliders change traced fields of
+# the config, so that nothing is compiled again.
 
 
 # %%

@@ -27,8 +27,9 @@ if "google.colab" in sys.modules and find_spec("relu_dynamics") is None:
 # P(a dead unit recovers | learning rate, initial bias) for a small network on handwritten digits.
 # The first 8 of 16 units of hidden layer 2 start at a negative bias. **Dead**: the largest `z` over
 # the probe set (all 256 training examples) is <= 0 at step 0. **Recovered**: alive again at a later
-# look, and then at every look for at least 50 steps. Training is plain SGD, so that a dead unit's
-# own weights stand still: it can come back only because the layer below changes what it sees.
+# evaluation, and then at every evaluation for at least 50 steps. Training is plain SGD, so that a
+# dead unit's own weights stand still: it can come back only because the layer below changes what it
+# sees.
 
 # %%
 import dataclasses

@@ -152,10 +152,10 @@ for claim in claims.controlled(family):
 # ## Does the channel do what it was meant to?
 #
 # With the layer below frozen, a dead unit's margin rises by learning rate x 0.1 a step and by
-# nothing else. So the step at which it crosses 0 is known in advance, and the first look (every 10
-# steps) at or after it should see the unit alive. It may be seen later: once over 0 it gets a
-# gradient, which may push it down again before the look. It can never be seen earlier, and with
-# `probe_every=1` not later either.
+# nothing else. So the step at which it crosses 0 is known in advance, and the first evaluation
+# (every 10 steps) at or after it should see the unit alive. It may be seen later: once over 0 it
+# gets a gradient, which may push it down again before the evaluation. It can never be seen earlier,
+# and with `probe_every=1` not later either.
 
 # %%
 frozen = results["pull"].sel(upstream_rate=0.0, learning_rate=0.3)
@@ -169,8 +169,8 @@ seen, expected = seen[dead.values], expected[dead.values]
 never = 10**6  # later than any step
 seen, expected = np.where(seen < 0, never, seen), np.where(expected < 0, never, expected)
 print(
-    f"of {len(seen)} dead units {(seen == expected).sum()} were seen alive at the look that theory "
-    f"gives, {(seen > expected).sum()} later, {(seen < expected).sum()} earlier"
+    f"of {len(seen)} dead units {(seen == expected).sum()} were seen alive at the evaluation that "
+    f"theory gives, {(seen > expected).sum()} later, {(seen < expected).sum()} earlier"
 )
 
 # %% [markdown]

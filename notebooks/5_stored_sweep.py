@@ -64,9 +64,9 @@ print(f"{trained:.1f} s, and again: {time.monotonic() - started - trained:.1f} s
 # %% [markdown]
 # ## What is in it
 #
-# An xarray data set: one value an axis of the grid, seed, and unit, layer or look. Outcomes, steps
-# of the first death and recovery (-1: never), margins, and the losses. Its attributes say where it
-# comes from.
+# An xarray data set: one value an axis of the grid, seed, and unit, layer or evaluation. Outcomes,
+# steps of the first death and recovery (-1: never), margins, and the losses. Its attributes say
+# where it comes from.
 
 # %%
 result = open_result(folder)

@@ -163,7 +163,7 @@ class Config:
     probe_size: int | None = _static(None)
     """Number of training examples on which "dead" is judged; None: all of them."""
     probe_every: int = _static(25)
-    """Steps between two looks at the probe set; divides `steps`."""
+    """Steps between two evaluations on the probe set; divides `steps`."""
     tolerance: float = dataclasses.field(
         default=1e-6, metadata={"static": True, "range": Range(at_least=0)}
     )
@@ -178,7 +178,7 @@ class Config:
 
     @property
     def probes(self) -> int:
-        """Number of looks at the probe set after step 0."""
+        """Number of evaluations on the probe set after step 0."""
         return self.steps // self.probe_every
 
 

@@ -132,7 +132,7 @@ def _caption(summary) -> str:
     return (
         f"Digits, two hidden layers, SGD; {summary['seeds']} seeds a point, 95 % intervals (t "
         f"over seeds). {summary['definitions']['killed'].capitalize()}; chosen at random, the same "
-        f"share of both layers. Time: mean minibatch loss between looks below "
+        f"share of both layers. Time: mean minibatch loss between evaluations below "
         f"{summary['threshold']:g} nats, censored at {summary['steps']} steps (restricted "
         "mean). Dashed: the article's 40 %; thick: interval of the share at which loss is a tenth "
         "worse."

@@ -200,7 +200,7 @@ def draw_layers(summary: Summary) -> Figure:
             )
         certified = summary["certificates"]
         right.set(
-            ylabel="P(recovers at some look)",
+            ylabel="P(recovers at some evaluation)",
             ylim=(-0.03, 1.25),
             yticks=np.arange(0, 1.01, 0.2),
             title="a quarter begins dead (layer 1: "

@@ -37,7 +37,7 @@ for block, result in run_blocks(grid, blocks):
     for lane in range(len(cells)):
         label = [float(v[lane]) for v in values.values()] + [grid.block_seed(block)]
         leaves = jax.tree.leaves(jax.tree.map(lambda x: x[lane], result))
-        if options.get("prefix"):  # what the first looks of a longer run must share
+        if options.get("prefix"):  # what the first evaluations of a longer run must share
             leaves = [result.loss[lane][:4], result.probe_layers.margin_mean[lane][:5]]
         text = b"".join(np.ascontiguousarray(leaf).tobytes() for leaf in leaves)
         digests[str(label)] = hashlib.sha256(text).hexdigest()[:16]

@@ -15,7 +15,7 @@ from loading import load
 
 from relu_dynamics.config import Config
 from relu_dynamics.engine import initialization, tasks
-from relu_dynamics.engine.looks import look
+from relu_dynamics.engine.evaluation import evaluate
 from relu_dynamics.grid import make_grid
 from relu_dynamics.statistics import claims, estimates
 
@@ -51,7 +51,7 @@ def test_a_scale_of_the_weights_does_not_change_who_is_born_dead():
     for scale in (0.03, 1.0, 10.0):
         own = dataclasses.replace(config, weight_scale=scale)
         params = initialization.initialize(own, jax.random.key(7))
-        dead.append(np.asarray(look(own, params, inputs)[0].margin <= 0))
+        dead.append(np.asarray(evaluate(own, params, inputs)[0].margin <= 0))
     assert all(np.array_equal(dead[0], other) for other in dead)
 
 

@@ -18,7 +18,7 @@ from relu_dynamics.certificates.certify import certify, power
 from relu_dynamics.certificates.domains import dead_on_ball, dead_on_box
 from relu_dynamics.config import Config
 from relu_dynamics.engine import models, optimizers, training
-from relu_dynamics.engine.looks import look
+from relu_dynamics.engine.evaluation import evaluate
 from relu_dynamics.engine.outcomes import Outcome
 from relu_dynamics.engine.step import State, train_step
 from relu_dynamics.engine.tasks import Task
@@ -28,7 +28,8 @@ NEVER, AT = Verdict.CERTIFIED_NEVER, Verdict.CERTIFIED_AT
 LANES = 12  # runs of one compiled program
 
 
-# Simulation: every state of a run, and what a look sees of each -------------------------------
+# Simulation: every state of a run, and what an evaluation sees of each
+# -------------------------------
 
 
 @jax.jit
@@ -39,7 +40,7 @@ def simulate(configs, seeds, tasks, starts):
         key = jax.random.key(seed)
 
         def step(state, _):
-            statistics, bound = look(config, state.params, task.probe)
+            statistics, bound = evaluate(config, state.params, task.probe)
             return train_step(config, task, key, state)[0], (
                 state,
                 statistics.margin,
@@ -555,7 +556,8 @@ def test_a_diverged_state_is_not_certified():
 
 
 def test_near_overflow_nothing_is_foretold():
-    # A diverging run: at 1e24 the look's own rounding bound overflows, and nothing is "alive".
+    # A diverging run: at 1e24 the evaluation's own rounding bound overflows, and nothing is
+    # "alive".
     config, task, state = article(**COUPLED, **BIASES)
     big = jax.tree.map(lambda leaf: leaf * 1e24, state.params)
     found = certify(config, task, state._replace(params=big), horizon=2000)

@@ -15,8 +15,8 @@ from relu_dynamics.channels import arms as arms_
 from relu_dynamics.channels import terms as terms_
 from relu_dynamics.config import NORMALIZATIONS, Config
 from relu_dynamics.engine import models, optimizers, tasks, training
+from relu_dynamics.engine.evaluation import evaluate
 from relu_dynamics.engine.keys import run_key
-from relu_dynamics.engine.looks import look
 from relu_dynamics.engine.outcomes import NEVER
 from relu_dynamics.engine.step import State, parameter_updates
 
@@ -126,11 +126,11 @@ def _stepper(config, x64):
 
     def step(config, task, state):
         seen = terms_.see_layers(config, state.params, task.probe)
-        _, bound = look(config, state.params, task.probe)
+        _, bound = evaluate(config, state.params, task.probe)
         state, _, record, _, _ = accounts_._accounted_step(
             config, task, run_key(0, 0), jnp.arange(12), state, seen
         )
-        _, next_bound = look(config, state.params, task.probe)
+        _, next_bound = evaluate(config, state.params, task.probe)
         return state, terms_.named_entry(config, record), bound + next_bound
 
     return jax.jit(step)

@@ -119,11 +119,11 @@ def test_decay_acts_at_the_closed_form_step_in_every_unit(out):
     grid = grid_of("decay")
     result = store.open_result(out / "decay").load()
     steps = experiment.decay_steps(result, grid.config)
-    assert experiment.within_a_look(steps, grid.config)[steps.counted].all()
+    assert experiment.within_an_evaluation(steps, grid.config)[steps.counted].all()
     back = steps.counted & np.isfinite(steps.looked)
     assert back.sum() >= 5 and (steps.predicted[back] <= steps.looked[back] + 1).all()
     late = steps._replace(predicted=steps.predicted + 2 * grid.config.probe_every)
-    assert not experiment.within_a_look(late, grid.config)[back].any()
+    assert not experiment.within_an_evaluation(late, grid.config)[back].any()
 
 
 def test_a_fork_keeps_one_cohort_and_agrees_with_the_account(summary):

@@ -114,13 +114,13 @@ def test_claims_are_plain_json_and_make_a_page(tmp_path):
 # --- Hazards --------------------------------------------------------------------------------------
 
 
-def chain(death, recovery, seeds, looks, layers=(4, 6), rng=0):
+def chain(death, recovery, seeds, evaluations, layers=(4, 6), rng=0):
     """A result whose units are independent two-state chains from all alive."""
     draw = np.random.default_rng(rng)
     units = sum(layers)
     alive = np.ones((1, seeds, units), bool)
     died, back = [np.zeros(alive.shape)], [np.zeros(alive.shape)]
-    for _ in range(looks):
+    for _ in range(evaluations):
         luck = draw.uniform(size=alive.shape)
         dies, recovers = alive & (luck < death), ~alive & (luck < recovery)
         alive = (alive & ~dies) | recovers
@@ -143,7 +143,7 @@ def chain(death, recovery, seeds, looks, layers=(4, 6), rng=0):
             "learning_rate": [0.1],
             "seed": np.arange(seeds),
             "layer": [1, 2],
-            "probe_step": 25 * np.arange(looks + 1),
+            "probe_step": 25 * np.arange(evaluations + 1),
             "unit_layer": ("unit", layer_of),
         },
         {"identity": json.dumps(grid.identity)},
@@ -152,7 +152,7 @@ def chain(death, recovery, seeds, looks, layers=(4, 6), rng=0):
 
 def test_hazards_of_a_two_state_chain_are_its_rates():
     death, recovery = 0.05, 0.1
-    result, alive = chain(death, recovery, seeds=300, looks=80)
+    result, alive = chain(death, recovery, seeds=300, evaluations=80)
     found = estimates.hazards(result, windows=2).isel(learning_rate=0)
     for window in (0, 1):
         at = found.isel(window=window)
@@ -172,7 +172,7 @@ def test_hazards_of_a_two_state_chain_are_its_rates():
 
 
 def test_hazards_of_a_layer_and_of_diverged_runs():
-    result, alive = chain(0.1, 0.0, seeds=40, looks=8)
+    result, alive = chain(0.1, 0.0, seeds=40, evaluations=8)
     second = estimates.hazards(result, layer=2, windows=1).isel(learning_rate=0, window=0)
     assert float(second.observed) == pytest.approx(1 - alive[0, :, 4:].mean())
     assert float(second.recovery_events) == 0 and float(second.stationary) == 1

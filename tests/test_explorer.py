@@ -90,7 +90,10 @@ def test_its_curves_end_at_the_estimate_and_carry_intervals(page, result):
     cells = estimates.cells(result, "recovered_ever")
     for i, curve in enumerate(first["incidence"]):
         trials = int(cells.trials.values.ravel()[i])
-        assert curve["trials"] == trials and len(curve["recovered"][0]) == len(first["looks"]) == 5
+        assert (
+            curve["trials"] == trials
+            and len(curve["recovered"][0]) == len(first["evaluations"]) == 5
+        )
         if trials:
             assert curve["recovered"][0][-1] == pytest.approx(
                 float(cells.estimate.values.ravel()[i]), rel=6e-4
@@ -98,7 +101,7 @@ def test_its_curves_end_at_the_estimate_and_carry_intervals(page, result):
         for cause in ("recovered", "diverged"):
             estimate, low, high = np.array(curve[cause], float)
             assert ((low <= estimate) & (estimate <= high) | np.isnan(estimate)).all()
-            assert (high > low).all()  # an interval at every look, with no event too
+            assert (high > low).all()  # an interval at every evaluation, with no event too
 
 
 def test_its_outcomes_add_up(page, result):

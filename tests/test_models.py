@@ -223,7 +223,7 @@ def test_units_killed_later_forget_their_momentum(optimizer):
         group = run.state.params[f"hidden_{layer}"]
         killed = np.all(group["kernel"] == 0, axis=0)  # no momentum has moved them since
         assert killed.sum() == count and np.all(group["bias"][killed] == -1)
-        # Seen at the look after the kill, but for those that had died before.
+        # Seen at the evaluation after the kill, but for those that had died before.
         assert np.all((died[killed] > 0) & (died[killed] <= 20)) and np.any(died[killed] == 20)
 
 

@@ -20,18 +20,19 @@ def statistics(margin):
 
 
 def play(margins, *, bound=0.0, tolerance=1e-6, sustain=30, loss_at=None) -> History:
-    """The history of units whose margins at looks 0, 10, 20, ... are the rows of `margins`."""
+    """The history of units whose margins at evaluations 0, 10, 20, ... are the rows of
+    `margins`."""
     margins = jnp.asarray(margins, jnp.float32)
     bounds = jnp.full(margins.shape[1], bound, jnp.float32)
     history = outcomes.start_history(statistics(margins[0]), bounds)
-    for look, margin in enumerate(margins[1:], start=1):
-        loss = jnp.float32(jnp.nan if loss_at == look else 1.0)
+    for evaluation, margin in enumerate(margins[1:], start=1):
+        loss = jnp.float32(jnp.nan if loss_at == evaluation else 1.0)
         history = outcomes.observe_batch(
-            history, jnp.int32(look * EVERY - 1), loss, statistics(margin)
+            history, jnp.int32(evaluation * EVERY - 1), loss, statistics(margin)
         )
         history = outcomes.observe_probe(
             history,
-            jnp.int32(look * EVERY),
+            jnp.int32(evaluation * EVERY),
             margin,
             bounds,
             since=EVERY,
@@ -72,7 +73,7 @@ def test_a_recovery_that_dies_again_is_transient_and_counts_the_re_death():
     assert (facts["recoveries"], facts["deaths"]) == (2, 2)
     assert facts["first_recovery"] == 10 and facts["first_death"] == 30
     assert facts["first_sustained"] == NEVER
-    assert facts["steps_dead"] == 10 + 30  # looks 0, and 30 to 50
+    assert facts["steps_dead"] == 10 + 30  # evaluations 0, and 30 to 50
 
 
 def test_a_second_spell_can_be_the_sustained_one():
@@ -161,7 +162,7 @@ margins = st.lists(
 @settings(max_examples=60, deadline=None)
 @given(margins)
 def test_counts_are_consistent_for_any_history(values):
-    # One compiled function for all lengths: pad by repeating the last look.
+    # One compiled function for all lengths: pad by repeating the last evaluation.
     padded = values + [values[-1]] * (12 - len(values))
     facts = of(_jitted(jnp.asarray(column(*padded), jnp.float32)))
     started_dead = facts["dead_at_start"]
@@ -182,11 +183,11 @@ _jitted = jax.jit(play)
 
 
 def test_counts_add_up_in_a_million_cells():
-    """A million histories of eight looks with margins drawn to hit every rule: the outcomes
+    """A million histories of eight evaluations with margins drawn to hit every rule: the outcomes
     partition the units, and counts, spells and first events agree with one another."""
-    cells, looks, every = 250_000, 8, 5  # of 4 units each: a million unit histories
+    cells, evaluations, every = 250_000, 8, 5  # of 4 units each: a million unit histories
     draw = np.random.default_rng(0)
-    size = (looks + 1, cells, 4)
+    size = (evaluations + 1, cells, 4)
     margins = draw.normal(size=size).astype(np.float32)
     margins[draw.uniform(size=size) < 0.1] *= 1e-7  # dust and rounding
     margins[draw.uniform(size=size) < 0.05] = 0
@@ -197,12 +198,12 @@ def test_counts_add_up_in_a_million_cells():
     @jax.jit
     def watch(margins):
         history = jax.vmap(lambda m: outcomes.start_history(statistics(m), bounds))(margins[0])
-        for look in range(1, looks + 1):
+        for evaluation in range(1, evaluations + 1):
             history = jax.vmap(
-                lambda h, m, step=look * every: outcomes.observe_probe(
+                lambda h, m, step=evaluation * every: outcomes.observe_probe(
                     h, jnp.int32(step), m, bounds, since=every, tolerance=1e-6, sustain=2 * every
                 )
-            )(history, margins[look])
+            )(history, margins[evaluation])
         return history
 
     history = jax.tree.map(np.asarray, watch(margins))
@@ -228,7 +229,7 @@ def test_counts_add_up_in_a_million_cells():
         (codes == Outcome.DIVERGED), diverged & h.dead_at_start & ~h.near_zero_at_start
     )
     assert ((h.first_sustained == NEVER) | (h.first_sustained >= h.first_recovery)).all()
-    horizon = looks * every
+    horizon = evaluations * every
     assert (h.steps_dead <= horizon).all() and (h.steps_dead % every == 0).all()
     never_moved = (h.recoveries == 0) & (h.deaths == 0) & ~diverged
     np.testing.assert_array_equal(

@@ -118,10 +118,12 @@ def test_the_cohort_is_paired_on_units_dead_in_both_arms():
 
 def test_a_share_at_the_last_look_weighs_layers_by_width_and_knows_diverged_runs():
     axes = ("learning_rate", "initial_bias", "seed")
-    looks = np.array([[[9.0, 9.0], [0.5, 0.25]], [[9.0, 9.0], [0.0, 0.0]]])  # seed, look, layer
+    evaluations = np.array(
+        [[[9.0, 9.0], [0.5, 0.25]], [[9.0, 9.0], [0.0, 0.0]]]
+    )  # seed, evaluation, layer
     result = xr.Dataset(
         {
-            "layer_flat_fraction": ((*axes, "probe_step", "layer"), looks[None, None]),
+            "layer_flat_fraction": ((*axes, "probe_step", "layer"), evaluations[None, None]),
             "diverged_at": (axes, np.array([[[NEVER, 3]]])),
         },
         {"learning_rate": [0.1], "initial_bias": [0.0]},

@@ -14,8 +14,8 @@ import xarray as xr
 from relu_dynamics.config import Config
 from relu_dynamics.engine import (
     columns,
+    evaluation,
     initializers,
-    looks,
     memory,
     models,
     optimizers,
@@ -25,8 +25,8 @@ from relu_dynamics.engine import (
 )
 from relu_dynamics.engine import step as step_
 from relu_dynamics.engine.activations import ACTIVATIONS
+from relu_dynamics.engine.evaluation import evaluate
 from relu_dynamics.engine.keys import PURPOSES, purpose_key, run_key
-from relu_dynamics.engine.looks import look
 from relu_dynamics.engine.memory import available_bytes, trace_bytes
 from relu_dynamics.engine.outcomes import NEVER
 from relu_dynamics.engine.step import State, draw_batch, gradient_norms, loss_gradients, train_step
@@ -54,7 +54,7 @@ def setup(config, seed=0):
 
 
 _start = jax.jit(training.start)
-_look = jax.jit(look)
+_evaluate = jax.jit(evaluate)
 
 
 @jax.jit
@@ -80,7 +80,7 @@ def test_dead_on_the_training_set_is_the_same_as_zero_gradient(seed, bias, hidde
     config, task, key = setup(config, seed)
     params = _start(config, key).params
     zero = np.asarray(_gradient_norms(config, params, task)) == 0
-    dead = np.asarray(_look(config, params, task.inputs)[0].margin <= 0)
+    dead = np.asarray(_evaluate(config, params, task.inputs)[0].margin <= 0)
     last = slice(sum(hidden[:-1]), None)
     np.testing.assert_array_equal(zero[last], dead[last])
     assert np.all(zero[dead])
@@ -184,11 +184,11 @@ def test_a_run_is_its_steps():
 
 def test_trace_has_named_arrays_for_every_step_and_unit():
     run = training.train(SMALL, trace_units=True)
-    units, steps, looks = SMALL.units, SMALL.steps, SMALL.probes + 1
+    units, steps, evaluations = SMALL.units, SMALL.steps, SMALL.probes + 1
     assert run.trace.batch_units.margin.shape == (steps, units)
     assert run.trace.gradient_norm.shape == (steps, units)
-    assert run.trace.probe_units.minimum.shape == (looks, units)
-    assert run.trace.probe_layers.dead_fraction.shape == (looks, 2)
+    assert run.trace.probe_units.minimum.shape == (evaluations, units)
+    assert run.trace.probe_layers.dead_fraction.shape == (evaluations, 2)
     # A unit silent on the whole minibatch gets no gradient from it.
     silent = np.asarray(run.trace.batch_units.margin) <= 0
     assert silent.any()
@@ -204,9 +204,9 @@ def test_the_history_is_the_same_with_and_without_the_trace():
 def test_a_longer_run_has_the_same_prefix():
     short = training.train(SMALL)
     long = training.train(dataclasses.replace(SMALL, steps=40))
-    looks = SMALL.probes + 1
+    evaluations = SMALL.probes + 1
     chex.assert_trees_all_equal(
-        jax.tree.map(lambda x: x[:looks], long.trace.probe_layers), short.trace.probe_layers
+        jax.tree.map(lambda x: x[:evaluations], long.trace.probe_layers), short.trace.probe_layers
     )
     np.testing.assert_array_equal(long.trace.loss[: SMALL.probes], short.trace.loss)
 
@@ -445,7 +445,7 @@ def test_one_unit_networks_as_columns_are_the_networks(activation, output_bias):
 @pytest.mark.parametrize("lanes", [3, 1024])  # rows of 4 KiB get spare columns
 @pytest.mark.parametrize("optimizer", ["momentum", "adam"])
 def test_whole_runs_of_one_unit_as_columns_are_the_runs(optimizer, lanes, monkeypatch):
-    """Lanes on the last axis and looks at all lanes as one layer == `jax.vmap` of the obvious
+    """Lanes on the last axis and evaluations on all lanes as one layer == `jax.vmap` of the obvious
     form: the same events, numbers to rounding, and a diverged lane stays by itself."""
     config = dataclasses.replace(
         SMALL, hidden=(1,), biased_layer=1, biased_units=1, optimizer=optimizer,
@@ -462,7 +462,7 @@ def test_whole_runs_of_one_unit_as_columns_are_the_runs(optimizer, lanes, monkey
     train = lambda: jax.jit(jax.vmap(training.run, (0, None, None)))(configs, task, key)  # noqa: E731
     fast = train()
     monkeypatch.setattr(training, "lanes_last", columns.scan_stretch)
-    monkeypatch.setattr(looks, "look_at_columns", lambda config, plain, statistics_of: plain)
+    monkeypatch.setattr(evaluation, "evaluate_columns", lambda config, plain, statistics_of: plain)
     monkeypatch.setattr(step_, "all_units_at_once", lambda config, plain: plain)
     obvious = train()
     assert (fast.history.diverged_at[1] >= 0) and (fast.history.diverged_at[0] < 0)

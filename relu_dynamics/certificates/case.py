@@ -29,7 +29,7 @@ class Verdict(enum.IntEnum):
     NOT_DEAD = 0  # alive on the training set: nothing to certify
     POSSIBLE = 1  # no theorem decides
     CERTIFIED_NEVER = 2  # dead on every training example at every step up to the horizon
-    CERTIFIED_AT = 3  # dead until `step`, where a look at the probe set sees it alive
+    CERTIFIED_AT = 3  # dead until `step`, where an evaluation on the probe set sees it alive
 
 
 class _Rules(NamedTuple):
@@ -61,7 +61,7 @@ class Case(NamedTuple):
     error: np.ndarray  # [units] rounding of z
     pushed: np.ndarray  # [units] a push from outside the loss moves the unit
     tame: np.ndarray  # [units] its numbers are finite and far from overflow
-    readable: bool  # what a look or a batch sees of the unit is in `z`
+    readable: bool  # what an evaluation or a batch sees of the unit is in `z`
     alone: bool  # a dead unit's own parameters get no gradient
     fixed: bool  # the inputs never change
     immobile: bool  # no parameter of this layer ever changes
@@ -185,7 +185,8 @@ def forward_error(
 
 
 def norm_size(config: Config, units: int, rows: int) -> int:
-    """How many numbers are normalized together; for a batch the most that any look may hold."""
+    """How many numbers are normalized together; for a batch the most that any evaluation may
+    hold."""
     if config.normalization == "batch":
         return max(rows, config.batch_size or 0, 1)
     return normalizations.GROUP_SIZE if config.normalization == "group" else units

@@ -64,8 +64,8 @@ def certify(config: Config, task: Task, state: State, *, horizon: int) -> Certif
     negative horizon, or parameters that are not those of the config. Units of a state that is not
     finite, or beyond 1e15 and on its way there, are POSSIBLE, as are units pushed from outside the
     loss. Host code, not jit-able; nothing is trained. `CERTIFIED_AT` is the first
-    step at which a look would find the unit alive, whether or not the config looks at that step
-    (what other units do does not matter, unless the run has diverged by then).
+    step at which an evaluation would find the unit alive, whether or not the config evaluates at
+    that step (what other units do does not matter, unless the run has diverged by then).
     """
     if config.activation != "relu":
         raise ValueError(

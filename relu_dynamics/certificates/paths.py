@@ -24,7 +24,7 @@ class _Path(NamedTuple):
     largest: np.ndarray  # over the rows
     seen: np.ndarray  # over the probe
     error: np.ndarray  # how far float32 may be from either
-    threshold: np.ndarray  # margin above which a look calls the unit alive
+    threshold: np.ndarray  # margin above which an evaluation calls the unit alive
 
 
 def crossing(case: Case, holds: np.ndarray, paths) -> Claim:
@@ -136,8 +136,8 @@ def _follow_linear(case: Case):
         moved = weight_errors[now] @ reach + bias_errors[now] @ np.abs(biases)
         size = np.abs(w) @ reach + np.abs(b) @ np.abs(biases) + moved
         error = moved * (1 + sums) + sums * size + case.input_error * (np.abs(w) @ mass)
-        look = np.abs(w) @ norms * furthest + np.abs(b) @ np.abs(biases) + moved
-        threshold = _look_threshold(case, look)
+        magnitude = np.abs(w) @ norms * furthest + np.abs(b) @ np.abs(biases) + moved
+        threshold = _alive_threshold(case, magnitude)
         yield _Path(largest, seen, np.broadcast_to(error, (len(w), units)), threshold)
 
 
@@ -172,9 +172,9 @@ def follow_adam(case: Case, units: np.ndarray):
         error = (sizes @ (p_error * (1 + sums) + sums * np.abs(p))).max(0)
         error = error + case.input_error * (np.abs(p[:-1]) + p_error[:-1]).sum(0)
         norm = np.sqrt(((np.abs(p[:-1]) + p_error[:-1]) ** 2).sum(0))
-        look = norm * furthest + np.abs(p[-1]) + p_error[-1]
+        magnitude = norm * furthest + np.abs(p[-1]) + p_error[-1]
         row = np.full((4, 1, width), np.nan)
-        row[:, 0, units] = z.max(0), z[case.probe].max(0), error, _look_threshold(case, look)
+        row[:, 0, units] = z.max(0), z[case.probe].max(0), error, _alive_threshold(case, magnitude)
         yield _Path(*row)
 
         count = case.adam_steps + step + 1
@@ -203,8 +203,8 @@ def follow_adam(case: Case, units: np.ndarray):
         p_error += np.minimum(u * (np.abs(p) + p_error), moves)  # a move that rounds away is 0
 
 
-def _look_threshold(case: Case, size: np.ndarray) -> np.ndarray:
-    """Margin above which a look calls a unit alive; size = ||w|| max ||x|| + |b| or more."""
+def _alive_threshold(case: Case, size: np.ndarray) -> np.ndarray:
+    """Margin above which an evaluation calls a unit alive; size = ||w|| max ||x|| + |b| or more."""
     rounding = (case.inputs.shape[1] + 2) * UNIT_ROUNDOFF * size
-    rounding = np.where(size < HUGE, rounding, np.inf)  # the look's own squares overflow
+    rounding = np.where(size < HUGE, rounding, np.inf)  # the evaluation's own squares overflow
     return np.maximum(rounding, case.config.tolerance) * (1 + 1e-4)

@@ -25,8 +25,8 @@ from relu_dynamics.channels.terms import (
 from relu_dynamics.checks import check_choice
 from relu_dynamics.config import Config, check_covered
 from relu_dynamics.engine import models, optimizers, outcomes, probes, tasks, training
+from relu_dynamics.engine.evaluation import evaluate
 from relu_dynamics.engine.keys import purpose_key, run_key
-from relu_dynamics.engine.looks import look
 from relu_dynamics.engine.memory import check_memory
 from relu_dynamics.engine.outcomes import NEVER, History
 from relu_dynamics.engine.step import State, draw_batch, loss_gradients, parameter_updates
@@ -113,7 +113,7 @@ def _walk(config, task, key, state, fold, total):
         indices = jax.vmap(lambda now: draw_batch(config, key, now))(steps)
         carry = (state, seen, history, _in_spell(history), total)
         (state, seen, history, _, total), kept = jax.lax.scan(step, carry, indices)
-        history = look_at_probe(config, task, state, history)
+        history = updated_history(config, task, state, history)
         return (state, seen, history, total), kept
 
     first_steps = state.step + jnp.arange(config.probes, dtype=jnp.int32) * config.probe_every
@@ -124,12 +124,12 @@ def _walk(config, task, key, state, fold, total):
 
 
 def start_history(config, task, state, apply=models.apply):
-    history = outcomes.start_history(*look(config, state.params, task.probe, apply))
+    history = outcomes.start_history(*evaluate(config, state.params, task.probe, apply))
     return history._replace(spell_start=history.spell_start + state.step)
 
 
-def look_at_probe(config, task, state, history, apply=models.apply):
-    found, bound = look(config, state.params, task.probe, apply)
+def updated_history(config, task, state, history, apply=models.apply):
+    found, bound = evaluate(config, state.params, task.probe, apply)
     return outcomes.observe_probe(
         history,
         state.step,
@@ -177,8 +177,8 @@ def spell_account(
     """One run's account as sums over each unit's dead spell before its first recovery.
 
     The run is `config.steps` steps from `state` (by default step 0's own). The spell starts at
-    the first look for units dead there, else at the look that first sees the unit
-    dead; it ends at the look that first sees it alive again, at divergence or at the horizon.
+    the first evaluation for units dead there, else at the evaluation that first sees the unit
+    dead; it ends at the evaluation that first sees it alive again, at divergence or at the horizon.
     Pure; `jax.vmap` it over configs as `training.run`. Memory is that of the terms of one step.
     A unit whose run overflows within the spell has non-finite sums.
     """
@@ -279,9 +279,9 @@ def spell_shares(account: Account | SpellAccount, view: str = "margin") -> Share
     """Which fraction of the climb over the dead spell each channel brought, [..., units].
 
     The climb is what the margin (view "margin") or the mean of z (view "mean") gained from the
-    first look of the spell to the one that ends it. Shares are of that net change: with opposing
-    channels they may be large, and they mean little where the climb is near 0. A unit that never
-    recovered has shares of what it moved by.
+    first evaluation of the spell to the one that ends it. Shares are of that net change: with
+    opposing channels they may be large, and they mean little where the climb is near 0. A unit that
+    never recovered has shares of what it moved by.
     """
     check_choice("view", view, VIEWS)
     sums = (spell_sums(account) if isinstance(account, Account) else account).sums

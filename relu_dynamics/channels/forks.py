@@ -12,11 +12,11 @@ from relu_dynamics import statistics
 from relu_dynamics.channels.accounts import (
     check_units,
     layer_units,
-    look_at_probe,
     make_task,
     start_history,
     start_state,
     traced,
+    updated_history,
 )
 from relu_dynamics.channels.arms import Arm, apply_frozen, find_arm
 from relu_dynamics.channels.terms import COVERED
@@ -74,7 +74,7 @@ def fork(
     every arm: "as_is" is the straight run to the bit, and an arm without effect differs from it
     by nothing. Lanes that hold all arms at once would round differently from one another.
 
-    Raises a ValueError for a step that is no look of the run before its end, an arm that the
+    Raises a ValueError for a step that is no evaluation of the run before its end, an arm that the
     config does not have, a unit outside the biased layer, and when no unit is dead at `step`.
     """
     config = validate(config)
@@ -184,8 +184,9 @@ def _begin_history(config, task, state):
 
 
 @functools.partial(jax.jit, static_argnames="freezable")
-def _advance(config, state, history, reference, held, looks, *, task, key, freezable):
-    """All seeds of one arm, `looks` looks further: (state, history), leaves [seeds, ...].
+def _advance(config, state, history, reference, held, evaluations, *, task, key, freezable):
+    """All seeds of one arm, `evaluations` evaluations further: (state, history), leaves [seeds,
+    ...].
 
     `held` says what stays as it is: the parameters of the layers below the biased one, or the
     normalization statistics of the `reference` parameters (only in a `freezable` program).
@@ -217,9 +218,9 @@ def _advance(config, state, history, reference, held, looks, *, task, key, freez
             steps = state.step + jnp.arange(config.probe_every, dtype=state.step.dtype)
             indices = jax.vmap(lambda now: draw_batch(config, key, now))(steps)
             (state, history), _ = jax.lax.scan(step, (state, history), indices)
-            return state, look_at_probe(config, task, state, history, apply)
+            return state, updated_history(config, task, state, history, apply)
 
-        return jax.lax.fori_loop(0, looks, segment, (state, history))
+        return jax.lax.fori_loop(0, evaluations, segment, (state, history))
 
     return jax.vmap(of_seed)(task, key, state, history, reference)
 
@@ -230,7 +231,7 @@ class ForkRow(NamedTuple):
     arm: str
     time: int  # step of the run
     cohort: int  # units at risk, the same in every arm
-    recovered: int  # of them, alive again at a look by `time`
+    recovered: int  # of them, alive again at an evaluation by `time`
     diverged: int  # seeds that diverged by `time`; their units count as they stood before
     probability: Interval  # P(recover by time)
     difference: Interval | None  # P(arm) - P(as_is); None for as_is

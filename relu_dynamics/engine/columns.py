@@ -133,7 +133,7 @@ def all_units_at_once(config: Config, plain: Callable) -> Callable:
     return form
 
 
-def look_at_columns(config: Config, plain: Callable, statistics_of: Callable) -> Callable:
+def evaluate_columns(config: Config, plain: Callable, statistics_of: Callable) -> Callable:
     """`plain` with a rule for `jax.vmap`: networks of one unit are looked at as one layer, each a
     unit of it, of which `statistics_of` makes what `plain` returns. Both agree to rounding
     (tested)."""
@@ -158,9 +158,9 @@ def look_at_columns(config: Config, plain: Callable, statistics_of: Callable) ->
 
 
 def scan_stretch(step: Callable, finish: Callable) -> Callable:
-    """The steps between two looks as a function of (shared, carry, xs): finish(carry, out) of what
-    `jax.lax.scan` makes of step(shared, carry, x). `finish` also takes arrays that end in an axis
-    of lanes."""
+    """The steps between two evaluations as a function of (shared, carry, xs): finish(carry, out) of
+    what `jax.lax.scan` makes of step(shared, carry, x). `finish` also takes arrays that end in an
+    axis of lanes."""
     return lambda shared, carry, xs: finish(
         *jax.lax.scan(functools.partial(step, shared), carry, xs)
     )

@@ -8,8 +8,8 @@ Definitions, all *on the probe set* (a fixed set of examples, never the training
   threshold nothing changes: a dead unit stays dead (z = 1e-34 is dust, not a recovery), a living
   one stays alive.
 * at risk: dead at step 0.
-* sustained: alive at every look for at least `sustain` steps after the recovery. A unit that is
-  alive at the horizon, but not yet for that long, is `RECOVERED_UNCONFIRMED`.
+* sustained: alive at every evaluation for at least `sustain` steps after the recovery. A unit that
+  is alive at the horizon, but not yet for that long, is `RECOVERED_UNCONFIRMED`.
 * diverged: the loss or a margin of the run was not finite at some step. It is an outcome of its
   own for every unit at risk, whatever it did before: NaN <= 0 is False, and a diverged run must
   not read as alive. (The step of an earlier recovery stays recorded.)
@@ -52,8 +52,8 @@ Array = jax.Array | np.ndarray  # inside a program, and on the host
 class History(NamedTuple):
     """Running record of one run's units; [units] each unless noted. Steps are int32, NEVER = -1.
 
-    Everything comes from the looks at the probe set (step 0 and every `probe_every` steps), but
-    the fields named `batch_...`: those come from the training minibatch at every step.
+    Everything comes from the evaluations on the probe set (step 0 and every `probe_every` steps),
+    but the fields named `batch_...`: those come from the training minibatch at every step.
     """
 
     margin_at_start: Array  # float32
@@ -61,14 +61,14 @@ class History(NamedTuple):
     near_zero_at_start: Array  # bool, |margin| within rounding of 0
     near_zero: Array  # bool, within rounding of 0 from below, before any recovery
     alive: Array  # bool, with the hysteresis of the definition
-    margin: Array  # float32, at the last look
+    margin: Array  # float32, at the last evaluation
     spell_start: Array  # step at which the present spell (alive or dead) was first seen
-    first_recovery: Array  # step of the first look alive after being dead
+    first_recovery: Array  # step of the first evaluation alive after being dead
     first_sustained: Array  # start of the first spell alive after death that lasted
-    first_death: Array  # step of the first look dead after being alive
+    first_death: Array  # step of the first evaluation dead after being alive
     recoveries: Array  # int32
     deaths: Array  # int32; of a unit at risk these are re-deaths
-    steps_dead: Array  # int32, steps between looks count for the state at their start
+    steps_dead: Array  # int32, steps between evaluations count for the state at their start
     batch_first_active: Array  # first step with z > 0 for a minibatch example
     batch_mean_sum: Array  # float32, sum over steps of the mean of z
     batch_peak: Array  # float32, largest z over all steps
@@ -120,7 +120,7 @@ def observe_batch(
     """The history after minibatch statistics of the forward pass at `step`. A loss of None is
     left to `observe_losses`.
 
-    `batch_first_active` is a step late, until the next look: it is read from the peak so far,
+    `batch_first_active` is a step late, until the next evaluation: it is read from the peak so far,
     which is in memory, for XLA would reduce z once more for every use of this step's own.
     """
     diverged_at = history.diverged_at
@@ -160,7 +160,8 @@ def observe_probe(
     tolerance: float,
     sustain: int,
 ) -> History:
-    """The history after a look at the probe set at `step`, `since` steps after the last look.
+    """The history after an evaluation on the probe set at `step`, `since` steps after the last
+    evaluation.
 
     margin and bound are [units]; the events are those of the module's definitions. Once a run
     has diverged its history no longer changes.

@@ -33,8 +33,8 @@ class LayerSummary(NamedTuple):
     deviation_mean: jax.Array  # mean over units of the standard deviation of z
     flat_fraction: jax.Array  # units with derivative f'(z) = 0 for all examples; ReLU: the dead
     wrong_way_fraction: jax.Array  # examples and units with f'(z) < 0: a rising z lowers f(z)
-    died: jax.Array  # fraction of units that died since the look before; 0 at the first
-    recovered: jax.Array  # fraction of units that recovered since the look before, likewise
+    died: jax.Array  # fraction of units that died since the evaluation before; 0 at the first
+    recovered: jax.Array  # fraction of units that recovered since the evaluation before, likewise
 
 
 ROWS = 32  # `halve` reduces so many wide rows in one pass,
@@ -116,7 +116,8 @@ def layer_summary(
     recovered: jax.Array,
 ) -> LayerSummary:
     """Summaries for layers of the given widths, [layers] each. All else is [units]: statistics,
-    `slope_statistics`, and whether (or how often) the unit died and recovered since the last look.
+    `slope_statistics`, and whether (or how often) the unit died and recovered since the last
+    evaluation.
     """
 
     def by_layer(values, reduce):

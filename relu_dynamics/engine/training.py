@@ -3,7 +3,7 @@
     train_step(config, task, key, state) -> (state, snapshot)
 
 State is what the next step needs; snapshot is what a reader wants to see. A run scans the step
-and looks at the probe set every `probe_every` steps; a grid is `jax.vmap` of a run over configs
+and evaluates on the probe set every `probe_every` steps; a grid is `jax.vmap` of a run over configs
 (`relu_dynamics.sweeps`). The key of a run is never split: every draw is a `fold_in` of a purpose
 and a step, so that a longer run or a larger grid never changes a run's noise.
 """
@@ -18,9 +18,9 @@ from relu_dynamics.checks import short_repr
 from relu_dynamics.config import Config
 from relu_dynamics.engine import columns, initialization, models, outcomes, probes, tasks
 from relu_dynamics.engine.columns import lanes_last, scan_stretch
+from relu_dynamics.engine.evaluation import probe_statistics
 from relu_dynamics.engine.interventions import kill_share
 from relu_dynamics.engine.keys import purpose_key, run_key
-from relu_dynamics.engine.looks import observe_probe
 from relu_dynamics.engine.memory import check_memory, trace_bytes
 from relu_dynamics.engine.optimizers import make_optimizer
 from relu_dynamics.engine.outcomes import History
@@ -34,7 +34,7 @@ class Trace(NamedTuple):
     """The record of a run. Leaves named `batch...` and `loss` have a leading [steps] axis when
     every unit is traced; `probe_...` have a leading [probes + 1] axis, from step 0 on."""
 
-    loss: jax.Array  # [steps], or [probes] means over the steps between looks
+    loss: jax.Array  # [steps], or [probes] means over the steps between evaluations
     probe_layers: LayerSummary  # [probes + 1, layers]
     probe_units: UnitStatistics | None  # [probes + 1, units]
     batch_units: UnitStatistics | None  # [steps, units]
@@ -89,10 +89,10 @@ def run(
             return task
         return tasks.renewed(config, made, purpose_key(key, "task"), step)
 
-    def look_at_probe(params, step):
-        return observe_probe(config, params, task_at(step).probe, models.apply)
+    def evaluate_probe(params, step):
+        return probe_statistics(config, params, task_at(step).probe, models.apply)
 
-    statistics, bound, slope = look_at_probe(state.params, state.step)
+    statistics, bound, slope = evaluate_probe(state.params, state.step)
     history = outcomes.start_history(statistics, bound) if history is None else history
     history_at_start = history
 
@@ -139,8 +139,8 @@ def run(
             )
         shared = config, task_at(first), key
         (state, history), (losses, record) = train_stretch(shared, (state, before), indices)
-        # A look belongs to the period before it: what was learned, before the task changes.
-        statistics, bound, slope = look_at_probe(state.params, first)
+        # An evaluation belongs to the period before it: what was learned, before the task changes.
+        statistics, bound, slope = evaluate_probe(state.params, first)
         history = outcomes.observe_probe(
             history,
             state.step,
@@ -154,10 +154,12 @@ def run(
         return (state, history), (losses, record, seen)
 
     first_steps = state.step + jnp.arange(config.probes) * every
-    (state, history), (losses, record, looks) = jax.lax.scan(segment, (state, history), first_steps)
-    first_look = probe_record(statistics, slope, history_at_start, history_at_start)
+    (state, history), (losses, record, evaluations) = jax.lax.scan(
+        segment, (state, history), first_steps
+    )
+    first_evaluation = probe_record(statistics, slope, history_at_start, history_at_start)
     layers, units = jax.tree.map(
-        lambda head, rest: jnp.concatenate([head[None], rest]), first_look, looks
+        lambda head, rest: jnp.concatenate([head[None], rest]), first_evaluation, evaluations
     )
     if trace_units:
         losses, record = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (losses, record))
@@ -193,7 +195,7 @@ def train(
     """Trains one network, from step 0 or from a given state, and returns all that came out of it.
 
     With `trace_units=True` the trace holds every unit's statistics: of the minibatch and the
-    gradient norm at every step, of the probe set at every look (set `probe_every=1` for every
+    gradient norm at every step, of the probe set at every evaluation (set `probe_every=1` for every
     step). Raises a ValueError for a config that cannot run, and before starting when the trace
     does not fit into memory. A run that goes on after a kill: `store.checkpoints.train`.
     """

@@ -9,7 +9,7 @@ significant digits; BokehJS draws them, and explorer.js only hands them to what 
 of one run a cell is not in a stored result: one seed is trained again, and a ribbon is shown only
 where that run's history (every unit's events and margins) is the stored one, bit for bit.
 
-Axes: `cells` are the points of a map, its second axis fastest; `looks` are those shown.
+Axes: `cells` are the points of a map, its second axis fastest; `evaluations` are those shown.
 """
 
 from relu_dynamics.explorer.checks import CONFIG_FIELDS as CONFIG_FIELDS
@@ -19,7 +19,7 @@ from relu_dynamics.explorer.checks import MissingBokehError as MissingBokehError
 from relu_dynamics.explorer.checks import check_bokeh as check_bokeh
 from relu_dynamics.explorer.explore import explore as explore
 from relu_dynamics.explorer.numbers import LEVEL as LEVEL
-from relu_dynamics.explorer.numbers import MOST_LOOKS as MOST_LOOKS
+from relu_dynamics.explorer.numbers import MOST_EVALUATIONS as MOST_EVALUATIONS
 from relu_dynamics.explorer.numbers import OUTCOMES as OUTCOMES
 from relu_dynamics.explorer.numbers import PROVENANCE as PROVENANCE
 from relu_dynamics.explorer.page import BLUE as BLUE

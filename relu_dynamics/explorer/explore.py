@@ -72,7 +72,7 @@ def build_maps(name: str, result: xr.Dataset) -> list[dict]:
                 "incidence": incidence(part),
                 "outcomes": outcomes(part),
                 "steps": estimates.config_of(result)["steps"],
-                "looks": shown_steps(result).tolist(),
+                "evaluations": shown_steps(result).tolist(),
                 "ribbons": ribbons[(..., *place)].ravel().tolist(),
                 "ribbon_note": note,
                 "caption": caption(result),

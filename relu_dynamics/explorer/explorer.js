@@ -140,9 +140,9 @@
   }
 
   function drawIncidence() {
-    const { looks, steps } = current();
+    const { evaluations, steps } = current();
     const curve = current().incidence[cell()];
-    const data = { step: looks, observed: curve.observed };
+    const data = { step: evaluations, observed: curve.observed };
     for (const cause of ["recovered", "diverged"]) {
       ["", "_low", "_high"].forEach((end, i) => { data[cause + end] = numbers(curve[cause][i]); });
     }
@@ -150,9 +150,9 @@
     find("incidence", "steps").end = steps;
     const at = (cause, i) => curve[cause][0][i] === null ? "no estimate"
       : `${number(curve[cause][0][i])} ${interval(curve[cause][1][i], curve[cause][2][i])}`;
-    const last = looks.length - 1;
+    const last = evaluations.length - 1;
     const text = curve.trials === 0 ? "No unit of this cell is at risk."
-      : `By step ${looks[last]}: recovered at least once ${at("recovered", last)}, ` +
+      : `By step ${evaluations[last]}: recovered at least once ${at("recovered", last)}, ` +
         `diverged ${at("diverged", last)}, of ${curve.trials} units at risk (dead at step 0) in ` +
         `${curve.runs} runs.`;
     byId("incidence_note").textContent = `${text} Shaded: pointwise 95 % intervals; ` +
@@ -160,8 +160,8 @@
     byId("incidence").setAttribute("aria-label", `Cumulative incidence. ${text}`);
     table("incidence_table", "Share of the units at risk with the event by the step, 95 % interval",
       ["step", "recovered", "diverged", "still observed"],
-      few(looks).map((i) =>
-        [looks[i], at("recovered", i), at("diverged", i), curve.observed[i]]));
+      few(evaluations).map((i) =>
+        [evaluations[i], at("recovered", i), at("diverged", i), curve.observed[i]]));
   }
 
   function drawOutcomes() {
@@ -195,7 +195,7 @@
   }
 
   function drawRibbon() {
-    const { looks, steps, ribbons, ribbon_note } = current();
+    const { evaluations, steps, ribbons, ribbon_note } = current();
     const ribbon = ribbons[cell()];
     for (const part of ["ribbon", "ribbon_key", "ribbon_details"]) {
       byId(part).hidden = ribbon === null;
@@ -205,8 +205,8 @@
     if (ribbon === null) return;
     const [mean, deviation] = [numbers(ribbon.mean), numbers(ribbon.deviation)];
     find("ribbon", "steps").end = steps;
-    find("ribbon", "looks").data = {
-      step: looks,
+    find("ribbon", "evaluations").data = {
+      step: evaluations,
       margin: numbers(ribbon.margin),
       mean,
       minimum: numbers(ribbon.minimum),
@@ -214,12 +214,12 @@
       below: mean.map((value, i) => value - deviation[i]),
       active: numbers(ribbon.active_fraction),
     };
-    const last = looks.length - 1;
+    const last = evaluations.length - 1;
     byId("ribbon").setAttribute("aria-label", `${ribbon.unit}. Largest z: ` +
-      `${number(ribbon.margin[0])} at step 0, ${number(ribbon.margin[last])} at step ${looks[last]}.`);
+      `${number(ribbon.margin[0])} at step 0, ${number(ribbon.margin[last])} at step ${evaluations[last]}.`);
     table("ribbon_table", "z of this unit over the probe set",
       ["step", "largest", "mean", "deviation", "smallest", "active share"],
-      few(looks).map((i) => [looks[i], ...["margin", "mean", "deviation", "minimum",
+      few(evaluations).map((i) => [evaluations[i], ...["margin", "mean", "deviation", "minimum",
         "active_fraction"].map((name) => number(ribbon[name][i]))]));
   }
 

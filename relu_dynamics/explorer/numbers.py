@@ -11,7 +11,7 @@ from relu_dynamics.config import LABELS
 from relu_dynamics.engine.outcomes import Outcome
 from relu_dynamics.statistics import estimates
 
-MOST_LOOKS = 100  # of a curve or ribbon; of longer runs every k-th look is shown
+MOST_EVALUATIONS = 100  # of a curve or ribbon; of longer runs every k-th evaluation is shown
 
 LEVEL = 0.95
 
@@ -62,14 +62,14 @@ def measure_of(result: xr.Dataset, measure: str) -> dict:
 
 
 def shown_steps(result: xr.Dataset) -> np.ndarray:
-    """Steps of the looks that are shown: the first, every k-th and the last."""
+    """Steps of the evaluations that are shown: the first, every k-th and the last."""
     steps = result.probe_step.values
-    return steps[shown_looks(len(steps))]
+    return steps[shown_evaluations(len(steps))]
 
 
-def shown_looks(looks: int) -> np.ndarray:
-    every = -(-looks // MOST_LOOKS)
-    return np.unique([*range(0, looks, every), looks - 1])
+def shown_evaluations(evaluations: int) -> np.ndarray:
+    every = -(-evaluations // MOST_EVALUATIONS)
+    return np.unique([*range(0, evaluations, every), evaluations - 1])
 
 
 def cells_of(result: xr.Dataset) -> list[dict[str, float]]:
@@ -79,18 +79,21 @@ def cells_of(result: xr.Dataset) -> list[dict[str, float]]:
 
 
 def incidence(result: xr.Dataset) -> list[dict]:
-    """For every cell, the cumulative incidence of both causes with intervals, [looks] each."""
+    """For every cell, the cumulative incidence of both causes with intervals, [evaluations]
+    each."""
     few = result[["first_recovery", "diverged_at", "dead_at_start", "near_zero_at_start"]]
-    looks = shown_steps(result)
-    return [_curves(few, cell, looks) for cell in cells_of(result)]
+    evaluations = shown_steps(result)
+    return [_curves(few, cell, evaluations) for cell in cells_of(result)]
 
 
-def _curves(result: xr.Dataset, cell: dict[str, float], looks: np.ndarray) -> dict:
-    found = estimates.incidence(result, cell, looks)
+def _curves(result: xr.Dataset, cell: dict[str, float], evaluations: np.ndarray) -> dict:
+    found = estimates.incidence(result, cell, evaluations)
     bands = [list(part) for part in zip(found.incidence, found.low, found.high, strict=True)]
     if len(bands) < 2:  # no run diverged: the interval of a count of 0 of the same runs
         none = statistics.clustered_interval(*_nothing(result, cell), LEVEL)
-        bands.append([np.full(len(looks), end) for end in (none.estimate, none.low, none.high)])
+        bands.append(
+            [np.full(len(evaluations), end) for end in (none.estimate, none.low, none.high)]
+        )
     return {
         "recovered": rounded([row.tolist() for row in bands[0]]),
         "diverged": rounded([row.tolist() for row in bands[1]]),

@@ -246,14 +246,14 @@ def _ribbon_plot():
 
     plot = _plot(x_range=Range1d(start=0, end=1, name="steps"), height=270)
     # Rows, so that the vertical range has something to begin with.
-    looks = _source(
-        "looks", "step", "margin", "mean", "minimum", "above", "below", "active", rows=2
+    evaluations = _source(
+        "evaluations", "step", "margin", "mean", "minimum", "above", "below", "active", rows=2
     )
-    plot.varea("step", "minimum", "margin", source=looks, fill_color=BLUE, fill_alpha=0.16)
-    plot.varea("step", "below", "above", source=looks, fill_color=BLUE, fill_alpha=0.35)
-    plot.line("step", "mean", source=looks, line_color=BLUE, line_width=2)
-    margin = plot.line("step", "margin", source=looks, line_color=RED, line_width=2)
-    plot.scatter("step", "margin", source=looks, size=4, color=RED)
+    plot.varea("step", "minimum", "margin", source=evaluations, fill_color=BLUE, fill_alpha=0.16)
+    plot.varea("step", "below", "above", source=evaluations, fill_color=BLUE, fill_alpha=0.35)
+    plot.line("step", "mean", source=evaluations, line_color=BLUE, line_width=2)
+    margin = plot.line("step", "margin", source=evaluations, line_color=RED, line_width=2)
+    plot.scatter("step", "margin", source=evaluations, size=4, color=RED)
     plot.add_layout(Span(location=0, dimension="width", line_color="black", line_dash="dashed"))
     plot.add_tools(
         _hover(

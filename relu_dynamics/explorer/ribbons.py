@@ -16,7 +16,7 @@ from relu_dynamics.engine.keys import purpose_key
 from relu_dynamics.engine.memory import check_memory, trace_bytes
 from relu_dynamics.engine.outcomes import NEVER, History, Outcome
 from relu_dynamics.engine.probes import UnitStatistics
-from relu_dynamics.explorer.numbers import OUTCOMES, at_risk, cells_of, rounded, shown_looks
+from relu_dynamics.explorer.numbers import OUTCOMES, at_risk, cells_of, rounded, shown_evaluations
 from relu_dynamics.grid import Grid, grid_from_identity
 from relu_dynamics.statistics import estimates
 from relu_dynamics.sweeps.blocks import run_blocks
@@ -42,7 +42,7 @@ def trace_ribbons(result: xr.Dataset) -> tuple[np.ndarray, str]:
     except ValueError as error:
         return ribbons, f"No ribbon: the run cannot be trained again here. {error}"
     cells = [run.isel(dict(zip(axes, place, strict=True))) for place in np.ndindex(shape)]
-    shown = shown_looks(run.sizes["probe_step"])
+    shown = shown_evaluations(run.sizes["probe_step"])
     for place, cell, unit, trace in zip(np.ndindex(shape), cells, units, traced, strict=True):
         if _is_stored(trace.history, cell):
             rows = {name: rounded(row[shown]) for name, row in trace.units._asdict().items()}
@@ -75,12 +75,12 @@ def _telling_units(run: xr.Dataset) -> np.ndarray:
 
 class _Traced(NamedTuple):
     history: History  # [units], of a block [lanes, units]
-    units: UnitStatistics  # one unit's [looks], of a block [lanes, looks, units]
+    units: UnitStatistics  # one unit's [evaluations], of a block [lanes, evaluations, units]
 
 
 @jax.jit
 def _block_traces(configs: Config, key: jax.Array, data: tuple | None) -> _Traced:
-    """`grids.block_program`, returning every unit's record at every look."""
+    """`grids.block_program`, returning every unit's record at every evaluation."""
     task = tasks.make_task(configs, purpose_key(key, "task"), data)
     traced = functools.partial(training.run, trace_units=True)
     runs = jax.vmap(traced, in_axes=(0, None, None))(configs, task, key)

@@ -449,11 +449,11 @@ def _draw_collapse(axes: Axes, collapse: Mapping | None):
 
 
 def draw_unit(axes: Axes, statistics, unit: int, every: int = 1):
-    """Draws one unit's z over the looks of one run: largest, mean and smallest over the probe set.
-    Looks at which it is dead (largest z <= 0) are shaded.
+    """Draws one unit's z over the evaluations of one run: largest, mean and smallest over the probe
+    set. Evaluations at which it is dead (largest z <= 0) are shaded.
 
-    `statistics` has the fields of `probes.UnitStatistics`, [looks, units]; `every` is the number of
-    steps between two looks.
+    `statistics` has the fields of `probes.UnitStatistics`, [evaluations, units]; `every` is the
+    number of steps between two evaluations.
     """
     largest, mean, smallest = (
         np.asarray(part)[:, unit]

@@ -59,15 +59,15 @@ def _z_axis(axis):
 
 
 class Life(NamedTuple):
-    """One unit's pre-activation z over the probe set at every look; arrays [looks]."""
+    """One unit's pre-activation z over the probe set at every evaluation; arrays [evaluations]."""
 
     step: np.ndarray
     margin: np.ndarray  # largest z
     mean: np.ndarray
     deviation: np.ndarray
     minimum: np.ndarray
-    death: int  # step of the first look that sees it dead
-    recovery: int  # step of the first look that sees it alive again
+    death: int  # step of the first evaluation that sees it dead
+    recovery: int  # step of the first evaluation that sees it alive again
 
 
 def draw_ribbon(axes: Axes, life: Life):
@@ -121,7 +121,7 @@ def draw_ribbon(axes: Axes, life: Life):
 
 
 def deepest_look(life: Life) -> int:
-    """The look of the dead spell at which the margin is lowest (the first such)."""
+    """The evaluation of the dead spell at which the margin is lowest (the first such)."""
     spell = (life.step >= life.death) & (life.step < life.recovery)
     return int(np.argmin(np.where(spell, life.margin, np.inf)))
 
@@ -156,8 +156,9 @@ def density(z: np.ndarray, points: int = 160) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ridge_steps(death: int, recovery: int, last: int, rows: int = 9) -> list[int]:
-    """Steps of a ridgeline: before death, its first dead look, evenly through the spell to the
-    last dead look, the first look back and beyond; each once, none outside [0, last]."""
+    """Steps of a ridgeline: before death, its first dead evaluation, evenly through the spell to
+    the last dead evaluation, the first evaluation back and beyond; each once, none outside [0,
+    last]."""
     before = [death - 40, death - 10, death - 2, death - 1]
     spell = np.linspace(death, recovery - 1, rows).round().astype(int).tolist()
     after = [recovery, recovery + 10, recovery + 40, last]
@@ -227,8 +228,8 @@ class Phase(NamedTuple):
     """A stretch of a unit's life, its margin at both ends and what every channel moved it by."""
 
     name: str
-    first: int  # step of the look at its start
-    last: int  # step of the look at its end
+    first: int  # step of the evaluation at its start
+    last: int  # step of the evaluation at its end
     start: float  # margin there
     end: float
     moved: dict[str, float]  # by channel, in units of z
@@ -241,8 +242,8 @@ class Phase(NamedTuple):
 
 def life_phases(life: Life, channels: Sequence[str], moved: np.ndarray) -> list[Phase]:
     """The step that killed the unit (none for one dead at step 0), its way down to the deepest
-    margin and its way back. `moved` is [steps, channels], row t what moved the margin from look t
-    to look t + 1; looks are at every step."""
+    margin and its way back. `moved` is [steps, channels], row t what moved the margin from
+    evaluation t to evaluation t + 1; evaluations are at every step."""
     deepest = deepest_look(life)
     ends = [
         ("killed", max(life.death - 1, 0), life.death),
@@ -253,7 +254,7 @@ def life_phases(life: Life, channels: Sequence[str], moved: np.ndarray) -> list[
     for name, first, last in ends:
         if first < last:
             sums = moved[first:last].astype(float).sum(0).tolist()
-            start, end = (float(life.margin[look]) for look in (first, last))
+            start, end = (float(life.margin[evaluation]) for evaluation in (first, last))
             phases.append(
                 Phase(name, first, last, start, end, dict(zip(channels, sums, strict=True)))
             )
@@ -543,7 +544,7 @@ def animate_layer(
     path: pathlib.Path,
     steps: np.ndarray,
     z: np.ndarray,
-    looks: np.ndarray,
+    evaluations: np.ndarray,
     dead: np.ndarray,
     units: Sequence[int],
     marked: int,
@@ -553,8 +554,9 @@ def animate_layer(
 ) -> pathlib.Path:
     """Writes a GIF of z over the probe set for all units of a layer.
 
-    steps [frames], z [frames, units, examples]; below, the number of dead units at every look
-    (looks, dead: [looks]). `units` names the units, `marked` is the one of the other figures.
+    steps [frames], z [frames, units, examples]; below, the number of dead units at every evaluation
+    (evaluations, dead: [evaluations]). `units` names the units, `marked` is the one of the other
+    figures.
     """
     with plt.style.context(STYLE):
         figure, (top, below) = plt.subplots(
@@ -562,9 +564,9 @@ def animate_layer(
         )
         _caption(figure, caption, 118)
         low, high = min(1.4 * z.min(), -2), max(1.4 * z.max(), 2)
-        below.step(looks, dead, where="post", color="0.6")
+        below.step(evaluations, dead, where="post", color="0.6")
         now = below.axvline(steps[0], color="black", linewidth=1)
-        below.set(xlim=(looks[0], looks[-1]), ylim=(0, max(dead.max(), 1) * 1.1))
+        below.set(xlim=(evaluations[0], evaluations[-1]), ylim=(0, max(dead.max(), 1) * 1.1))
         below.set(xlabel="training step", ylabel="dead units")
 
         def frame(number):

@@ -56,7 +56,7 @@ MEASURES: dict[str, Measure] = {
     "recovered_ever": Measure(
         _at_risk,
         lambda r: r.first_recovery != NEVER,
-        "dead on the probe set at step 0, alive at some later look",
+        "dead on the probe set at step 0, alive at some later evaluation",
         "P(dead unit recovers at all)",
     ),
     "alive_at_end": Measure(
@@ -68,7 +68,7 @@ MEASURES: dict[str, Measure] = {
     "died": Measure(
         _began_alive,
         lambda r: (r.first_death != NEVER) & _finite(r),
-        "alive on the probe set at step 0, dead at some later look; not in a diverged run",
+        "alive on the probe set at step 0, dead at some later evaluation; not in a diverged run",
         "P(living unit dies)",
     ),
     "dead_at_end": Measure(
@@ -90,9 +90,9 @@ MEASURES: dict[str, Measure] = {
     "came_back": Measure(
         lambda r: _began_alive(r) & (r.first_death != NEVER),
         lambda r: r.first_recovery != NEVER,
-        "alive on the probe set at step 0, dead at some later look, alive again at a look after "
-        "that. The denominator depends on the treatment (other rates kill other units): compare "
-        "arms by a fork of one cohort instead",
+        "alive on the probe set at step 0, dead at some later evaluation, alive again at an "
+        "evaluation after that. The denominator depends on the treatment (other rates kill other "
+        "units): compare arms by a fork of one cohort instead",
         "P(unit that died comes back)",
     ),
     "diverged": Measure(
@@ -232,21 +232,25 @@ def incidence(
 
 
 def hazards(result: xr.Dataset, layer: int | None = None, windows: int = 4) -> xr.Dataset:
-    """Death and recovery as one process: the hazard of each per look, in equal windows of the run,
-    the dead fraction at which they would balance, and the one observed. Dims [axes..., window].
+    """Death and recovery as one process: the hazard of each per evaluation, in equal windows of the
+    run, the dead fraction at which they would balance, and the one observed. Dims [axes...,
+    window].
 
-    `death` is the share of living units that are dead at the next look, `recovery` the share of
-    dead units that are alive at it (each with _low, _high, _events and _exposure in unit-looks,
-    clustered by seed). `stationary` = death / (death + recovery) is the dead fraction at which as
-    many die as recover (with the 95 % interval of 2,000 bootstraps over seeds; nan where neither
-    was seen). `observed` is the dead fraction at the window's last look. Units of hidden layer
-    `layer` (from 1; all by default) of runs that did not diverge; dead on the probe set, with the
-    hysteresis of `outcomes`. Raises a ValueError when there are fewer looks than windows.
+    `death` is the share of living units that are dead at the next evaluation, `recovery` the share
+    of dead units that are alive at it (each with _low, _high, _events and _exposure in
+    unit-evaluations, clustered by seed). `stationary` = death / (death + recovery) is the dead
+    fraction at which as many die as recover (with the 95 % interval of 2,000 bootstraps over seeds;
+    nan where neither was seen). `observed` is the dead fraction at the window's last evaluation.
+    Units of hidden layer `layer` (from 1; all by default) of runs that did not diverge; dead on the
+    probe set, with the hysteresis of `outcomes`. Raises a ValueError when there are fewer
+    evaluations than windows.
     """
     config, names = config_of(result), axis_names(result)
-    looks = result.sizes["probe_step"] - 1
-    if not 1 <= windows <= looks:
-        raise ValueError(f"windows={windows} must be between 1 and the {looks} looks of a run.")
+    evaluations = result.sizes["probe_step"] - 1
+    if not 1 <= windows <= evaluations:
+        raise ValueError(
+            f"windows={windows} must be between 1 and the {evaluations} evaluations of a run."
+        )
     widths = xr.DataArray(np.asarray(config["hidden"]), dims="layer")
     order = (*names, "seed", "probe_step")
 
@@ -263,9 +267,9 @@ def hazards(result: xr.Dataset, layer: int | None = None, windows: int = 4) -> x
     died, back = units("layer_died"), units("layer_recovered")
     after = alive[..., None] + np.cumsum(back - died, axis=-1)
     before = np.concatenate([alive[..., None], after[..., :-1]], axis=-1)
-    edges = np.linspace(0, looks, windows + 1).round().astype(int)
+    edges = np.linspace(0, evaluations, windows + 1).round().astype(int)
 
-    def in_windows(values):  # [..., seed, look] -> [..., window, seed]
+    def in_windows(values):  # [..., seed, evaluation] -> [..., window, seed]
         parts = [values[..., low:high].sum(-1) for low, high in zip(edges, edges[1:], strict=False)]
         return np.stack(parts, axis=-2)
 

@@ -1,4 +1,4 @@
-"""Intervals of proportions: exact, Wilson, clustered, and valid at every look."""
+"""Intervals of proportions: exact, Wilson, clustered, and valid at every sample size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stopping: intervals that hold at every look, and how many seeds are enough."""
+"""Stopping: intervals that hold at every sample size, and how many seeds are enough."""
 
 from __future__ import annotations
 

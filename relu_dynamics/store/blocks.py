@@ -106,8 +106,8 @@ def expected_shapes(grid: Grid, block: int) -> dict[str, tuple[int, ...]]:
     """The shape of every array in a block, so that nothing larger is ever allocated."""
     lanes, config = grid.block_size(block), grid.config
     shapes = {f"history.{name}": (lanes, config.units) for name in UNIT_FIELDS}
-    looks = (lanes, config.probes + 1, len(config.hidden))
-    shapes |= {f"layers.{name}": looks for name in LayerSummary._fields}
+    evaluations = (lanes, config.probes + 1, len(config.hidden))
+    shapes |= {f"layers.{name}": evaluations for name in LayerSummary._fields}
     return shapes | {
         "history.diverged_at": (lanes,),
         "loss": (lanes, config.probes),

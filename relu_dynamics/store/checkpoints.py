@@ -201,8 +201,8 @@ def _restore(manager, step: int, shape: Run, key: jax.Array) -> Run | None:
 
 
 def _join(segments: list[Run], trace_units: bool) -> Run:
-    """The whole run: the last segment's state and history, and all their traces. The first look
-    of a segment is the last one of the segment before."""
+    """The whole run: the last segment's state and history, and all their traces. The first
+    evaluation of a segment is the last one of the segment before."""
     traces = [segment.trace for segment in segments]
 
     def joined(name: str, first: int) -> Any:
@@ -210,6 +210,6 @@ def _join(segments: list[Run], trace_units: bool) -> Run:
         parts = [jax.tree.map(lambda x: x[first:], part) for part in parts[1:]]
         return jax.tree.map(lambda *x: jnp.concatenate(x), getattr(traces[0], name), *parts)
 
-    looks = {name: joined(name, 1) for name in ("probe_layers", "probe_units")}
+    evaluations = {name: joined(name, 1) for name in ("probe_layers", "probe_units")}
     steps = {name: joined(name, 0) for name in ("loss", "batch_units", "gradient_norm")}
-    return segments[-1]._replace(trace=Trace(**looks, **steps))
+    return segments[-1]._replace(trace=Trace(**evaluations, **steps))

@@ -34,7 +34,7 @@ class BlockResult(NamedTuple):
 
     history: History  # [lanes, units]; diverged_at [lanes]
     probe_layers: LayerSummary  # [lanes, probes + 1, layers]
-    loss: jax.Array  # [lanes, probes] mean training loss between two looks
+    loss: jax.Array  # [lanes, probes] mean training loss between two evaluations
     held_loss: jax.Array  # [lanes]
     held_error: jax.Array  # [lanes]
 

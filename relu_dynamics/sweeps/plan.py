@@ -14,8 +14,8 @@ from relu_dynamics import store
 from relu_dynamics.checks import short_repr
 from relu_dynamics.config import Config
 from relu_dynamics.engine import outcomes, tasks, training
+from relu_dynamics.engine.evaluation import evaluate
 from relu_dynamics.engine.keys import run_key
-from relu_dynamics.engine.looks import look
 from relu_dynamics.engine.memory import check_memory
 from relu_dynamics.grid import Grid
 from relu_dynamics.sweeps.blocks import (
@@ -106,7 +106,7 @@ def _dead_at_start(configs: Config, key: jax.Array, data: tuple | None) -> jax.A
 
     def count(config, task):
         params = training.start(config, key).params
-        statistics, _ = look(config, params, task.probe)
+        statistics, _ = evaluate(config, params, task.probe)
         return jnp.sum((statistics.margin <= 0)[biased_slice(config)])
 
     return jax.vmap(count, in_axes=(0, axis))(configs, task)
@@ -120,8 +120,9 @@ def biased_slice(config: Config) -> slice:
 
 def check_at_risk(grid: Grid) -> int:
     """How many units of the first seed are at risk; raises a ValueError when there are none
-    in any cell of any seed. Costs one look at step 0, no training. A grid whose initial biases
-    are all 0 asks about death, not about recovery: it has no units at risk, and 0 is returned."""
+    in any cell of any seed. Costs one evaluation at step 0, no training. A grid whose initial
+    biases are all 0 asks about death, not about recovery: it has no units at risk, and 0 is
+    returned."""
     if not any(dict(grid.axes).get("initial_bias", (grid.config.initial_bias,))):
         return 0
     data = tasks.load_data(grid.config)

@@ -1,4 +1,4 @@
-"""Looks: the statistics of z on the probe set, with their rounding bounds."""
+"""Evaluations: the statistics of z on the probe set, with their rounding bounds."""
 
 from collections.abc import Callable
 
@@ -7,24 +7,24 @@ import jax.numpy as jnp
 
 from relu_dynamics.config import Config
 from relu_dynamics.engine import columns, models, probes
-from relu_dynamics.engine.columns import look_at_columns
+from relu_dynamics.engine.columns import evaluate_columns
 from relu_dynamics.engine.models import PRECISION
 
 
-def look(
+def evaluate(
     config: Config, params: models.Params, inputs: jax.Array, apply: Callable = models.apply
 ) -> tuple:
     """(UnitStatistics, rounding bounds), [units] each, of the pre-activations on `inputs`."""
-    return observe_probe(config, params, inputs, apply)[:2]
+    return probe_statistics(config, params, inputs, apply)[:2]
 
 
-def observe_probe(config, params, inputs, apply):
+def probe_statistics(config, params, inputs, apply):
     def plain(params, inputs):
         with jax.default_matmul_precision(PRECISION):
             return statistics_of(config, params, apply(config, params, inputs))
 
     one_unit = apply is models.apply and columns.is_one_unit(config)
-    return (look_at_columns(config, plain, statistics_of) if one_unit else plain)(params, inputs)
+    return (evaluate_columns(config, plain, statistics_of) if one_unit else plain)(params, inputs)
 
 
 def statistics_of(config, params, forward):
