@@ -25,26 +25,20 @@ import rich.console
 import rich.progress
 from PIL import Image, PngImagePlugin
 
-from relu_dynamics import cli, store
+from relu_dynamics import store
 from relu_dynamics.statistics import claims
 
-HERE = pathlib.Path(__file__).parent
-DOCS = HERE.parent / "docs"
+ROOT = pathlib.Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 PAGE_PIXELS = 1600
 
 
 class Script(NamedTuple):
     """One experiment: how it is called and what each of its figures says."""
 
-    file: str
+    name: str
     figures: Mapping[str, str]  # stem of the file -> its claim in one sentence
-    arguments: tuple[str, ...] = ()
     paper: Mapping[str, Any] = {}  # options at the size of a paper, as in an options file
-
-    @property
-    def name(self) -> str:
-        """Folder of the results."""
-        return "-".join([pathlib.Path(self.file).stem, *self.arguments])
 
 
 def _spaced(first: float, last: float, count: int) -> list[float]:
@@ -53,7 +47,7 @@ def _spaced(first: float, last: float, count: int) -> list[float]:
 
 SCRIPTS = (
     Script(
-        "recovery_map.py",
+        "recovery_map",
         {
             "recovery_map": "Dead units come back within a window of learning rates: a larger "
             "rate revives them, a still larger one kills."
@@ -65,7 +59,7 @@ SCRIPTS = (
         },
     ),
     Script(
-        "numerical_example.py",
+        "numerical_example",
         {
             "numerical_example": "The article's own example, z = 0.1x - 0.5: no learning rate "
             "moves it under plain SGD, and every other way it can move has a closed form."
@@ -73,7 +67,7 @@ SCRIPTS = (
         paper={"seeds": 4096},
     ),
     Script(
-        "channels.py",
+        "channels",
         {
             "channels": "P(recover) with one channel open at a time: without any it is exactly 0.",
             "channels_forks": "The same dead cohort with one channel switched off: what the "
@@ -82,7 +76,7 @@ SCRIPTS = (
         paper={"rates": 32, "biases": 24, "seeds": 64, "fork_seeds": 256},
     ),
     Script(
-        "causes.py",
+        "causes",
         {
             "causes": "What kills ReLU units: the mean of the inputs most, then a bias; the "
             "learning rate is a cliff, not a slope.",
@@ -95,7 +89,7 @@ SCRIPTS = (
         paper={"seeds": 1000},
     ),
     Script(
-        "consequences.py",
+        "consequences",
         {
             "consequences": "What dead units cost when they are killed on purpose: loss, time to a "
             "threshold and memorized labels against the dead share."
@@ -103,7 +97,7 @@ SCRIPTS = (
         paper={"seeds": 1000},
     ),
     Script(
-        "remedies.py",
+        "remedies",
         {
             "remedies_ranking": "What helps against dead units, against plain ReLU on the same "
             "seeds, and what it costs.",
@@ -113,24 +107,30 @@ SCRIPTS = (
         },
         paper={"seeds": 1000},
     ),
-    *(
-        Script("reproductions.py", {stem: sentence}, (name,))
-        for name, stem, sentence in (
-            ("born-dead", "born_dead", "P(a new network is constant) lies between its bounds."),
-            ("collapse", "collapse", "Deep narrow networks train to a constant; asymmetric "
-             "initialization helps."),
-            ("target-variance", "target_variance", "Units die more as the targets' variance goes "
-             "to 0."),
-            ("layers", "layers", "Dead units by layer, before and after training: the first layer "
-             "never recovers."),
-            ("continual", "continual", "Dead units under tasks that change for ever."),
-            ("autoencoder-birth", "autoencoder_birth", "Silent latents at initialization follow "
-             "their law."),
-            ("boundary", "boundary", "The boundary of recovery, magnified."),
-        )
+    Script("born_dead", {"born_dead": "P(a new network is constant) lies between its bounds."}),
+    Script(
+        "collapse",
+        {"collapse": "Deep narrow networks train to a constant; asymmetric initialization helps."},
     ),
     Script(
-        "one_unit.py",
+        "target_variance",
+        {"target_variance": "Units die more as the targets' variance goes to 0."},
+    ),
+    Script(
+        "layers",
+        {
+            "layers": "Dead units by layer, before and after training: the first layer never "
+            "recovers."
+        },
+    ),
+    Script("continual", {"continual": "Dead units under tasks that change for ever."}),
+    Script(
+        "autoencoder_birth",
+        {"autoencoder_birth": "Silent latents at initialization follow their law."},
+    ),
+    Script("boundary", {"boundary": "The boundary of recovery, magnified."}),
+    Script(
+        "one_unit",
         {
             "one_unit_life": "One unit dies, sinks, climbs and comes back.",
             "one_unit_ridges": "Its pre-activations over all examples meanwhile.",
@@ -160,6 +160,7 @@ class Options:
     """Whether to write claims.md, gallery.md and copy the figures."""
 
 
+DEFAULTS = Options()
 QUICK = Options(quick=True)
 
 
@@ -182,8 +183,7 @@ def chosen_scripts(options: Options) -> list[Script]:
 
 def command_of(script: Script, size: str) -> list[str]:
     """The command that a reader would type, without --out."""
-    words = ["python", f"experiments/{script.file}", *script.arguments]
-    return words + ["--quick"] * (size == "quick")
+    return ["python", "-m", "experiments", script.name] + ["--quick"] * (size == "quick")
 
 
 def run(options: Options) -> None:
@@ -219,18 +219,20 @@ def run(options: Options) -> None:
 def run_script(script: Script, size: str, folder: pathlib.Path) -> str:
     """Runs one script unless it is done; its output goes to log.txt in its folder. Raises a
     RuntimeError with its last line when it fails; what it has finished is kept."""
-    command = [sys.executable, str(HERE / script.file), *command_of(script, size)[2:]]
+    command = [sys.executable, *command_of(script, size)[1:]]
     if size == "paper" and script.paper:
         options_file = folder.parent / f"{script.name}-paper.json"
         options_file.write_text(json.dumps(dict(script.paper), indent=1))
-        command += ["--config-file", str(options_file)]
+        command += ["--config-file", str(options_file.absolute())]
     marker = folder.parent / f"{script.name}.done.json"
     if _marked_command(marker) == command[1:]:
         return "done before"
     started = time.monotonic()
     log = folder.parent / f"{script.name}.log"
     with open(log, "w") as text:
-        done = subprocess.run([*command, "--out", str(folder)], stdout=text, stderr=text)
+        done = subprocess.run(
+            [*command, "--out", str(folder.absolute())], stdout=text, stderr=text, cwd=ROOT
+        )
     if done.returncode:
         lines = log.read_text().strip().splitlines() or ["no output"]
         raise ValueError(f"{script.name} ended with {done.returncode}: {lines[-1]} (see {log})")
@@ -257,8 +259,8 @@ def write_pages(
     gallery = [
         "# Gallery",
         "",
-        "Written by `experiments/all.py`. Run times are of the whole script, compiling included, "
-        f"on {_machine()}, whatever else the machine was doing.",
+        "Written by `python -m experiments all`. Run times are of the whole experiment, compiling "
+        f"included, on {_machine()}, whatever else the machine was doing.",
     ]
     for script in scripts:
         command = " ".join(command_of(script, size))
@@ -298,7 +300,3 @@ def _machine() -> str:
         return f"one {device.device_kind}"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{cores} CPU cores ({platform.machine()})"
-
-
-if __name__ == "__main__":
-    cli.main(run, Options(), QUICK, __doc__)

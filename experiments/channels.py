@@ -30,7 +30,7 @@ import jax
 import numpy as np
 import xarray as xr
 
-from relu_dynamics import certificates, channels, cli, figures, statistics, store, theory
+from relu_dynamics import certificates, channels, figures, statistics, store, theory
 from relu_dynamics.certificates.case import Verdict
 from relu_dynamics.certificates.certify import Certificates
 from relu_dynamics.checks import check_choice
@@ -1185,7 +1185,3 @@ def print_summary(summary: dict) -> None:
     print()
     claims.print_claims(summary["claims"])
     print(f"{summary['wall_seconds']} s")
-
-
-if __name__ == "__main__":
-    cli.main(run, DEFAULTS, QUICK, __doc__)

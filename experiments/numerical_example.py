@@ -30,7 +30,7 @@ import optax
 import xarray as xr
 from scipy.special import ive
 
-from relu_dynamics import certificates, cli, figures, statistics, store, theory
+from relu_dynamics import certificates, figures, statistics, store, theory
 from relu_dynamics.config import Config
 from relu_dynamics.engine import evaluation, optimizers, outcomes, tasks, training
 from relu_dynamics.engine.keys import purpose_key, run_key
@@ -981,7 +981,3 @@ def print_summary(summary: dict) -> None:
         f"{summary['certificates_contradicted']} certificates contradicted"
     )
     claims.print_claims(summary["claims"])
-
-
-if __name__ == "__main__":
-    cli.main(run, DEFAULTS, QUICK, __doc__)

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from relu_dynamics import channels, cli, figures, statistics, store
+from relu_dynamics import channels, figures, statistics, store
 from relu_dynamics.config import Config, check_covered
 from relu_dynamics.engine import models, tasks, training
 from relu_dynamics.engine.activations import ACTIVATIONS
@@ -520,7 +520,3 @@ def draw_all(result: xr.Dataset, out: pathlib.Path) -> list[pathlib.Path]:
         result.attrs,
     )
     return [*paths, moving]
-
-
-if __name__ == "__main__":
-    cli.main(run, DEFAULTS, QUICK, __doc__)

@@ -17,7 +17,7 @@ import time
 import numpy as np
 import xarray as xr
 
-from relu_dynamics import cli, explorer, figures, store
+from relu_dynamics import explorer, figures, store
 from relu_dynamics.config import Config
 from relu_dynamics.grid import make_grid
 from relu_dynamics.statistics import claims, estimates
@@ -206,7 +206,3 @@ def print_summary(summary: dict) -> None:
         ]
         print(f"{recovered['learning_rate']:13.4g}   {text[0]}   {text[1]}")
     claims.print_claims(summary["claims"])
-
-
-if __name__ == "__main__":
-    cli.main(run, DEFAULTS, QUICK, __doc__)

@@ -141,5 +141,5 @@ print(
 )
 
 # %% [markdown]
-# `experiments/recovery_map.py` is this map with more cells and seeds. A traced field that does not
-# exist yet is four lines in the engine: see "an axis" in `docs/extending.md`.
+# `python -m experiments recovery_map` is this map with more cells and seeds. A traced field that
+# does not exist yet is four lines in the engine: see "an axis" in `docs/extending.md`.

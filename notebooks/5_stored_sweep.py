@@ -26,7 +26,7 @@ if "google.colab" in sys.modules and find_spec("relu_dynamics") is None:
 #
 # With `out=FOLDER` a sweep keeps every finished block, and at the end one labelled result. Whoever
 # has the folder can read it without training anything. Here a small one is made first, of a small
-# network on handwritten digits; `experiments/recovery_map.py` writes the same kind of folder.
+# network on handwritten digits; `python -m experiments recovery_map` writes such a folder too.
 
 # %%
 import json

@@ -12,7 +12,7 @@ import pathlib
 import signal
 import stat
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import jax
@@ -117,39 +117,42 @@ class Command(NamedTuple):
     description: str
 
 
-def main_by_name(commands: Mapping[str, Command], description: str) -> None:
-    """`main` for a script whose first argument is the NAME of a command, or "all" of them.
+def main_by_name(
+    arguments: list[str],
+    names: tuple[str, ...],
+    command_of: Callable[[str], Command],
+    description: str,
+) -> None:
+    """`main` for a command line that begins with the NAME of one of several commands.
 
-    `all` takes only --quick: every command then runs with its defaults, in order. Ends as `guard`
-    says.
+    Only the command that is named is made. Ends as `guard` says.
     """
 
     def parse_and_run():
-        name, arguments = choose(sys.argv[1:], tuple(commands), description)
-        names = tuple(commands) if name == "all" else (name,)
-        if name == "all" and set(arguments) - {"--quick"}:
-            raise ValueError("all: takes no option but --quick; give one NAME for its options.")
-        chosen = [(commands[each].run, parse(arguments, *commands[each][1:])) for each in names]
+        name, others = choose(arguments, names, description)
+        run, *how = command_of(name)
+        options = parse(others, *how)
         use_private_cache()
         start_jax()
-        for run, options in chosen:
-            run(options)
+        run(options)
 
     guard(parse_and_run)
 
 
 def choose(arguments: list[str], names: tuple[str, ...], description: str) -> tuple[str, list[str]]:
-    """(NAME, the other arguments) of a command line that begins with one of `names` or "all".
+    """(NAME, the other arguments) of a command line that begins with one of `names`, in which "-"
+    may stand for "_".
 
     Raises a one-line ValueError without one; --help in its place prints the names and ends."""
-    listed = ", ".join((*names, "all"))
+    listed = ", ".join(names)
     if arguments and arguments[0] in ("-h", "--help"):
         print(f"{description}\nNAME: one of {listed}. NAME --help lists its options.")
         raise SystemExit(0)
     if not arguments or arguments[0].startswith("-"):
         raise ValueError(f"NAME is missing: give one of {listed} first.")
-    check_choice("NAME", arguments[0], (*names, "all"))
-    return arguments[0], arguments[1:]
+    name = arguments[0].replace("-", "_")
+    check_choice("NAME", name, names)
+    return name, arguments[1:]
 
 
 def guard(call: Callable[[], None]) -> None:

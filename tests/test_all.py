@@ -1,21 +1,13 @@
-"""experiments/all.py: its table, its resume and its pages, with scripts that cost nothing."""
+"""experiments.all: its table, its resume and its pages, with scripts that cost nothing."""
 
 import json
-import pathlib
 
 import pytest
-from loading import load
 from PIL import Image, PngImagePlugin
 
+from experiments import __main__ as command
+from experiments import all as experiment
 from relu_dynamics import store
-
-SCRIPT = pathlib.Path(__file__).parents[1] / "experiments" / "all.py"
-
-
-@pytest.fixture(scope="module")
-def experiment():
-    return load(SCRIPT)
-
 
 CLAIM = {
     "claim": "it holds", "source": "dying ReLU", "verdict": "confirmed", "finding": "It does.",
@@ -37,18 +29,17 @@ Image.new("RGB", (3000, 300)).save(out / "tiny.png")
 
 
 @pytest.fixture
-def tiny(experiment, tmp_path, monkeypatch):
-    (tmp_path / "tiny.py").write_text(f"CLAIM = {CLAIM!r}\n{TINY}")
-    monkeypatch.setattr(experiment, "HERE", tmp_path)
-    script = experiment.Script("tiny.py", {"tiny": "It is so."}, ("name",), {"seeds": 9})
+def tiny(tmp_path, monkeypatch):
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "__main__.py").write_text(f"CLAIM = {CLAIM!r}\n{TINY}")
+    monkeypatch.setattr(experiment, "ROOT", tmp_path)
+    script = experiment.Script("tiny", {"tiny": "It is so."}, {"seeds": 9})
     monkeypatch.setattr(experiment, "SCRIPTS", (script,))
     return experiment
 
 
-def test_every_script_of_the_table_is_there_and_every_experiment_is_in_it(experiment):
-    files = {script.file for script in experiment.SCRIPTS}
-    assert files == {p.name for p in SCRIPT.parent.glob("*.py")} - {"all.py"}
-    assert len({script.name for script in experiment.SCRIPTS}) == len(experiment.SCRIPTS)
+def test_every_experiment_is_in_the_table():
+    assert [script.name for script in experiment.SCRIPTS] == list(command.NAMES[:-1])
 
 
 def test_scripts_run_once_and_pages_are_written(tiny, tmp_path, capsys):
@@ -56,27 +47,27 @@ def test_scripts_run_once_and_pages_are_written(tiny, tmp_path, capsys):
     tiny.run(options)
     tiny.run(options)
     out = tmp_path / "runs" / "all-quick"
-    assert (out / "tiny-name" / "calls").read_text().count("\n") == 1
+    assert (out / "tiny" / "calls").read_text().count("\n") == 1
     assert "done before" in capsys.readouterr().err
     gallery, claims = (out / "gallery.md").read_text(), (out / "claims.md").read_text()
     assert "## It is so." in gallery and "figures/tiny.png" in gallery
-    assert "`python experiments/tiny.py name --quick`" in gallery and "it holds" in claims
+    assert "`python -m experiments tiny --quick`" in gallery and "it holds" in claims
     with Image.open(out / "figures" / "tiny.png") as image:
         assert image.width == tiny.PAGE_PIXELS
 
 
 def test_a_script_that_fails_says_why_and_is_tried_again(tiny, tmp_path):
     options = tiny.Options(paper=True, out=tmp_path / "runs", pages=False)
-    folder = tmp_path / "runs" / "all-paper" / "tiny-name"
+    folder = tmp_path / "runs" / "all-paper" / "tiny"
     folder.mkdir(parents=True)
     (folder / "fail").touch()
-    with pytest.raises(ValueError, match="tiny-name ended with 1: error: it broke"):
+    with pytest.raises(ValueError, match="tiny ended with 1: error: it broke"):
         tiny.run(options)
     (folder / "fail").unlink()
     tiny.run(options)
     calls = (folder / "calls").read_text().splitlines()
     assert len(calls) == 2 and "--config-file" in calls[1]
-    assert json.loads((folder.parent / "tiny-name-paper.json").read_text()) == {"seeds": 9}
+    assert json.loads((folder.parent / "tiny-paper.json").read_text()) == {"seeds": 9}
 
 
 def test_a_folder_that_cannot_be_made_and_a_damaged_mark(tiny, tmp_path):
@@ -86,13 +77,13 @@ def test_a_folder_that_cannot_be_made_and_a_damaged_mark(tiny, tmp_path):
     options = tiny.Options(quick=True, out=tmp_path / "runs", pages=False)
     for content in ("{", "[]", "{}"):
         (tmp_path / "runs" / "all-quick").mkdir(parents=True, exist_ok=True)
-        (tmp_path / "runs" / "all-quick" / "tiny-name.done.json").write_text(content)
+        (tmp_path / "runs" / "all-quick" / "tiny.done.json").write_text(content)
         tiny.run(options)
-    calls = (tmp_path / "runs" / "all-quick" / "tiny-name" / "calls").read_text()
+    calls = (tmp_path / "runs" / "all-quick" / "tiny" / "calls").read_text()
     assert calls.count("\n") == 3
 
 
-def test_figures_keep_their_metadata(experiment, tmp_path):
+def test_figures_keep_their_metadata(tmp_path):
     facts = PngImagePlugin.PngInfo()
     facts.add_text("Description", "grid_hash=abc")
     Image.new("RGB", (20, 10)).save(tmp_path / "a.png", pnginfo=facts)
@@ -106,7 +97,7 @@ def test_figures_keep_their_metadata(experiment, tmp_path):
     ("fields", "words"),
     [
         ({"quick": True, "paper": True}, "choose one of --quick, --default, --paper"),
-        ({"only": ("nothing",)}, "only='nothing' is not a script; known: tiny-name"),
+        ({"only": ("nothing",)}, "only='nothing' is not a script; known: tiny"),
     ],
 )
 def test_bad_options_are_named(tiny, fields, words, tmp_path):

@@ -1,4 +1,4 @@
-"""experiments/causes.py: the same knobs by two names, contrasts of the right cells, verdicts and
+"""experiments.causes: the same knobs by two names, contrasts of the right cells, verdicts and
 ranks from numbers made by hand, and a run as a user starts it."""
 
 import dataclasses
@@ -11,18 +11,18 @@ import jax
 import numpy as np
 import pytest
 import xarray as xr
-from loading import load
 
+from experiments import causes as experiment
 from relu_dynamics.config import Config
 from relu_dynamics.engine import initialization, tasks
 from relu_dynamics.engine.evaluation import evaluate
 from relu_dynamics.grid import make_grid
 from relu_dynamics.statistics import claims, estimates
 
-SCRIPT = pathlib.Path(__file__).parents[1] / "experiments" / "causes.py"
+ROOT = pathlib.Path(__file__).parents[1]
+COMMAND = [sys.executable, "-m", "experiments", "causes"]
 
 
-experiment = load(SCRIPT)
 ONE = dataclasses.replace(experiment.DEFAULTS, tasks=("teacher_student",), seeds=30)
 
 
@@ -263,9 +263,10 @@ def test_bad_options_get_one_line(changes, words):
 
 def test_draw_without_a_result_ends_with_exit_code_2(tmp_path):
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--draw", "--out", str(tmp_path)],
+        [*COMMAND, "--draw", "--out", str(tmp_path)],
         capture_output=True,
         text=True,
+        cwd=ROOT,
     )
     assert done.returncode == 2 and "run the experiment first" in done.stderr
     assert "Traceback" not in done.stderr
@@ -274,9 +275,10 @@ def test_draw_without_a_result_ends_with_exit_code_2(tmp_path):
 @pytest.mark.slow
 def test_quick_causes(tmp_path):
     run = lambda *more: subprocess.run(  # noqa: E731
-        [sys.executable, str(SCRIPT), "--quick", "--out", str(tmp_path), *more],
+        [*COMMAND, "--quick", "--out", str(tmp_path), *more],
         capture_output=True,
         text=True,
+        cwd=ROOT,
     )
     done = run()
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""experiments/channels.py: one channel open at a time, forks and accounts beside it."""
+"""experiments.channels: one channel open at a time, forks and accounts beside it."""
 
 import dataclasses
 import json
@@ -9,19 +9,19 @@ import sys
 import jax
 import numpy as np
 import pytest
-from loading import load
 
+from experiments import channels as experiment
 from relu_dynamics import certificates, channels, statistics, store
 from relu_dynamics.engine.outcomes import NEVER
 from relu_dynamics.engine.step import parameter_updates
 from relu_dynamics.statistics.claims import VERDICTS
 
-SCRIPT = pathlib.Path(__file__).parents[1] / "experiments" / "channels.py"
+ROOT = pathlib.Path(__file__).parents[1]
+COMMAND = [sys.executable, "-m", "experiments", "channels"]
 
 pytestmark = pytest.mark.slow  # nine programs to compile
 
 
-experiment = load(SCRIPT)
 TINY = dataclasses.replace(
     experiment.QUICK,
     config=dataclasses.replace(
@@ -244,9 +244,10 @@ def test_rows_are_plain_values():
 @pytest.mark.slow
 def test_quick_channels(tmp_path):
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--quick", "--out", str(tmp_path)],
+        [*COMMAND, "--quick", "--out", str(tmp_path)],
         capture_output=True,
         text=True,
+        cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "summary.json").read_text())

@@ -9,15 +9,14 @@ import sys
 import jax
 import numpy as np
 import pytest
-from loading import load
 
+from experiments import consequences
 from relu_dynamics import statistics
 from relu_dynamics.config import Config
 from relu_dynamics.engine import models, training
 from relu_dynamics.engine.keys import run_key
 
 ROOT = pathlib.Path(__file__).parent.parent
-consequences = load(ROOT / "experiments" / "consequences.py")
 
 FRACTIONS = np.round(np.arange(10) * 0.1, 1)
 SMALL = Config(
@@ -47,7 +46,7 @@ def test_bad_options_are_refused_in_one_line(changes, words):
 
 def test_bad_input_gets_one_line_and_exit_code_2():
     done = subprocess.run(
-        [sys.executable, str(ROOT / "experiments" / "consequences.py"), "--widths", "7"],
+        [sys.executable, "-m", "experiments", "consequences", "--widths", "7"],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -160,7 +159,7 @@ def test_a_mean_row_is_the_statistics_module_s():
 
 @pytest.mark.slow
 def test_quick_consequences(tmp_path):
-    command = [sys.executable, str(ROOT / "experiments" / "consequences.py"), "--quick"]
+    command = [sys.executable, "-m", "experiments", "consequences", "--quick"]
     for more in ([], ["--draw"]):
         done = subprocess.run(
             [*command, "--out", str(tmp_path), *more], capture_output=True, text=True, cwd=ROOT

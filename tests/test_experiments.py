@@ -21,7 +21,7 @@ TINY = [
 
 def script(name, *arguments):
     return subprocess.run(
-        [sys.executable, str(ROOT / "experiments" / f"{name}.py"), *arguments],
+        [sys.executable, "-m", "experiments", name, *arguments],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -39,7 +39,9 @@ def test_the_recovery_map_computes_stores_and_draws(tmp_path):
         if row["trials"]:
             assert row["interval"][0] <= row["estimate"] <= row["interval"][1]
     result = store.open_result(out)
-    assert isinstance(result, xr.Dataset) and result.attrs["command"].startswith("recovery_map.py")
+    assert isinstance(result, xr.Dataset) and result.attrs["command"].startswith(
+        "python -m experiments recovery_map"
+    )
     for name in ("recovery_map.png", "recovery_map.pdf"):
         assert (out / name).stat().st_size > 10_000
         (out / name).unlink()

@@ -1,4 +1,4 @@
-"""experiments/numerical_example.py: every source of movement against its closed form."""
+"""experiments.numerical_example: every source of movement against its closed form."""
 
 import dataclasses
 import json
@@ -9,17 +9,17 @@ import sys
 import numpy as np
 import pytest
 import xarray as xr
-from loading import load
 from scipy.special import ndtr
 
+from experiments import numerical_example as example
 from relu_dynamics import store, theory
 from relu_dynamics.engine import outcomes
 
-SCRIPT = pathlib.Path(__file__).parents[1] / "experiments" / "numerical_example.py"
+ROOT = pathlib.Path(__file__).parents[1]
+COMMAND = [sys.executable, "-m", "experiments", "numerical_example"]
 SLOW, FAST, FASTER = 1e-4, 1e-2, 1e-1
 
 
-example = load(SCRIPT)
 OPTIONS = dataclasses.replace(example.QUICK, seeds=24)
 
 
@@ -264,8 +264,8 @@ def test_bad_input_is_refused_before_anything_runs(change, message, tmp_path, mo
 @pytest.mark.slow
 def test_quick_runs_end_to_end(tmp_path):
     out = tmp_path / "out"
-    command = [sys.executable, str(SCRIPT), "--quick", "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    command = [*COMMAND, "--quick", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "64 of 64 comparisons agree" in done.stdout
     assert (out / "summary.json").exists()

@@ -1,4 +1,4 @@
-"""experiments/one_unit.py and relu_dynamics/unit_figures.py: the life of one unit."""
+"""experiments.one_unit: the life of one unit."""
 
 import dataclasses
 import json
@@ -9,9 +9,9 @@ import sys
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from loading import load
 from PIL import Image
 
+from experiments import one_unit as experiment
 from relu_dynamics.engine.outcomes import NEVER
 from relu_dynamics.figures.units import (
     Life,
@@ -31,10 +31,10 @@ from relu_dynamics.figures.units import (
     ridge_steps,
 )
 
-SCRIPT = pathlib.Path(__file__).parents[1] / "experiments" / "one_unit.py"
+ROOT = pathlib.Path(__file__).parents[1]
+COMMAND = [sys.executable, "-m", "experiments", "one_unit"]
 
 
-experiment = load(SCRIPT)
 MARGIN = np.array([2.0, 1.0, -1.0, -3.0, -2.0, -0.5, 0.5, 1.0])
 LIFE = Life(np.arange(8), MARGIN, MARGIN - 2, np.full(8, 0.5), MARGIN - 4, death=2, recovery=6)
 MOVED = np.stack([np.diff(MARGIN) * 0.75, np.diff(MARGIN) * 0.25], axis=1)
@@ -212,8 +212,8 @@ def test_bad_input_is_refused_before_anything_runs(change, message, tmp_path, mo
 @pytest.mark.slow
 def test_quick_runs_end_to_end_and_draws_again(tmp_path):
     out = tmp_path / "out"
-    command = [sys.executable, str(SCRIPT), "--quick", "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=600)
+    command = [*COMMAND, "--quick", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=600)
     assert done.returncode == 0, done.stderr
     summary = json.loads((out / "summary.json").read_text())
     names = ("life", "ridges", "account", "network")
@@ -238,6 +238,6 @@ def test_quick_runs_end_to_end_and_draws_again(tmp_path):
 
     for file in files:
         file.unlink()
-    again = subprocess.run([*command, "--draw"], capture_output=True, text=True, cwd=tmp_path)
+    again = subprocess.run([*command, "--draw"], capture_output=True, text=True, cwd=ROOT)
     assert again.returncode == 0, again.stderr
     assert all(file.stat().st_size > 10_000 for file in files)

@@ -296,8 +296,8 @@ def test_every_end_has_its_exit_code_and_one_line(error, code, monkeypatch, caps
 
 def recovery_map(*arguments, **options):
     return subprocess.run(
-        [sys.executable, str(ROOT / "experiments/recovery_map.py"), *arguments],
-        capture_output=True, text=True, **options,
+        [sys.executable, "-m", "experiments", "recovery_map", *arguments],
+        capture_output=True, text=True, cwd=ROOT, **options,
     )  # fmt: skip
 
 
@@ -335,8 +335,8 @@ def test_a_script_that_cannot_write_ends_with_4():
 def test_a_signal_stops_with_its_code_and_says_how_to_go_on(number, tmp_path):
     out = tmp_path / "map"
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "experiments/recovery_map.py"), "--out", str(out)],
-        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        [sys.executable, "-m", "experiments", "recovery_map", "--out", str(out)],
+        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=ROOT,
     )  # fmt: skip
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not list(out.glob("blocks/*.npz")):

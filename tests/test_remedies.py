@@ -1,4 +1,4 @@
-"""experiments/remedies.py: exact points of the activations, the paired cohort, claims from numbers
+"""experiments.remedies: exact points of the activations, the paired cohort, claims from numbers
 made by hand, and a run as a user starts it."""
 
 import dataclasses
@@ -12,18 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
-from loading import load
 
+from experiments import remedies as experiment
 from relu_dynamics import theory
 from relu_dynamics.engine.activations import ACTIVATIONS
 from relu_dynamics.engine.outcomes import NEVER, Outcome
 from relu_dynamics.engine.validation import validate
 from relu_dynamics.statistics import claims
 
-SCRIPT = pathlib.Path(__file__).parents[1] / "experiments" / "remedies.py"
-
-
-experiment = load(SCRIPT)
+ROOT = pathlib.Path(__file__).parents[1]
+COMMAND = [sys.executable, "-m", "experiments", "remedies"]
 
 
 # Activations --------------------------------------------------------------------------------------
@@ -206,7 +204,7 @@ def test_bad_options_get_one_line(changes, words):
 
 def test_an_unknown_arm_ends_with_exit_code_2():
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--arms", "gelu", "batchnorm"], capture_output=True, text=True
+        [*COMMAND, "--arms", "gelu", "batchnorm"], capture_output=True, text=True, cwd=ROOT
     )
     assert done.returncode == 2 and done.stderr.strip().splitlines()[-1].startswith("error: ")
     assert "Traceback" not in done.stderr
@@ -215,9 +213,10 @@ def test_an_unknown_arm_ends_with_exit_code_2():
 @pytest.mark.slow
 def test_quick_remedies(tmp_path):
     run = lambda *more: subprocess.run(  # noqa: E731
-        [sys.executable, str(SCRIPT), "--quick", "--out", str(tmp_path), *more],
+        [*COMMAND, "--quick", "--out", str(tmp_path), *more],
         capture_output=True,
         text=True,
+        cwd=ROOT,
     )
     done = run()
     assert done.returncode == 0, done.stderr

@@ -9,22 +9,22 @@ import sys
 import jax
 import numpy as np
 import pytest
-from loading import load
 from scipy.special import ndtr
 
+from experiments import __main__ as command
+from experiments import reproductions
 from relu_dynamics import cli, statistics, theory
 from relu_dynamics.config import Config
 from relu_dynamics.engine import initialization, models, tasks, training
 from relu_dynamics.engine.keys import run_key
 
 ROOT = pathlib.Path(__file__).parent.parent
-reproductions = load(ROOT / "experiments" / "reproductions.py")
-NAMES = tuple(reproductions.COMMANDS)
+NAMES = command.REPRODUCTIONS
 
 
 def script(*arguments):
     return subprocess.run(
-        [sys.executable, str(ROOT / "experiments" / "reproductions.py"), *arguments],
+        [sys.executable, "-m", "experiments", *arguments],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -40,14 +40,14 @@ def test_without_a_name_one_line_lists_the_names(arguments):
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("error: NAME is missing")
-    assert all(name in line for name in (*NAMES, "all"))
+    assert all(name in line for name in command.NAMES)
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["born-ded"], 'did you mean "born-dead"'),
-        (["all", "--seeds", "3"], "all: takes no option but --quick"),
+        (["born-ded"], 'did you mean "born_dead"'),
+        (["all", "--seeds", "3"], "--seeds"),
         (["born-dead", "--widths", "0"], "widths must be >= 1"),
         (["born-dead", "--init", "hee"], 'did you mean "he"'),
         (["collapse", "--points", "7"], "even number of points"),
@@ -61,11 +61,11 @@ def test_without_a_name_one_line_lists_the_names(arguments):
     ],
 )
 def test_bad_input_gets_one_line(arguments, words, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["reproductions.py", *arguments])
+    monkeypatch.setattr(sys, "argv", ["experiments", *arguments])
     monkeypatch.setattr(cli, "_leave", lambda code: (_ for _ in ()).throw(SystemExit(code)))
     monkeypatch.setattr(cli, "_catch_signals", lambda: None)
     with pytest.raises(SystemExit) as ended:
-        cli.main_by_name(reproductions.COMMANDS, reproductions.__doc__)
+        command.main()
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("error: ") and words in line
@@ -75,7 +75,7 @@ def test_help_lists_the_names(capsys):
     with pytest.raises(SystemExit) as ended:
         cli.choose(["--help"], NAMES, "Text.")
     assert ended.value.code == 0 and "boundary" in capsys.readouterr().out
-    assert cli.choose(["layers", "--quick"], NAMES, "") == ("layers", ["--quick"])
+    assert cli.choose(["born-dead", "--quick"], NAMES, "") == ("born_dead", ["--quick"])
 
 
 # Born dead ----------------------------------------------------------------------------------------

@@ -330,7 +330,7 @@ def test_the_script_in_an_array_with_a_lost_task(tmp_path):
     """Three tasks at once, the first killed; then the same command once more, alone."""
     root = pathlib.Path(__file__).parent.parent
     command = [
-        sys.executable, str(root / "experiments/recovery_map.py"), "--quick",
+        sys.executable, "-m", "experiments", "recovery_map", "--quick",
         "--lanes", "4", "--out", str(tmp_path / "map"),
     ]  # fmt: skip
 
@@ -339,7 +339,9 @@ def test_the_script_in_an_array_with_a_lost_task(tmp_path):
         variables = {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in array.items()}
         pipe = subprocess.PIPE
         environment = {**os.environ, **variables}
-        return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
+        return subprocess.Popen(
+            command, env=environment, stdout=pipe, stderr=pipe, text=True, cwd=root
+        )
 
     tasks = [task(number) for number in range(3)]
     time.sleep(1)
@@ -347,7 +349,7 @@ def test_the_script_in_an_array_with_a_lost_task(tmp_path):
     said = [each.communicate(timeout=300) for each in tasks]
     assert [each.returncode for each in tasks[1:]] == [0, 0], said
     assert "are left to others" in said[1][0] or "are left to others" in said[2][0]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root)
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "map" / "summary.json").read_text())
     assert summary["runs"] == 4 * 4 * 8

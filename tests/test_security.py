@@ -22,7 +22,7 @@ SMALL = Config(
     batch_size=16, steps=40, probe_every=10, sustain=20,
 )  # fmt: skip
 GRID = make_grid(SMALL, {"learning_rate": [0.1, 0.2]}, 2, lanes=2)
-SOURCES = sorted([*(ROOT / "relu_dynamics").glob("*.py"), *(ROOT / "experiments").glob("*.py")])
+SOURCES = sorted([*(ROOT / "relu_dynamics").rglob("*.py"), *(ROOT / "experiments").rglob("*.py")])
 FORBIDDEN_IMPORTS = {
     "pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml", "cPickle",
 }  # fmt: skip

@@ -188,7 +188,7 @@ def write_page(
     lines = [
         "# The claims, one by one",
         "",
-        "Written by `experiments/all.py` from the scripts' summaries. "
+        "Written by `python -m experiments all` from the scripts' summaries. "
         + ", ".join(f"{n} {name}" for name, n in counts.items())
         + ". Intervals are 95 %; what a verdict means stands in "
         + "`relu_dynamics/statistics/claims.py`.",

@@ -22,7 +22,7 @@ def provenance(grid: Grid, command: str | None = None) -> dict[str, str]:
     return {
         "identity": json.dumps(grid.identity, sort_keys=True),
         "grid_hash": grid.hash,
-        "command": command or " ".join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command or " ".join([_program(), *sys.argv[1:]]),
         "git_commit": git_commit(),
         "versions": json.dumps({name: _version(name) for name in PACKAGES}),
         "python": platform.python_version(),
@@ -32,6 +32,12 @@ def provenance(grid: Grid, command: str | None = None) -> dict[str, str]:
         "definition_of_dead": "largest pre-activation over the probe set <= 0",
         "seed_sharing": "all cells of a seed share data, initial weights and minibatches",
     }
+
+
+def _program() -> str:
+    """What was started, as a reader would type it, without its folder."""
+    path = pathlib.Path(sys.argv[0])
+    return f"python -m {path.parent.name}" if path.name == "__main__.py" else path.name
 
 
 def _version(name: str) -> str:

@@ -27,7 +27,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from relu_dynamics import cli, figures, figures_causes, statistics, store
+from experiments.causes import figure
+from relu_dynamics import figures, statistics, store
 from relu_dynamics.checks import check_choice, short_repr
 from relu_dynamics.config import DOSED_SCALINGS, Config
 from relu_dynamics.grid import Grid, make_grid
@@ -746,10 +747,6 @@ def run(options: Options) -> None:
         store.write_summary(out, summary)
         print_summary(summary)
     summary = studies.read_summary(out, ("doses", "contrasts", "map", "provenance"))
-    for name, draw in figures_causes.CAUSES_FIGURES.items():
+    for name, draw in figure.FIGURES.items():
         paths = figures.save(draw(summary), out / name, summary["provenance"])
         print("wrote", *paths)
-
-
-if __name__ == "__main__":
-    cli.main(run, DEFAULTS, QUICK, __doc__)

@@ -1,4 +1,4 @@
-"""Figures of experiments/remedies.py, from its summary alone: the ranking of the remedies with
+"""Figures, from the summary alone: the ranking of the remedies with
 their paired intervals, and the shapes of the activations with their derivatives."""
 
 import functools
@@ -190,7 +190,7 @@ def draw_activations(summary: Mapping) -> Figure:
     return figure
 
 
-REMEDIES_FIGURES: dict[str, Callable[[Mapping], Figure]] = {
+FIGURES: dict[str, Callable[[Mapping], Figure]] = {
     "remedies_ranking": draw_ranking,
     "remedies_ranking_mild": functools.partial(draw_ranking, place=1),
     "remedies_activations": draw_activations,

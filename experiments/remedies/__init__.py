@@ -32,7 +32,8 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from relu_dynamics import cli, figures, figures_remedies, statistics, store, theory
+from experiments.remedies import figure
+from relu_dynamics import figures, statistics, store, theory
 from relu_dynamics.checks import check_choice, short_repr
 from relu_dynamics.config import Config
 from relu_dynamics.engine import training
@@ -855,10 +856,6 @@ def run(options: Options) -> None:
         store.write_summary(out, summary)
         print_summary(summary)
     summary = studies.read_summary(out, ("rankings", "shapes", "provenance"))
-    for name, draw in figures_remedies.REMEDIES_FIGURES.items():
+    for name, draw in figure.FIGURES.items():
         paths = figures.save(draw(summary), out / name, summary["provenance"])
         print("wrote", *paths)
-
-
-if __name__ == "__main__":
-    cli.main(run, DEFAULTS, QUICK, __doc__)

@@ -1,4 +1,4 @@
-"""The figure of what dead units cost, from the summary of `experiments/consequences.py`."""
+"""The figure of what dead units cost, from the summary."""
 
 import textwrap
 from collections.abc import Mapping

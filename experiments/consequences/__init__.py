@@ -23,7 +23,8 @@ import jax
 import numpy as np
 import xarray as xr
 
-from relu_dynamics import cli, figures, figures_consequences, statistics, store
+from experiments.consequences.figure import draw_consequences
+from relu_dynamics import figures, statistics, store
 from relu_dynamics.config import Config
 from relu_dynamics.engine import models, optimizers, tasks, training
 from relu_dynamics.engine.keys import run_key
@@ -209,7 +210,7 @@ def run(options: Options) -> None:
         store.write_summary(out, summary)
         print_summary(summary)
     attributes = summary["provenance"]
-    figure = figures_consequences.draw_consequences(summary)
+    figure = draw_consequences(summary)
     print("wrote", *figures.save(figure, out / "consequences", attributes))
 
 
@@ -756,7 +757,3 @@ def print_summary(summary: Mapping[str, Any]) -> None:
                 + ", ".join(f"{name} {x:.2f}" for name, x in test["misfit"].items())
             )
     claims.print_claims(summary["claims"])
-
-
-if __name__ == "__main__":
-    cli.main(run, DEFAULTS, QUICK, __doc__)

@@ -1,4 +1,4 @@
-"""Published numbers on dead ReLU units, measured again: `reproductions.py NAME`.
+"""Published numbers on dead ReLU units, measured again.
 
 born-dead            P(a new network is constant) against width and depth (Lu et al.)
 collapse             P(a trained network is constant), He's and the asymmetric initialization
@@ -7,7 +7,6 @@ layers               dead units per layer before and after training, and who rec
 continual            dead units under tasks that change for ever (Dohare et al.)
 autoencoder-birth    P(a latent is silent on all tokens) at initialization (setting of Simon et al.)
 boundary             the image of the recovery boundary, with zooms (after Sohl-Dickstein)
-all                  all of them with their defaults
 
 Each writes summary.json, with a table of published numbers beside ours, and a figure to --out.
 The axes are options: `born-dead --widths 4 --depths 7 --networks 200000 --init he` asks for another
@@ -26,11 +25,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.reproductions import figure
 from relu_dynamics import (
     certificates,
     cli,
     figures,
-    figures_reproductions,
     statistics,
     store,
     theory,
@@ -257,7 +256,7 @@ def run_born_dead(options: BornDead) -> None:
             "claims": born_dead_claims(rows),
         }
 
-    conduct("born-dead", options, grid, compute, figures_reproductions.draw_born_dead)
+    conduct("born-dead", options, grid, compute, figure.draw_born_dead)
 
 
 PUBLISHED_COLLAPSE = {  # width: (text, low, high), 10 weight layers, after training (Lu et al.)
@@ -476,7 +475,7 @@ def run_collapse(options: Collapse) -> None:
         }
 
     grid = next(iter(study.values()))
-    conduct("collapse", options, grid, compute, figures_reproductions.draw_collapse)
+    conduct("collapse", options, grid, compute, figure.draw_collapse)
 
 
 PUBLISHED_RUNS = {  # (target, init): (text, low, high)
@@ -657,7 +656,7 @@ def run_target_variance(options: TargetVariance) -> None:
         }
 
     grid = next(iter(study.values()))
-    conduct("target-variance", options, grid, compute, figures_reproductions.draw_target_variance)
+    conduct("target-variance", options, grid, compute, figure.draw_target_variance)
 
 
 def target_claims(options: TargetVariance, shares: Mapping[str, tuple]) -> list[Claim]:
@@ -793,7 +792,7 @@ def run_layers(options: Layers) -> None:
         }
 
     grid = study["as published"]
-    conduct("layers", options, grid, compute, figures_reproductions.draw_layers)
+    conduct("layers", options, grid, compute, figure.draw_layers)
 
 
 def _share(successes: np.ndarray, trials: np.ndarray) -> dict[str, Any]:
@@ -1093,7 +1092,7 @@ def run_continual(options: Continual) -> None:
         }
 
     grid = study["slowly changing regression"]
-    conduct("continual", options, grid, compute, figures_reproductions.draw_continual)
+    conduct("continual", options, grid, compute, figure.draw_continual)
 
 
 def continual_table(rows: Sequence[Mapping]) -> list[dict]:
@@ -1239,7 +1238,7 @@ def run_autoencoder_birth(options: AutoencoderBirth) -> None:
             "claims": [birth_claim(rows)],
         }
 
-    draw = figures_reproductions.draw_autoencoder_birth
+    draw = figure.draw_autoencoder_birth
     conduct("autoencoder-birth", options, grid, compute, draw)
 
 
@@ -1417,7 +1416,7 @@ def run_boundary(options: Boundary) -> None:
         }
 
     grid = grid_of(options.rates, ends)
-    conduct("boundary", options, grid, compute, figures_reproductions.draw_boundary)
+    conduct("boundary", options, grid, compute, figure.draw_boundary)
 
 
 def zoomed_images(
@@ -1575,6 +1574,3 @@ COMMANDS = {
         "The image of the recovery boundary, with zooms.",
     ),
 }
-
-if __name__ == "__main__":
-    cli.main_by_name(COMMANDS, __doc__)

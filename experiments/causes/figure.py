@@ -1,4 +1,4 @@
-"""Figures of experiments/causes.py, from its summary alone: dose-response curves, the same by
+"""Figures, from the summary alone: dose-response curves, the same by
 layer, the contrasts of the claims, and the map of the strongest two causes."""
 
 import textwrap
@@ -320,7 +320,7 @@ def draw_pairwise_map(summary: Mapping) -> Figure:
     return figure
 
 
-CAUSES_FIGURES = {
+FIGURES = {
     "causes": draw_dose_response,
     "causes_layers": draw_layers,
     "causes_effects": draw_effects,

@@ -1,4 +1,4 @@
-"""Figures of `experiments/reproductions.py`, one a NAME, each from its summary."""
+"""One figure per reproduction, each from its summary."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
