@@ -11,10 +11,10 @@ import sys
 
 import pytest
 
-from relu_dynamics import verify
 from relu_dynamics.config import NORMALIZATIONS
 from relu_dynamics.engine import columns, models, optimizers
 from relu_dynamics.engine.activations import ACTIVATIONS
+from tests.verify import bits
 
 SCRIPT = """
 import hashlib, json, sys
@@ -93,7 +93,7 @@ def test_runs_keep_their_bits(name):
 
 def test_every_kind_of_run_is_among_the_configs_whose_bits_are_verified():
     """And each of them can run: the check itself takes an hour."""
-    grids = [verify.bits_grid(fields, {}) for fields in verify.BIT_CONFIGS.values()]
+    grids = [bits.grid_of(fields, {}) for fields in bits.BIT_CONFIGS.values()]
     tried = {(g.config.optimizer, g.config.activation) for g in grids}
     assert tried >= {(o, a) for o in ("sgd", "adam") for a in ACTIVATIONS}
     assert {optimizer for optimizer, _ in tried} == set(optimizers.OPTIMIZERS)

@@ -175,7 +175,7 @@ def entry_of(command: list[str]) -> tuple[list[str], list[str]] | None:
     if not re.fullmatch(r"python3?", pathlib.PurePath(words[0]).name) or len(words) < 2:
         return None
     if words[1] == "-m":
-        ours = words[2].split(".")[0] in ("relu_dynamics", "experiments")
+        ours = words[2].split(".")[0] in ("relu_dynamics", "experiments", "tests")
         return (words[1:3], words[3:]) if ours else None
     return (words[1:2], words[2:]) if words[1].endswith(".py") else None
 
@@ -254,12 +254,12 @@ def test_blocks_are_found_with_their_marks(tmp_path):
 
 
 def test_commands_are_found_in_shell_blocks():
-    code = "A=1 && .venv/bin/python -m relu_dynamics.verify kills --trials 4  # how\n"
+    code = "A=1 && .venv/bin/python -m tests.verify kills --trials 4  # how\n"
     code += "srun python x.py --out \\\n  d"
     entries = [entry_of(command) for command in commands_of(code)]
     assert entries == [
         None,
-        (["-m", "relu_dynamics.verify"], ["kills", "--trials", "4"]),
+        (["-m", "tests.verify"], ["kills", "--trials", "4"]),
         (["x.py"], ["--out", "d"]),
     ]
 

@@ -694,9 +694,9 @@ def test_a_summary_of_something_else_is_refused(tmp_path, content):
 )
 def test_what_is_broken_on_purpose_comes_right(check, trials):
     """A few trials of every check; docs/reliability.md has the full numbers."""
-    command = [sys.executable, "-m", "relu_dynamics.verify", check, "--trials", str(trials)]
+    command = [sys.executable, "-m", "tests.verify", check, "--trials", str(trials)]
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)
     assert found["passed"] == found["total"] > 0
