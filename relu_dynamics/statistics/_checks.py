@@ -62,14 +62,6 @@ def cluster_counts(successes, trials, successes_name="successes", trials_name="t
     return successes, trials
 
 
-def yes_no(outcomes, name):
-    outcomes = whole(outcomes, name)
-    bad = (outcomes != 0) & (outcomes != 1)
-    if bad.any():
-        raise ValueError(f"{name} holds {outcomes[bad].flat[0]}: must be booleans, or 0 and 1")
-    return outcomes.astype(bool)
-
-
 def checked_axis(axis, dimensions, name):
     if not -dimensions <= axis < dimensions:
         raise ValueError(f"{name}={axis!r} must be an axis of values, which has {dimensions}")

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from relu_dynamics.statistics._checks import checked_level, whole
-from relu_dynamics.statistics.clustered import ROUNDING, share_ends
-from relu_dynamics.statistics.intervals import Interval
+from relu_dynamics.statistics.clustered import share_ends
 
 
 class CumulativeIncidence(NamedTuple):
@@ -81,96 +80,6 @@ def cumulative_incidence(
     return CumulativeIncidence._make((times, np.arange(1, history.causes + 1), *parts, method))
 
 
-def restricted_mean_time(
-    event_time: ArrayLike,
-    event_code: ArrayLike,
-    horizon: float,
-    level: float = 0.95,
-    clusters: ArrayLike | None = None,
-    cause: int = 1,
-) -> Interval:
-    """The mean time until a unit recovers, counting the horizon for those that have not by then.
-
-    The area above the cumulative incidence, hence defined when many units never recover, unlike the
-    mean over those that did. A unit that diverged counts the horizon. The share of the horizon that
-    recovery saves gets an interval by the effective trials of `clustered_interval`.
-
-    Args:
-      event_time, event_code, horizon, level, clusters: as in `cumulative_incidence`.
-      cause: the event code whose time is meant.
-
-    Returns:
-      An `Interval` of shape (...), in the unit of `event_time`, within [0, horizon]. nan (interval
-      [0, horizon]) where all observation ended before the horizon.
-    """
-    history = _history(event_time, event_code, horizon, clusters, cause)
-    level = checked_level(level)
-    rows = []
-    for cell in _cells(history):
-        grid = np.union1d(cell.time[cell.code > 0], horizon)
-        curve = _aalen_johansen(cell, grid)
-        # Incidence gained at t saves the time from t to the horizon, as a share of the horizon.
-        saved = 1 - grid / horizon
-        share, influence, events = (
-            np.diff(part[cause - 1], prepend=0.0) @ saved
-            for part in (curve.incidence, curve.influence, curve.events)
-        )
-        lived = np.maximum(curve.known[:, -1] - events, 0.0)
-        low, high = share_ends(share, (influence**2).sum(), events, lived, len(cell.time), level)
-        rows.append((share, low, high, len(influence)))
-    share, low, high, runs = _by_cell(rows, history.shape)
-    mean, least, most = (horizon * (1 - end) for end in (share, high, low))
-    method = "restricted mean, effective trials, clustered by run"
-    return Interval(mean, least, most, None, None, runs, method)
-
-
-def recovery_quantile(
-    event_time: ArrayLike,
-    event_code: ArrayLike,
-    horizon: float,
-    quantile: float = 0.5,
-    level: float = 0.95,
-    clusters: ArrayLike | None = None,
-    cause: int = 1,
-) -> Interval:
-    """The time by which a given share of the units at risk has recovered; nan where not reached.
-
-    The interval holds the times at which the interval of `cumulative_incidence` holds the share:
-    `high` is inf where the data do not exclude that the share is never reached, `low` is the
-    horizon where it surely comes later.
-
-    Args:
-      event_time, event_code, horizon, level, clusters: as in `cumulative_incidence`.
-      quantile: the share, between 0 and 1; of all units at risk, not of those that recover.
-      cause: the event code whose time is meant.
-
-    Returns:
-      An `Interval` of shape (...), in the unit of `event_time`.
-    """
-    if not 0 < quantile < 1:
-        raise ValueError(f"quantile={quantile!r} must be between 0 and 1")
-    history = _history(event_time, event_code, horizon, clusters, cause)
-    level = checked_level(level)
-    # A product of survival factors may fall a rounding short of the share.
-    share = quantile - ROUNDING
-    rows = []
-    for cell in _cells(history):
-        times = np.union1d([0.0, horizon], cell.time[cell.code > 0])
-        bands = _incidence_of_cell(cell, times, level)
-        incidence, low, high = (band[cause - 1] for band in bands[:3])
-        rows.append(
-            (
-                _first_time(incidence >= share, times, np.nan),
-                _first_time(high >= share, times, horizon),
-                _first_time(low > share, times, np.inf),
-                bands[-1],
-            )
-        )
-    estimate, low, high, runs = _by_cell(rows, history.shape)
-    method = "inverted pointwise interval, clustered by run"
-    return Interval(estimate, low, high, None, None, runs, method)
-
-
 class _History(NamedTuple):
     """Checked event histories, cells flattened, everything after the horizon censored there."""
 
@@ -200,7 +109,7 @@ class _Curve(NamedTuple):
     observed: np.ndarray  # [runs, T], under observation just before
 
 
-def _history(event_time, event_code, horizon, clusters, cause=1):
+def _history(event_time, event_code, horizon, clusters):
     time = np.asarray(event_time)
     code = whole(event_code, "event_code")
     if time.ndim == 0 or time.shape != code.shape:
@@ -217,8 +126,6 @@ def _history(event_time, event_code, horizon, clusters, cause=1):
             f"event_code holds {code.min()}: must be -1 (never at risk), 0 (censored) "
             "or a cause 1, 2, ..."
         )
-    if cause < 1:
-        raise ValueError(f"cause={cause!r} must be an event code, 1 or more")
     # The time of a unit never at risk may be anything.
     time = np.where(code < 0, 0, time).astype(np.float64)
     possible = np.isfinite(time) & (time >= 0)
@@ -231,7 +138,7 @@ def _history(event_time, event_code, horizon, clusters, cause=1):
     run = np.arange(units) if clusters is None else whole(clusters, "clusters")
     if run.shape not in ((units,), time.shape):
         raise ValueError(f"clusters has shape {run.shape}: must be {(units,)} or {time.shape}")
-    causes = max(1, cause, code.max(initial=0))
+    causes = max(1, code.max(initial=0))
     code = np.where((time > horizon) & (code > 0), 0, code)
     rows = [
         np.broadcast_to(x, time.shape).reshape(-1, units)
@@ -296,10 +203,6 @@ def _incidence_of_cell(cell, times, level):
     everyone = np.full(variance.shape, units)
     low, high = share_ends(incidence, variance, happened, failed, everyone, level)
     return incidence, low, high, events.sum(1), observed.sum(0), np.int64(units), np.int64(runs)
-
-
-def _first_time(reached, times, otherwise):
-    return times[np.argmax(reached)] if reached.any() else float(otherwise)
 
 
 def _by_cell(rows, shape):

@@ -1,4 +1,4 @@
-"""Intervals of proportions: exact, Wilson, clustered, and valid at every sample size."""
+"""Intervals of proportions that promise their coverage: the record and the exact one."""
 
 from __future__ import annotations
 
@@ -43,26 +43,6 @@ def exact_interval(successes: ArrayLike, trials: ArrayLike, level: float = 0.95)
     successes, trials = counts(successes, trials)
     low, high = beta_ends(successes, trials, checked_level(level))
     return proportion(low, high, successes, trials, trials, "Clopper-Pearson")
-
-
-def wilson_interval(successes: ArrayLike, trials: ArrayLike, level: float = 0.95) -> Interval:
-    """The proportion of independent trials that succeeded, with an interval right on average.
-
-    Its coverage is the level on average over all p, and it is narrower than `exact_interval`; but
-    near p = 0.18 / trials a 95 % interval covers only 84 %, which is where rare recovery lives: not
-    for claims about cells where recovery is rare.
-
-    Arguments and shapes as in `exact_interval`. Source: Wilson, JASA 22 (1927) 209.
-    """
-    from statsmodels.stats.proportion import proportion_confint
-
-    successes, trials = counts(successes, trials)
-    level = checked_level(level)
-    low, high = proportion_confint(
-        successes, np.maximum(trials, 1), alpha=1 - level, method="wilson"
-    )
-    low, high = np.where(trials > 0, low, 0.0), np.where(trials > 0, high, 1.0)
-    return proportion(low, high, successes, trials, trials, "wilson (average coverage)")
 
 
 def beta_ends(successes, trials, level):

@@ -6,20 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import special, stats
+from scipy import stats
 
-from relu_dynamics.statistics._checks import checked_level, cluster_counts, yes_no
+from relu_dynamics.statistics._checks import checked_level, cluster_counts
 from relu_dynamics.statistics.clustered import t_interval
 from relu_dynamics.statistics.intervals import Interval
-
-
-class McNemar(NamedTuple):
-    """An exact comparison of two paired yes/no outcomes. Arrays have the shape of leading axes."""
-
-    p_value: np.ndarray  # two-sided, exact; 1 when no pair differs
-    only_first: np.ndarray  # int64, pairs where only the first arm succeeded
-    only_second: np.ndarray  # int64, pairs where only the second arm succeeded
-    pairs: np.ndarray  # int64
 
 
 class Discoveries(NamedTuple):
@@ -131,33 +122,6 @@ def _paired(first: ArrayLike, second: ArrayLike) -> np.ndarray:
             "first and second must be finite: leave the seeds out of both arms that are not"
         )
     return first - second
-
-
-def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
-    """Whether one of two arms succeeds more often on the same runs: an exact two-sided p value.
-
-    Only pairs that differ say anything; without a difference between the arms each goes either way
-    with chance 1/2. Pairs must be independent: one per seed (say "any unit recovered"), never one
-    per unit.
-
-    Args:
-      first, second: booleans (or 0 and 1), shape (..., pairs), the same seed at the same place.
-
-    Returns:
-      A `McNemar` of shape (...).
-
-    Source: McNemar, Psychometrika 12 (1947) 153, with the exact binomial tail.
-    """
-    first, second = yes_no(first, "first"), yes_no(second, "second")
-    if first.shape != second.shape or first.ndim == 0:
-        raise ValueError(
-            f"first has shape {first.shape} and second {second.shape}: must be equal, (..., pairs)"
-        )
-    only_first, only_second = (first & ~second).sum(-1), (second & ~first).sum(-1)
-    differing = only_first + only_second
-    tail = special.bdtr(np.minimum(only_first, only_second).astype(np.float64), differing, 0.5)
-    pairs = np.full(differing.shape, first.shape[-1])[()]
-    return McNemar(np.minimum(1.0, 2 * tail)[()], only_first, only_second, pairs)
 
 
 def false_discovery_rate(p_values: ArrayLike, level: float = 0.05) -> Discoveries:
