@@ -158,7 +158,7 @@ def _momentum_path(case: Case) -> Claim:
 
     Every weight shares the factors of one linear recurrence, so z_t(x) = alpha_t w.x + beta_t v.x
     and the same for the bias, with v the trace. L2 in the gradient flips the sign of z if
-    rate * decay > (1 - sqrt(mu))^2 (`theory.heavy_ball_sign_flip_threshold`).
+    rate * decay > (1 - sqrt(mu))^2.
     """
     if rule_of(case) not in (Rule.HEAVY_BALL, Rule.NESTEROV):
         return no_claim(case)

@@ -26,19 +26,10 @@ from relu_dynamics.theory.decay import bias_decay_recovery_step as bias_decay_re
 from relu_dynamics.theory.decay import (
     decoupled_decay_recovery_step as decoupled_decay_recovery_step,
 )
-from relu_dynamics.theory.decay import (
-    heavy_ball_decay_recovery_step as heavy_ball_decay_recovery_step,
-)
-from relu_dynamics.theory.decay import (
-    heavy_ball_sign_flip_threshold as heavy_ball_sign_flip_threshold,
-)
 from relu_dynamics.theory.decay import weight_decay_recovery_step as weight_decay_recovery_step
 from relu_dynamics.theory.depth import born_dead_network_bounds as born_dead_network_bounds
 from relu_dynamics.theory.depth import (
     born_dead_network_probability as born_dead_network_probability,
-)
-from relu_dynamics.theory.depth import (
-    born_dead_single_input_probability as born_dead_single_input_probability,
 )
 from relu_dynamics.theory.depth import born_dead_unit_probability as born_dead_unit_probability
 from relu_dynamics.theory.depth import (
@@ -50,21 +41,11 @@ from relu_dynamics.theory.depth import (
 from relu_dynamics.theory.depth import (
     born_dead_unit_probability_unit_box as born_dead_unit_probability_unit_box,
 )
-from relu_dynamics.theory.depth import correlation_after as correlation_after
-from relu_dynamics.theory.depth import correlation_map as correlation_map
 from relu_dynamics.theory.drift import drift_crossing_step as drift_crossing_step
 from relu_dynamics.theory.drift import first_passage_probability as first_passage_probability
 from relu_dynamics.theory.residue import adam_residue as adam_residue
 from relu_dynamics.theory.residue import adam_residue_bound as adam_residue_bound
 from relu_dynamics.theory.residue import heavy_ball_residue as heavy_ball_residue
 from relu_dynamics.theory.residue import nesterov_residue as nesterov_residue
-from relu_dynamics.theory.residue import rmsprop_residue as rmsprop_residue
 from relu_dynamics.theory.unit import active_probability as active_probability
-from relu_dynamics.theory.unit import batch_miss_probability as batch_miss_probability
-from relu_dynamics.theory.unit import dead_in_sample_probability as dead_in_sample_probability
-from relu_dynamics.theory.unit import expected_gradient as expected_gradient
-from relu_dynamics.theory.unit import expected_wait as expected_wait
 from relu_dynamics.theory.unit import first_firing_probability as first_firing_probability
-from relu_dynamics.theory.unit import log_active_probability as log_active_probability
-from relu_dynamics.theory.unit import relu_mean as relu_mean
-from relu_dynamics.theory.unit import relu_second_moment as relu_second_moment

@@ -8,7 +8,6 @@ from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 from scipy.special import (
     erfcx,
-    log_ndtr,
     wofz,
 )
 
@@ -56,10 +55,6 @@ def whole(name: str, value: ArrayLike, least: int = 0) -> np.ndarray:
     return checked(name, value, rule, lambda v: np.isfinite(v) & (v >= least) & (v == np.floor(v)))
 
 
-def checked_correlation(value: ArrayLike) -> np.ndarray:
-    return checked("correlation", value, "in [-1, 1]", lambda c: np.abs(c) <= 1)
-
-
 def betas(b1: float, b2: float) -> tuple[float, float]:
     return float(in_unit_interval("b1", b1)), float(in_unit_interval("b2", b2))
 
@@ -84,23 +79,6 @@ def standardized(bias: ArrayLike, weight_norm: ArrayLike) -> np.ndarray:
 
 def normal_density(x: ArrayLike) -> np.ndarray:
     return np.exp(-0.5 * np.square(x)) / SQRT_TAU
-
-
-def tail_moments(beta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """E[(t - x)+] and E[(t - x)+^2] for t ~ N(0, 1) at x = -beta, meant for x >= 2.
-
-    The moments obey I[n+1] = n I[n-1] - x I[n] and are its minimal solution, so their ratios follow
-    from a continued fraction run downward (Gautschi 1967), which adds positive terms only.
-    """
-    x = np.maximum(-beta, 2.0)
-    x = np.where(np.isfinite(x), x, 1e3)  # the density is 0 there anyway
-    ratio = np.zeros_like(x)
-    for n in range(120, 2, -1):
-        ratio = n / (x + ratio)
-    second = 2 / (x + ratio)
-    first = 1 / (x + second)
-    tail = np.exp(log_ndtr(-x))
-    return tail * first, tail * first * second
 
 
 def complex_erfcx(x: np.ndarray) -> np.ndarray:

@@ -12,7 +12,6 @@ from relu_dynamics.theory._numerics import (
     betas,
     checked,
     finite,
-    in_unit_interval,
     non_negative,
     plain,
     whole,
@@ -72,57 +71,6 @@ def bias_decay_recovery_step(
     projection, offset = finite("largest_projection", largest_projection), finite("bias", bias)
     product = _decay_product(learning_rate, weight_decay)
     return plain(_geometric_crossing(offset, projection, product, tolerance))
-
-
-def heavy_ball_sign_flip_threshold(momentum: ArrayLike) -> Real:
-    """(1 - sqrt(momentum))^2: with learning_rate * weight_decay above it, z changes sign.
-
-    For L2 in the gradient (coupled) with heavy-ball momentum, started at rest: below, the decay is
-    overdamped and z keeps its sign for ever; above, it oscillates. Source: derived (discriminant of
-    s[t+1] = (1 + momentum - learning_rate * weight_decay) s[t] - momentum s[t-1]).
-    """
-    mu = in_unit_interval("momentum", momentum)
-    return plain(((1 - mu) / (1 + np.sqrt(mu))) ** 2)  # the same, without cancellation near 1
-
-
-def heavy_ball_decay_recovery_step(
-    largest_preactivation: ArrayLike,
-    smallest_preactivation: ArrayLike,
-    learning_rate: ArrayLike,
-    weight_decay: ArrayLike,
-    momentum: ArrayLike,
-    tolerance: float = DUST,
-) -> Real:
-    """Step of recovery under coupled L2 on weights and bias with heavy-ball momentum, from rest.
-
-    All parameters share one factor s[t], so z flips sign with it, and the deepest example fires
-    first: max z = s * largest if s > 0, else s * smallest. `largest_preactivation` and
-    `smallest_preactivation` are over the probe. inf when overdamped (see
-    `heavy_ball_sign_flip_threshold`), or when the swing stays within the tolerance. Needs
-    learning_rate * weight_decay <= 1; swings below 1e-300 count as 0.
-    Source: derived; the recurrence itself is run.
-    """
-    tolerance = float(non_negative("tolerance", tolerance))
-    largest, smallest, product, mu = np.broadcast_arrays(
-        finite("largest_preactivation", largest_preactivation),
-        finite("smallest_preactivation", smallest_preactivation),
-        _decay_product(learning_rate, weight_decay),
-        in_unit_interval("momentum", momentum),
-    )
-    if np.any(smallest > largest):
-        raise ValueError("smallest_preactivation must be <= largest_preactivation, got more")
-    found = np.where(largest > tolerance, 0.0, np.inf)
-    last = _last_swing_above(tolerance, smallest, product, mu)
-
-    factor, velocity = np.ones(found.shape), np.zeros(found.shape)
-    for step in range(1, int(np.max(np.where(np.isinf(found), last, 0), initial=0)) + 1):
-        velocity = mu * velocity + product * factor
-        factor = factor - velocity
-        margin = factor * np.where(factor > 0, largest, smallest)
-        found = np.where(np.isinf(found) & (step <= last) & (margin > tolerance), step, found)
-        if not np.any(np.isinf(found) & (step < last)):
-            break
-    return plain(found)
 
 
 def adam_decay_recovery_step(
@@ -204,20 +152,3 @@ def _geometric_crossing(
     step = np.where((step > 1) & (margin(step - 1) > tolerance), step - 1, step)
     step = np.where(margin(step) <= tolerance, step + 1, step)
     return np.where(already, 0.0, np.where(later, step, np.inf))
-
-
-def _last_swing_above(
-    tolerance: float, smallest: np.ndarray, product: np.ndarray, mu: np.ndarray
-) -> np.ndarray:
-    """Step after which s[t] * |smallest| stays within the tolerance; 0 if overdamped."""
-    root = np.sqrt(mu)
-    threshold = heavy_ball_sign_flip_threshold(mu)
-    swings = (product > threshold) & (smallest < 0)
-    # s[t] = mu^(t/2) (cos t theta + A sin t theta), with s[0] = 1 and s[1] = 1 - product
-    root, gap = np.where(swings, root, 0.5), np.where(swings, product - threshold, 1.0)
-    cosine = (1 + root**2 - np.where(swings, product, 0.5)) / (2 * root)
-    sine = np.sqrt(gap * (4 * root - gap)) / (2 * root)
-    amplitude = np.hypot(1.0, ((1 - product) / root - cosine) / sine)
-    floor = np.maximum(tolerance / np.where(swings, -smallest, 1.0), 1e-300)
-    last = np.ceil(np.log(floor / amplitude) / np.log(root))
-    return np.where(swings, np.maximum(last, 0.0), 0.0)

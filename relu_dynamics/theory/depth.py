@@ -1,48 +1,21 @@
-"""Depth: correlation maps and networks born dead."""
+"""Units and networks born dead."""
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import (
     betainc,
     betaincc,
-    spherical_jn,
 )
 
 from relu_dynamics.theory._numerics import (
     Real,
     at_least_zero,
     broadcast,
-    checked_correlation,
     complex_erfcx,
     plain,
     whole,
 )
 from relu_dynamics.theory.autoencoders import exceeds_sum
-
-
-def correlation_map(correlation: ArrayLike) -> Real:
-    """Correlation of two inputs after one wide He-initialized ReLU layer (arc-cosine map).
-
-    (sqrt(1-c^2) + c (pi - arccos c)) / pi, for c in [-1, 1]; the correlation is the uncentred one,
-    x.y over the norms. Accurate at both ends. Source: Cho & Saul 2009 (NeurIPS 22), kernel of
-    degree 1.
-    """
-    c = checked_correlation(correlation)
-    # with a = pi - arccos c this is (sin a - a cos a) / pi = a^2 j1(a) / pi; 1 + c is exact near -1
-    angle = 2 * np.arcsin(np.sqrt((1 + c) / 2))
-    return plain(np.minimum(angle**2 * spherical_jn(1, angle) / np.pi, 1.0))
-
-
-def correlation_after(correlation: ArrayLike, layers: ArrayLike) -> Real:
-    """Correlation of two inputs after `layers` wide He-initialized ReLU layers.
-
-    Tends to 1 with depth, so that whole data sets come to share their active units. `layers` is a
-    whole number >= 0. Source: `correlation_map`, iterated.
-    """
-    c, depth = np.broadcast_arrays(checked_correlation(correlation), whole("layers", layers))
-    for layer in range(1, int(depth.max(initial=0)) + 1):
-        c = np.where(layer <= depth, correlation_map(c), c)
-    return plain(c)
 
 
 def born_dead_unit_probability(radius: ArrayLike, dimension: ArrayLike) -> Real:
@@ -100,16 +73,6 @@ def born_dead_unit_probability_orthant(dimension: ArrayLike) -> Real:
     Rubin (arXiv 2007.06192); derived.
     """
     return plain(np.exp2(-(whole("dimension", dimension, least=0) + 1)))
-
-
-def born_dead_single_input_probability(width: ArrayLike, relu_layers: ArrayLike) -> Real:
-    """P(one input is dead on arrival: some layer is silent on it) = 1 - (1 - 2^-width)^relu_layers.
-
-    `relu_layers` layers of `width` units with symmetric weights. Source: Rister & Rubin (arXiv
-    2007.06192).
-    """
-    width, layers = whole("width", width, least=1), whole("relu_layers", relu_layers)
-    return plain(_some_layer_silent(width, layers))
 
 
 def born_dead_network_probability(width: ArrayLike, weight_layers: ArrayLike) -> Real:

@@ -43,15 +43,6 @@ def nesterov_residue(
     return plain(mu**2 * _momentum_sum(trace, learning_rate, mu, steps))
 
 
-def rmsprop_residue(nu: ArrayLike) -> Real:
-    """Zero, of the shape of `nu`: RMSProp without momentum has no memory of direction.
-
-    With `momentum=mu`, optax keeps a trace of already scaled updates, whose remaining movement is
-    mu / (1 - mu) * trace; that is not this case. Source: optax's update.
-    """
-    return plain(np.zeros_like(non_negative("nu", nu)))
-
-
 def adam_residue(
     mu: ArrayLike,
     nu: ArrayLike,
