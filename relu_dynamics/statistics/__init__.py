@@ -25,6 +25,7 @@ from relu_dynamics.statistics.intervals import wilson_interval as wilson_interva
 from relu_dynamics.statistics.pairs import Discoveries as Discoveries
 from relu_dynamics.statistics.pairs import McNemar as McNemar
 from relu_dynamics.statistics.pairs import false_discovery_rate as false_discovery_rate
+from relu_dynamics.statistics.pairs import finite_pairs as finite_pairs
 from relu_dynamics.statistics.pairs import mcnemar as mcnemar
 from relu_dynamics.statistics.pairs import paired_difference as paired_difference
 from relu_dynamics.statistics.pairs import paired_mean as paired_mean
