@@ -1,27 +1,35 @@
 """`python -m experiments NAME [options]`: one experiment, or `all` of them."""
 
+import functools
 import importlib
 import sys
 
-from experiments import reproductions
+from experiments import NAMES, REPRODUCTIONS, find, reproductions
+from experiments import all as everything
 from relu_dynamics import cli
+from relu_dynamics.experiment import conduct
 
-REPRODUCTIONS = tuple(name.replace("-", "_") for name in reproductions.COMMANDS)
-NAMES = (
-    "recovery_map",
-    "numerical_example",
-    "channels",
-    "causes",
-    "consequences",
-    "remedies",
+NOT_YET_RECORDS = {
+    "numerical_example", "channels", "causes", "consequences", "remedies", "one_unit",
     *REPRODUCTIONS,
-    "one_unit",
-    "all",
-)
+}  # fmt: skip
 
 
 def command_of(name: str) -> cli.Command:
     """What a NAME runs, with its options."""
+    if name == "all":
+        return cli.Command(
+            everything.run, everything.DEFAULTS, everything.QUICK, everything.__doc__ or ""
+        )
+    if name in NOT_YET_RECORDS:
+        return _script(name)
+    experiment = find(name)
+    run = functools.partial(conduct, experiment)
+    return cli.Command(run, experiment.defaults, experiment.quick, experiment.description)
+
+
+def _script(name: str) -> cli.Command:
+    """A NAME that conducts itself."""
     if name in REPRODUCTIONS:
         return reproductions.COMMANDS[name.replace("_", "-")]
     module = importlib.import_module(f"experiments.{name}")
@@ -29,8 +37,8 @@ def command_of(name: str) -> cli.Command:
 
 
 def main() -> None:
-    """Runs the experiment that the command line names."""
-    cli.main_by_name(sys.argv[1:], NAMES, command_of, __doc__ or "")
+    """Runs what the command line names."""
+    cli.main_by_name(sys.argv[1:], (*NAMES, "all"), command_of, __doc__ or "")
 
 
 if __name__ == "__main__":

@@ -20,11 +20,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import rich.console
 import rich.progress
 from PIL import Image, PngImagePlugin
 
+from experiments import find
 from relu_dynamics import store
 from relu_dynamics.statistics import claims
 
@@ -41,23 +41,15 @@ class Script(NamedTuple):
     paper: Mapping[str, Any] = {}  # options at the size of a paper, as in an options file
 
 
-def _spaced(first: float, last: float, count: int) -> list[float]:
-    return [float(f"{value:.4g}") for value in np.geomspace(first, last, count)]
+def script_of(name: str) -> Script:
+    """An experiment as it is run here."""
+    experiment = find(name)
+    sentences = {stem: figure.sentence for stem, figure in experiment.figures.items()}
+    return Script(name, sentences, experiment.paper)
 
 
 SCRIPTS = (
-    Script(
-        "recovery_map",
-        {
-            "recovery_map": "Dead units come back within a window of learning rates: a larger "
-            "rate revives them, a still larger one kills."
-        },
-        paper={
-            "learning_rates": _spaced(1e-3, 10, 64),
-            "initial_biases": np.linspace(-13, -2, 64).round(4).tolist(),
-            "seeds": 256,
-        },
-    ),
+    script_of("recovery_map"),
     Script(
         "numerical_example",
         {
@@ -284,7 +276,7 @@ def copy_figure(source: pathlib.Path, stem: str, folder: pathlib.Path) -> str:
     with Image.open(source / f"{stem}.png") as image:
         facts = PngImagePlugin.PngInfo()
         for name, text in image.info.items():
-            if isinstance(text, str):
+            if isinstance(name, str) and isinstance(text, str):
                 facts.add_text(name, text)
         height = round(image.height * min(1, PAGE_PIXELS / image.width))
         width = min(image.width, PAGE_PIXELS)

@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image, PngImagePlugin
 
-from experiments import __main__ as command
+from experiments import NAMES
 from experiments import all as experiment
 from relu_dynamics import store
 
@@ -39,7 +39,7 @@ def tiny(tmp_path, monkeypatch):
 
 
 def test_every_experiment_is_in_the_table():
-    assert [script.name for script in experiment.SCRIPTS] == list(command.NAMES[:-1])
+    assert [script.name for script in experiment.SCRIPTS] == list(NAMES)
 
 
 def test_scripts_run_once_and_pages_are_written(tiny, tmp_path, capsys):

@@ -63,6 +63,29 @@ def test_paired_arms_must_fit(first, second, words):
         statistics.paired_mean(first, second)
 
 
+def test_seeds_that_diverged_in_either_arm_are_left_out_of_both():
+    first, second = statistics.finite_pairs([1.0, np.nan, 3.0, 4.0], [1.5, 2.0, np.inf, 4.5])
+    assert first.tolist() == [1.0, 4.0] and second.tolist() == [1.5, 4.5]
+
+
+def test_an_interval_as_json_has_its_counts_and_no_nan():
+    row = statistics.exact_interval(3, 10).as_json()
+    low, high = statistics.exact_interval(3, 10)[1:3]
+    assert row == {
+        "estimate": 0.3, "interval": [low, high], "seeds": 10, "successes": 3, "trials": 10
+    }  # fmt: skip
+    assert statistics.exact_interval(0, 0).as_json()["estimate"] is None
+    mean = statistics.paired_mean([1.0, 2.0, 4.0], [0.0, 0.0, 0.0]).as_json()
+    assert set(mean) == {"estimate", "interval", "seeds"} and mean["seeds"] == 3
+
+
+def test_a_family_keeps_its_keys():
+    family = {name: claim(*arms(0.0, seeds=20, seed=i)) for i, name in enumerate("abc")}
+    found = claims.controlled_by_key(family)
+    assert list(found.values()) == claims.controlled(list(family.values()))
+    assert list(found) == list("abc")
+
+
 # --- Verdicts -------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 
+from experiments import NAMES as EVERY_NAME
+from experiments import REPRODUCTIONS as NAMES
 from experiments import __main__ as command
 from experiments import reproductions
 from relu_dynamics import cli, statistics, theory
@@ -19,7 +21,6 @@ from relu_dynamics.engine import initialization, models, tasks, training
 from relu_dynamics.engine.keys import run_key
 
 ROOT = pathlib.Path(__file__).parent.parent
-NAMES = command.REPRODUCTIONS
 
 
 def script(*arguments):
@@ -40,14 +41,14 @@ def test_without_a_name_one_line_lists_the_names(arguments):
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("error: NAME is missing")
-    assert all(name in line for name in command.NAMES)
+    assert all(name in line for name in (*EVERY_NAME, "all"))
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["born-ded"], 'did you mean "born_dead"'),
-        (["all", "--seeds", "3"], "--seeds"),
+        (["all", "--only", "x"], "is not a script"),
         (["born-dead", "--widths", "0"], "widths must be >= 1"),
         (["born-dead", "--init", "hee"], 'did you mean "he"'),
         (["collapse", "--points", "7"], "even number of points"),

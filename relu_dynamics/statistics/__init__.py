@@ -21,6 +21,7 @@ from relu_dynamics.statistics.intervals import Interval as Interval
 from relu_dynamics.statistics.intervals import exact_interval as exact_interval
 from relu_dynamics.statistics.pairs import Discoveries as Discoveries
 from relu_dynamics.statistics.pairs import false_discovery_rate as false_discovery_rate
+from relu_dynamics.statistics.pairs import finite_pairs as finite_pairs
 from relu_dynamics.statistics.pairs import paired_difference as paired_difference
 from relu_dynamics.statistics.pairs import paired_mean as paired_mean
 from relu_dynamics.statistics.pairs import paired_p_value as paired_p_value

@@ -14,7 +14,8 @@ expected share of false discoveries in it at a level, by Benjamini and Hochberg.
 import math
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -46,10 +47,12 @@ class Claim(NamedTuple):
     more_seeds: float | None = None  # that would decide an undecided one; inf: none would
     p_value: float | None = None  # two-sided, before `controlled`
     figure: str = ""  # file name without suffix
+    more: Mapping[str, Any] = MappingProxyType({})  # other plain values of a summary's row
 
     def as_json(self) -> dict[str, Any]:
         """The claim as plain values for a summary."""
         row = self._asdict()
+        more = row.pop("more")
         for name in ("estimate", "more_seeds", "p_value"):
             value = row[name]
             row[name] = None if value is None or not math.isfinite(value) else float(value)
@@ -57,7 +60,7 @@ class Claim(NamedTuple):
             row["more_seeds"] = "no number"
         ends = [] if self.interval is None else [float(end) for end in self.interval]
         row["interval"] = ends if ends and all(map(math.isfinite, ends)) else None
-        return row
+        return row | dict(more)
 
 
 def difference_claim(
@@ -123,6 +126,14 @@ def more_seeds(difference: Interval) -> float:
     if not estimate or not math.isfinite(half):
         return math.inf
     return max(math.ceil(seeds * (half / estimate) ** 2) - seeds, 1)
+
+
+Key = TypeVar("Key")
+
+
+def controlled_by_key(claims: Mapping[Key, Claim], level: float = 0.05) -> dict[Key, Claim]:
+    """`controlled` for a family whose claims have names: arm, task, condition."""
+    return dict(zip(claims, controlled(list(claims.values()), level), strict=True))
 
 
 def controlled(claims: Sequence[Claim], level: float = 0.05) -> list[Claim]:

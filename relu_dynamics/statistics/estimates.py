@@ -8,7 +8,7 @@ seeds, so anything pooled over cells is clustered by seed.
 import json
 import warnings
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -18,6 +18,7 @@ from relu_dynamics.checks import check_choice
 from relu_dynamics.engine.outcomes import NEVER, Outcome
 from relu_dynamics.statistics.clustered import clustered_interval
 from relu_dynamics.statistics.incidence import CumulativeIncidence, cumulative_incidence
+from relu_dynamics.statistics.intervals import Interval
 
 
 class Measure(NamedTuple):
@@ -207,6 +208,15 @@ def _dataset(result, names, interval, measure, level):
         "method": interval.method,
     }
     return xr.Dataset(data, {name: result[name] for name in names}, attributes)
+
+
+def as_json(cell: xr.Dataset) -> dict[str, Any]:
+    """One cell of `cells` or one value of `pooled` as plain values for a summary, as
+    `Interval.as_json` has them."""
+    names = ("estimate", "low", "high", "successes", "trials", "runs")
+    estimate, low, high, successes, trials, runs = (cell[name].values for name in names)
+    method = cell.attrs["method"]
+    return Interval(estimate, low, high, successes, trials, runs, method).as_json()
 
 
 def incidence(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,6 +21,20 @@ class Interval(NamedTuple):
     trials: np.ndarray | None  # int64, units or runs counted; None likewise
     clusters: np.ndarray  # int64, independent things behind the interval (runs, seeds)
     method: str  # what the interval promises, in words fit for a caption
+
+    def as_json(self) -> dict[str, Any]:
+        """One estimate as plain values for a summary: estimate (None where there is nothing to
+        estimate from), interval, seeds (the clusters), successes and trials where it is of counts.
+        """
+        estimate = float(self.estimate)
+        row = {
+            "estimate": None if np.isnan(estimate) else estimate,
+            "interval": [float(self.low), float(self.high)],
+            "seeds": int(self.clusters),
+        }
+        if self.successes is None or self.trials is None:
+            return row
+        return row | {"successes": int(self.successes), "trials": int(self.trials)}
 
 
 def exact_interval(successes: ArrayLike, trials: ArrayLike, level: float = 0.95) -> Interval:

@@ -88,6 +88,13 @@ def paired_mean(
     return t_interval(difference, level, bounds or (-np.inf, np.inf), "t over paired seeds")
 
 
+def finite_pairs(first: ArrayLike, second: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Two arms [seeds] without the seeds of which either is not finite (a diverged run)."""
+    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    both = np.isfinite(first) & np.isfinite(second)
+    return first[both], second[both]
+
+
 def paired_p_value(first: ArrayLike, second: ArrayLike) -> float:
     """Two-sided p value of "the arms do not differ": how often a mean difference this large comes
     when the sign of every seed's difference is a coin's. One number a seed, shape (seeds,). Exact

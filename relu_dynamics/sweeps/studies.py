@@ -25,7 +25,10 @@ from relu_dynamics.sweeps.sweep import sweep_grid
 
 
 def question_hash(study: Mapping[str, Grid], *more: object) -> str:
-    """Sha256 of what decides the numbers of a study: its grids, and more of plain values."""
+    """Sha256 of what decides the numbers of a study: its grids, and more of plain values. That of
+    one grid alone is the grid's own."""
+    if len(study) == 1 and not more:
+        return next(iter(study.values())).hash
     text = json.dumps([{name: grid.hash for name, grid in study.items()}, more], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
