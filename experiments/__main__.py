@@ -10,7 +10,7 @@ from relu_dynamics import cli
 from relu_dynamics.experiment import conduct
 
 NOT_YET_RECORDS = {
-    "numerical_example", "channels", "causes", "consequences", "remedies", "one_unit",
+    "numerical_example", "channels", "consequences", "remedies", "one_unit",
     *REPRODUCTIONS,
 }  # fmt: skip
 
