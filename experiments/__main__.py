@@ -11,7 +11,7 @@ from relu_dynamics.experiment import conduct
 
 NOT_YET_RECORDS = {
     "numerical_example", "channels", "consequences", "remedies", "one_unit",
-    *REPRODUCTIONS,
+    *(name.replace("-", "_") for name in reproductions.COMMANDS),
 }  # fmt: skip
 
 

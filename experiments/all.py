@@ -92,10 +92,7 @@ SCRIPTS = (
         "collapse",
         {"collapse": "Deep narrow networks train to a constant; asymmetric initialization helps."},
     ),
-    Script(
-        "target_variance",
-        {"target_variance": "Units die more as the targets' variance goes to 0."},
-    ),
+    script_of("target_variance"),
     Script(
         "layers",
         {
