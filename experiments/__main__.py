@@ -10,8 +10,8 @@ from relu_dynamics import cli
 from relu_dynamics.experiment import conduct
 
 NOT_YET_RECORDS = {
-    "numerical_example", "channels", "causes", "consequences", "remedies", "one_unit",
-    *REPRODUCTIONS,
+    "numerical_example", "channels", "consequences", "remedies", "one_unit",
+    *(name.replace("-", "_") for name in reproductions.COMMANDS),
 }  # fmt: skip
 
 

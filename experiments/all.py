@@ -67,19 +67,7 @@ SCRIPTS = (
         },
         paper={"rates": 32, "biases": 24, "seeds": 64, "fork_seeds": 256},
     ),
-    Script(
-        "causes",
-        {
-            "causes": "What kills ReLU units: the mean of the inputs most, then a bias; the "
-            "learning rate is a cliff, not a slope.",
-            "causes_effects": "Every cause at three learning rates, against the same seeds without "
-            "it.",
-            "causes_layers": "Where units die: only inputs that are not centred kill the first "
-            "layer.",
-            "causes_map": "The two strongest causes together.",
-        },
-        paper={"seeds": 1000},
-    ),
+    script_of("causes"),
     Script(
         "consequences",
         {
@@ -104,10 +92,7 @@ SCRIPTS = (
         "collapse",
         {"collapse": "Deep narrow networks train to a constant; asymmetric initialization helps."},
     ),
-    Script(
-        "target_variance",
-        {"target_variance": "Units die more as the targets' variance goes to 0."},
-    ),
+    script_of("target_variance"),
     Script(
         "layers",
         {

@@ -116,6 +116,8 @@ def _answer(
     print(f"{experiment.name}: {runs:,} runs; results in {out}", flush=True)
     results = experiment.train(options, grids, out)
     summary = {"question": experiment.question, **experiment.analyse(options, results)}
+    asked = dataclasses.asdict(options)
+    summary["options"] = {name: asked[name] for name in asked.keys() - {"out", "draw"}}
     summary["claims"] = [claim.as_json() for claim in summary["claims"]]
     first = next(iter(grids.values()))
     summary["provenance"] = store.provenance(first) | {"grid_hash": question}

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from experiments import causes as experiment
+from experiments import causes
+from experiments.causes import analysis, contrasts, sweep
 from relu_dynamics.config import Config
 from relu_dynamics.engine import initialization, tasks
 from relu_dynamics.engine.evaluation import evaluate
+from relu_dynamics.experiment import conduct
 from relu_dynamics.grid import make_grid
 from relu_dynamics.statistics import claims, estimates
 
@@ -23,7 +25,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "experiments", "causes"]
 
 
-ONE = dataclasses.replace(experiment.DEFAULTS, tasks=("teacher_student",), seeds=30)
+ONE = dataclasses.replace(sweep.DEFAULTS, tasks=("teacher_student",), seeds=30)
 
 
 # The mathematics ----------------------------------------------------------------------------------
@@ -39,7 +41,7 @@ def test_named_initializers_are_scales_of_he(name, scale):
     scaled = initialization.initialize(dataclasses.replace(config, weight_scale=scale), key)
     for one, two in zip(jax.tree.leaves(named), jax.tree.leaves(scaled), strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-6)
-    assert scale in experiment.HARMFUL["weight_scale"]
+    assert scale in sweep.HARMFUL["weight_scale"]
 
 
 def test_a_scale_of_the_weights_does_not_change_who_is_born_dead():
@@ -74,9 +76,9 @@ def test_the_bad_feature_of_digits_is_not_its_constant_first_pixel():
 
 
 def test_every_contrast_names_cells_that_are_trained():
-    grids = experiment.task_grids(ONE, "teacher_student")
-    for contrast in experiment.contrasts(ONE):
-        assert contrast.cause in experiment.SENTENCES
+    grids = sweep.task_grids(ONE, "teacher_student")
+    for contrast in contrasts.make_contrasts(ONE):
+        assert contrast.cause in contrasts.SENTENCES
         assert contrast.harmed != contrast.plain
         for cell in (contrast.harmed, contrast.plain):
             axes = dict(grids[cell.arm].axes)
@@ -86,7 +88,7 @@ def test_every_contrast_names_cells_that_are_trained():
 
 
 def test_matched_momentum_has_the_same_effective_rate():
-    found = [c for c in experiment.contrasts(ONE) if c.cause == "momentum_matched"]
+    found = [c for c in contrasts.make_contrasts(ONE) if c.cause == "momentum_matched"]
     assert len(found) == 5
     for contrast in found:
         effective = [
@@ -97,7 +99,7 @@ def test_matched_momentum_has_the_same_effective_rate():
 
 
 def test_arms_that_share_a_program_have_the_same_fields_and_lanes():
-    grids = experiment.task_grids(ONE, "teacher_student")
+    grids = sweep.task_grids(ONE, "teacher_student")
     first = grids["weights"]
     for arm in ("bias", "rate"):
         assert grids[arm].lanes == first.lanes
@@ -122,7 +124,7 @@ def _planted(monkeypatch, effect):
             return 0 * seeds
         return seeds + effect(cell.arm, cell.values) + noise.uniform(0, 1e-4, 30)
 
-    monkeypatch.setattr(experiment, "shares", shares)
+    monkeypatch.setattr(contrasts, "shares", shares)
 
 
 def test_strengths_order_causes_and_do_not_pair_two_scalings(monkeypatch):
@@ -135,12 +137,12 @@ def test_strengths_order_causes_and_do_not_pair_two_scalings(monkeypatch):
         }.get(arm, 0.0)
 
     _planted(monkeypatch, effect)
-    ranked = experiment.strengths({}, ONE)
+    ranked = analysis.strengths({}, ONE)
     assert [row["cause"] for row in ranked[:3]] == ["shifted", "one_bad_feature", "initial_bias"]
     assert [row["dose"] for row in ranked[:3]] == [8, 100, -8]
     np.testing.assert_allclose(ranked[0]["rise"]["estimate"], 0.6, atol=1e-4)
-    assert experiment.strongest_two(ranked) == ("shifted", "initial_bias")
-    grid = experiment.map_grid(ONE, "digits", ("shifted", "initial_bias"))
+    assert analysis.strongest_two(ranked) == ("shifted", "initial_bias")
+    grid = sweep.map_grid(ONE, "digits", ("shifted", "initial_bias"))
     assert grid.config.input_scaling == "shifted" and grid.shape == (7, 7)
 
 
@@ -155,8 +157,8 @@ def test_claims_follow_the_planted_effect(monkeypatch):
         return 0.0
 
     _planted(monkeypatch, effect)
-    found = experiment.contrast_claims({}, ONE)
-    made = experiment.combined_claims({}, ONE, found)["all"]
+    found = contrasts.contrast_claims({}, ONE)
+    made = contrasts.combined_claims({}, ONE, found)["all"]
     assert made["initial_bias"].verdict == "confirmed" and made["initial_bias"].condition == ""
     assert made["one_bad_feature"].verdict == "conditional"
     assert "confirmed at rate 0.3" in made["one_bad_feature"].condition
@@ -174,9 +176,9 @@ def test_independent_causes_do_not_interact(monkeypatch):
             together -= extra
         return np.full(30, 1 - together) + np.linspace(-1e-3, 1e-3, 30)
 
-    monkeypatch.setattr(experiment, "shares", shares)
+    monkeypatch.setattr(contrasts, "shares", shares)
     for extra in (0.0, 0.1):
-        found = experiment.interaction({}, ONE, ("shifted", "initial_bias"))
+        found = analysis.interaction({}, ONE, ("shifted", "initial_bias"))
         np.testing.assert_allclose(found["by_task"]["all"]["estimate"], extra, atol=1e-5)
 
 
@@ -189,7 +191,7 @@ def test_balance_counts_cells_by_hand():
         hazard([0.5, 0.4, 0.6], 0.7, [4, 3]),
         hazard([None, None, None], 0.0, [0, 0]),
     ]
-    assert experiment.balance(rows) == {
+    assert analysis.balance(rows) == {
         "cells": 3,
         "cells_with_events_in_the_second_half": 2,
         "observed_within_stationary_interval": 1,
@@ -257,7 +259,7 @@ def test_per_seed_reads_one_cell():
 )
 def test_bad_options_get_one_line(changes, words):
     with pytest.raises(ValueError, match=words) as raised:
-        experiment.run(dataclasses.replace(experiment.DEFAULTS, **changes))
+        conduct(causes.EXPERIMENT, dataclasses.replace(sweep.DEFAULTS, **changes))
     assert "\n" not in str(raised.value)
 
 
@@ -285,7 +287,7 @@ def test_quick_causes(tmp_path):
     summary = json.loads((tmp_path / "summary.json").read_text())
     made = {row["claim"]: row for row in summary["claims"]}
     assert {row["verdict"] for row in made.values()} <= set(claims.VERDICTS)
-    assert made[experiment.SENTENCES["initial_bias"][1]]["verdict"] == "confirmed"
+    assert made[contrasts.SENTENCES["initial_bias"][1]]["verdict"] == "confirmed"
     for row in summary["cells"]:
         low, high = row["dead"]["interval"]
         assert low <= row["dead"]["estimate"] <= high and row["dead"]["trials"] == 12 * 48

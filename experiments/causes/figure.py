@@ -318,11 +318,3 @@ def draw_pairwise_map(summary: Mapping) -> Figure:
             "independently. ?: interval wider than 0.2.",
         )
     return figure
-
-
-FIGURES = {
-    "causes": draw_dose_response,
-    "causes_layers": draw_layers,
-    "causes_effects": draw_effects,
-    "causes_map": draw_pairwise_map,
-}

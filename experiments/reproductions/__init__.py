@@ -2,7 +2,7 @@
 
 born-dead            P(a new network is constant) against width and depth (Lu et al.)
 collapse             P(a trained network is constant), He's and the asymmetric initialization
-target-variance      P(a unit dies) against the targets' variance and momentum (Arnekvist et al.)
+target_variance      P(a unit dies) against the targets' variance and momentum (Arnekvist et al.)
 layers               dead units per layer before and after training, and who recovers (UvA tutorial)
 continual            dead units under tasks that change for ever (Dohare et al.)
 autoencoder-birth    P(a latent is silent on all tokens) at initialization (setting of Simon et al.)
@@ -26,6 +26,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.reproductions import figure
+from experiments.reproductions.published import (
+    DOHARE,
+    FULL,
+    LU,
+    SIMON,
+    SOHL,
+    UVA,
+    against,
+    against_exact,
+    check_counts,
+    entry,
+    initializer,
+    print_table,
+)
 from relu_dynamics import (
     certificates,
     cli,
@@ -37,7 +51,7 @@ from relu_dynamics import (
 from relu_dynamics.certificates.case import Verdict
 from relu_dynamics.checks import check_choice
 from relu_dynamics.config import Config
-from relu_dynamics.engine import initialization, initializers, models, tasks, training
+from relu_dynamics.engine import initialization, models, tasks, training
 from relu_dynamics.engine.activations import ACTIVATIONS
 from relu_dynamics.engine.keys import purpose_key, run_key
 from relu_dynamics.engine.outcomes import NEVER
@@ -48,51 +62,7 @@ from relu_dynamics.statistics.intervals import Interval
 from relu_dynamics.sweeps import ensembles, studies
 from relu_dynamics.sweeps.sweep import sweep_grid
 
-LU = "Lu et al., arXiv 1903.06733"
-ARNEKVIST = "Arnekvist et al., arXiv 2005.06195"
-UVA = "UvA deep learning tutorial 3 (JAX)"
-DOHARE = "Dohare et al., Nature 632:768"
-SIMON = "setting of Simon, Adams & Zou, arXiv 2605.31518"
-SOHL = "Sohl-Dickstein, arXiv 2402.06184"
-INITS = {"he": "he_normal", "rai": "randomized_asymmetric"}
-FULL = {"batch_size": None, "initial_bias": 0.0, "biased_layer": 1, "biased_units": 1}
-
-
 # What all of them share ---------------------------------------------------------------------------
-
-
-def plain_interval(interval: Interval) -> dict[str, Any]:
-    """An interval with its counts as plain values."""
-    row = {
-        "estimate": float(interval.estimate),
-        "interval": [float(interval.low), float(interval.high)],
-        "clusters": int(interval.clusters),
-    }
-    if interval.trials is not None:
-        row |= {"successes": int(interval.successes), "trials": int(interval.trials)}
-    return row
-
-
-def entry(source: str, quantity: str, published: str, row: Mapping[str, Any], verdict: str) -> dict:
-    """A line of the table: source, published number, ours with its interval, verdict."""
-    return {
-        "source": source,
-        "quantity": quantity,
-        "published": published,
-        "ours": row["estimate"],
-        "interval": row["interval"],
-        "count": f"{row.get('trials', row['clusters']):,}",
-        "verdict": verdict,
-    }
-
-
-def against(row: Mapping[str, Any], low: float = -np.inf, high: float = np.inf) -> str:
-    """The verdict on "the number lies between low and high" from its interval."""
-    if low <= row["interval"][0] and row["interval"][1] <= high:
-        return "confirmed"
-    if row["interval"][1] < low or row["interval"][0] > high:
-        return "refuted"
-    return "undecided"
 
 
 def conduct(
@@ -127,31 +97,6 @@ def conduct(
         claims.print_claims(summary["claims"])
     stem = name.replace("-", "_")
     print("wrote", *figures.save(draw(summary), out / stem, summary["provenance"]))
-
-
-def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """The table of published numbers as text."""
-    for row in rows:
-        low, high = row["interval"]
-        print(
-            f"{row['source']}: {row['quantity']}\n    published {row['published']}; here "
-            f"{row['ours']:.4g} [{low:.4g}, {high:.4g}] of {row['count']}: {row['verdict']}"
-        )
-
-
-def check_counts(**counts: int) -> None:
-    """Raises a one-line ValueError for a number that is not at least 1."""
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1.")
-
-
-def initializer(name: str) -> str:
-    """The initializer of a short name; raises a ValueError with the nearest known one."""
-    check_choice("init", name, (*INITS, *initializers.INITIALIZERS))
-    if name == "data_dependent":
-        raise ValueError("init='data_dependent' is no draw of a network alone; use another.")
-    return INITS.get(name, name)
 
 
 # Born dead ----------------------------------------------------------------------------------------
@@ -239,7 +184,7 @@ def run_born_dead(options: BornDead) -> None:
             for depth in sorted(options.depths):
                 count = int((first <= depth - 1).sum())
                 row = {"init": init, "width": width, "depth": depth, "zero_bias": not with_biases}
-                row |= plain_interval(statistics.exact_interval(count, networks))
+                row |= statistics.exact_interval(count, networks).as_json()
                 if not with_biases:
                     row["bounds"] = list(theory.born_dead_network_bounds(width, depth))
                 rows.append(row)
@@ -285,12 +230,6 @@ def born_dead_table(rows: Sequence[Mapping]) -> list[dict]:
             published = f"{exact:.6g} exactly (their lower bound is attained)"
             out.append(entry(LU, quantity, published, row, against_exact(row, exact)))
     return out
-
-
-def against_exact(row: Mapping[str, Any], exact: float) -> str:
-    """Whether the interval holds the exact value."""
-    low, high = row["interval"]
-    return "confirmed" if low <= exact <= high else "refuted"
 
 
 def born_dead_claims(rows: Sequence[Mapping]) -> list[Claim]:
@@ -461,7 +400,7 @@ def run_collapse(options: Collapse) -> None:
                 ("born_dead", born),
                 ("fitted", misfit < FITTED),
             ):
-                row[name] = plain_interval(statistics.exact_interval(events.sum(), len(events)))
+                row[name] = statistics.exact_interval(events.sum(), len(events)).as_json()
             rows.append(row)
         return {
             "question": "how probable is a network that is constant after training?",
@@ -558,164 +497,6 @@ def collapse_claims(options, rows, collapsed) -> list[Claim]:
     return found
 
 
-# The variance of the targets and momentum ---------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class TargetVariance:
-    """P(a unit dies) against the scale of the targets, momentum and learning rate."""
-
-    scales: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-    """Factors on the targets; their variance grows with the square."""
-    momenta: tuple[float, ...] = (0.0, 0.9, 0.99)
-    """Heavy-ball momentum."""
-    learning_rates: tuple[float, ...] = (0.001, 0.01, 0.1)
-    """Learning rates."""
-    networks: tuple[str, ...] = ("one unit", "deep", "residual")
-    """Networks: one unit, deep (16-16) or residual (16-16-16)."""
-    steps: int = 1000
-    """Full-batch steps."""
-    seeds: int = 100
-    """Seeds a cell."""
-    root_seed: int = 0
-    """Decides all noise together with the seeds."""
-    out: pathlib.Path | None = None
-    """Output folder; by default runs/target-variance-<hash of the question>."""
-    draw: bool = False
-    """Only draw again from what is stored."""
-
-
-NETWORKS: dict[str, dict[str, Any]] = {
-    "one unit": {"hidden": (1,)},
-    "deep": {"hidden": (16, 16)},
-    "residual": {"hidden": (16, 16, 16), "model": "residual"},
-}
-
-
-def death_reading(config: Config, task: tasks.Task, run: training.Run) -> tuple:
-    """(units alive at step 0, those of them dead at the last evaluation, whether the run
-    diverged)."""
-    began = ~run.history.dead_at_start
-    return began.sum(), (began & ~run.history.alive).sum(), run.history.diverged_at != NEVER
-
-
-def run_target_variance(options: TargetVariance) -> None:
-    """Counts units that die, over the scale of the targets and momentum."""
-    check_counts(seeds=options.seeds, steps=options.steps)
-    if not options.networks:
-        raise ValueError("networks is empty; give at least one.")
-    for name in options.networks:
-        check_choice("networks", name, tuple(NETWORKS))
-    axes = {
-        "target_scale": options.scales,
-        "momentum": options.momenta,
-        "learning_rate": options.learning_rates,
-    }
-    base = Config(
-        task="teacher_student",
-        dimension=8,
-        examples=32,
-        optimizer="momentum",
-        momentum=0.0,
-        steps=options.steps,
-        probe_every=options.steps // 10 if options.steps % 10 == 0 else options.steps,
-        **FULL,
-    )
-    study = {
-        name: make_grid(
-            dataclasses.replace(base, **NETWORKS[name]),
-            axes,
-            options.seeds,
-            root_seed=options.root_seed,
-        )
-        for name in options.networks
-    }
-
-    def compute(out):
-        rows, shares = [], {}
-        for name, grid in study.items():
-            print(f"{name}: {grid.runs:,} runs of {options.steps:,} steps", flush=True)
-            read = ensembles.train_all(grid, death_reading, 10)
-            # [scales, momenta, rates, seeds]
-            alive, dead, diverged = (x.T.reshape(*grid.shape, -1).astype(int) for x in read)
-            dead = np.where(diverged, 0, dead)
-            shares[name] = (dead, alive)
-            for cell in np.ndindex(grid.shape):
-                values = {axis: v[i] for (axis, v), i in zip(grid.axes, cell, strict=True)}
-                interval = statistics.clustered_interval(dead[cell], alive[cell])
-                row = {"network": name, **values, **plain_interval(interval)}
-                rows.append(row | {"diverged_runs": int(diverged[cell].sum())})
-        return {
-            "question": "do small targets and momentum kill units?",
-            "definition": "died: alive at step 0, largest z over the training inputs <= 0 at the "
-            "last evaluation; a unit of a diverged run counts as not dead",
-            "interval": "Korn-Graubard, clustered by run; differences: t over paired seeds; 95 %",
-            "rows": rows,
-            "table": [],
-            "claims": target_claims(options, shares),
-        }
-
-    grid = next(iter(study.values()))
-    conduct("target-variance", options, grid, compute, figure.draw_target_variance)
-
-
-def target_claims(options: TargetVariance, shares: Mapping[str, tuple]) -> list[Claim]:
-    """Small against unit targets, momentum against none, pooled over the other axes by seed; and
-    momentum at the same effective rate, learning_rate / (1 - momentum)."""
-    found = []
-    scales = np.array(options.scales)
-    unit = int(np.argmin(np.abs(np.log(scales))))
-    for name, (dead, alive) in shares.items():
-
-        def share(index, dead=dead, alive=alive):  # per seed, [seeds]
-            pool = tuple(range(dead[index].ndim - 1))
-            return dead[index].sum(pool) / np.maximum(alive[index].sum(pool), 1)
-
-        def compare(claim, first, second, what, name=name, share=share):
-            found.append(
-                claims.difference_claim(
-                    f"{claim} ({name})",
-                    ARNEKVIST,
-                    share(first),
-                    share(second),
-                    finding=f"P(dead at the end) {what}: {{first:.3f}} against {{second:.3f}}, "
-                    "{estimate:+.3f} [{low:+.3f}, {high:+.3f}].",
-                    definition="alive at step 0, dead on the training inputs at the end, pooled "
-                    "over the other axes; paired by seed",
-                    bounds=(-1, 1),
-                    figure="target_variance",
-                )
-            )
-
-        if unit:
-            compare(
-                "Targets of small variance kill units",
-                np.s_[:1],
-                np.s_[unit : unit + 1],
-                f"at scale {scales[0]:g} against {scales[unit]:g}",
-            )
-        if 0.0 in options.momenta and len(options.momenta) > 1:
-            zero, most = options.momenta.index(0.0), int(np.argmax(options.momenta))
-            compare(
-                "Momentum kills units, at the same learning rate",
-                np.s_[:, most],
-                np.s_[:, zero],
-                f"with momentum {options.momenta[most]:g} against none",
-            )
-            rates = np.array(options.learning_rates)
-            for i, rate in enumerate(rates):
-                same = np.flatnonzero(np.isclose(rates, rate / (1 - options.momenta[most])))
-                if len(same):
-                    compare(
-                        "Momentum kills units, at the same effective rate "
-                        f"{rate / (1 - options.momenta[most]):g}",
-                        np.s_[:, most, i],
-                        np.s_[:, zero, int(same[0])],
-                        f"with momentum {options.momenta[most]:g} at rate {rate:g} against none",
-                    )
-    return found
-
-
 # Dead units per layer -----------------------------------------------------------------------------
 
 
@@ -796,7 +577,7 @@ def run_layers(options: Layers) -> None:
 
 
 def _share(successes: np.ndarray, trials: np.ndarray) -> dict[str, Any]:
-    return plain_interval(statistics.clustered_interval(successes, trials))
+    return statistics.clustered_interval(successes, trials).as_json()
 
 
 def layer_rows(options: Layers, results: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -918,7 +699,7 @@ def layers_table(options: Layers, rows: Sequence[Mapping], exact: Sequence[Mappi
                 quantity = f"layer {row['layer']} of 4: dead {name} training"
                 out.append(entry(UVA, quantity, published, row[f"dead_{name}"], verdict))
     for row in exact:
-        value = {"estimate": row["ours"], "interval": [row["ours"]] * 2, "clusters": 1}
+        value = {"estimate": row["ours"], "interval": [row["ours"]] * 2, "seeds": 1}
         out.append(entry("exact", row["quantity"], f"{row['stated']:g}", value, row["verdict"]))
     return out
 
@@ -956,7 +737,7 @@ def layers_claims(rows: Sequence[Mapping], certified: Mapping[str, int]) -> list
     for layer in sorted({r["layer"] for r in rows} - {1}):
         best = max(
             (r for r in rows if r["layer"] == layer),
-            key=lambda r: np.nan_to_num(r["forced_recovered"]["estimate"]),
+            key=lambda r: r["forced_recovered"]["estimate"] or 0.0,
         )
         share = best["forced_recovered"]
         low, high = share["interval"]
@@ -969,7 +750,7 @@ def layers_claims(rows: Sequence[Mapping], certified: Mapping[str, int]) -> list
                 f"unit-runs at learning rate {best['learning_rate']:g}.",
                 estimate=share["estimate"],
                 interval=(low, high),
-                count=f"{share['clusters']} seeds, {share['trials']:,} unit-runs",
+                count=f"{share['seeds']} seeds, {share['trials']:,} unit-runs",
                 definition=definition,
                 figure="layers",
             )
@@ -1101,7 +882,7 @@ def continual_table(rows: Sequence[Mapping]) -> list[dict]:
     for row in rows:
         if row["task"] == "permuted digits" and row["learning_rate"] == 0.01 and "dead" in row:
             estimate, low, high = (part[-1] for part in row["dead"])
-            last = {"estimate": estimate, "interval": [low, high], "clusters": row["seeds"]}
+            last = {"estimate": estimate, "interval": [low, high], "seeds": row["seeds"]}
             verdict = "conditional: fewer tasks and a narrower network"
             quantity = "permuted images, step size 0.01: dead at the end"
             out.append(entry(DOHARE, quantity, "up to about 25 % after 800 tasks", last, verdict))
@@ -1484,7 +1265,7 @@ def boundary_table(images: Sequence[Mapping]) -> list[dict]:
         if mean is not None:
             quantity = f"box-counting dimension (there: of convergence; here: {words})"
             verdict = "conditional: another boundary"
-            out.append(entry(SOHL, quantity, "1.17 to 1.98", plain_interval(mean), verdict))
+            out.append(entry(SOHL, quantity, "1.17 to 1.98", mean.as_json(), verdict))
     return out
 
 
@@ -1533,14 +1314,6 @@ COMMANDS = {
         Collapse(),
         Collapse(targets=("abs",), runs=100, steps=500, learning_rate=3e-3, points=16),
         "P(a trained deep and narrow network is constant).",
-    ),
-    "target-variance": cli.Command(
-        run_target_variance,
-        TargetVariance(),
-        TargetVariance(
-            scales=(0.01, 1.0), learning_rates=(0.001, 0.1), steps=100, seeds=20, networks=("deep",)
-        ),
-        "P(a unit dies) against the variance of the targets and momentum.",
     ),
     "layers": cli.Command(
         run_layers,

@@ -1,6 +1,5 @@
 """One figure per reproduction, each from its summary."""
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,24 +10,12 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
+from experiments.reproductions.drawing import COLOURS, draw_points, write_caption
 from relu_dynamics import theory
 from relu_dynamics.figures.style import COLUMN, PAGE, STYLE
 
-COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 NAMES = {"he": "He", "rai": "asym."}
 Summary = Mapping[str, Any]
-
-
-def _caption(figure: Figure, text: str, width: int = 132):
-    figure.supxlabel(textwrap.fill(text, width), fontsize=7, color="0.25")
-
-
-def _points(axes: Axes, x, rows: Sequence[Mapping], **style):
-    """Estimates with their intervals."""
-    y = np.array([row["estimate"] for row in rows], float)
-    low, high = np.array([row["interval"] for row in rows], float).T
-    reach = np.array([y - low, high - y])
-    axes.errorbar(x, y, reach, elinewidth=0.7, capsize=1.5, **style)
 
 
 def draw_born_dead(summary: Summary) -> Figure:
@@ -47,7 +34,7 @@ def draw_born_dead(summary: Summary) -> Figure:
                 style = {"marker": "o" if he else "s", "mfc": colour if he else "white"}
                 line = {"linestyle": "none" if he else (0, (2, 1.5)), "linewidth": 0.7}
                 label = f"{width}" if he else None
-                _points(
+                draw_points(
                     axes, [r["depth"] for r in own], own, color=colour, label=label, **style, **line
                 )
             depths = np.arange(3, max(3, *(row["depth"] for row in rows)) + 1)
@@ -69,7 +56,7 @@ def draw_born_dead(summary: Summary) -> Figure:
         )
         most, least = (f(row["trials"] for row in rows) for f in (max, min))
         networks = f"{most:,}" if most == least else f"{most:,} (asymmetric: {least:,})"
-        _caption(
+        write_caption(
             figure,
             f"{networks} networks a width. Bands: proved bounds at zero bias. 95 % intervals "
             "(Clopper-Pearson), mostly smaller than the marks; cells without a dead network are "
@@ -90,71 +77,19 @@ def draw_collapse(summary: Summary) -> Figure:
             own = [row[kind] for row in rows]
             place = x + 0.27 * (i - 1)
             axes.bar(place, [r["estimate"] for r in own], 0.25, color=colour, label=label)
-            _points(axes, place, own, linestyle="none", color="black", marker="")
+            draw_points(axes, place, own, linestyle="none", color="black", marker="")
         names = [f"{r['target']}\n{NAMES.get(r['init'], r['init'])}" for r in rows]
         axes.set_xticks(x, names, fontsize=6)
         axes.set(ylim=(0, 1.25), yticks=np.arange(0, 1.01, 0.2), ylabel="share of runs")
         axes.legend(loc="upper center", ncols=3, columnspacing=0.8, handlelength=1.0)
         asked = summary["options"]
-        _caption(
+        write_caption(
             figure,
             f"{asked['runs']:,} runs a pair of bars, {asked['depth']} weight layers of width "
             f"{asked['width']}, Adam at {asked['learning_rate']:g}, {asked['steps']:,} full-batch "
             "steps; 95 % intervals (Clopper-Pearson). Collapsed: constant on [-sqrt 3, sqrt 3]; "
             "half: on one half-line only.",
             64,
-        )
-    return figure
-
-
-def draw_target_variance(summary: Summary) -> Figure:
-    """P(dead at the end) over the targets' scale: networks down, learning rates across."""
-    rows = summary["rows"]
-    networks = list(dict.fromkeys(r["network"] for r in rows))
-    rates = sorted({r["learning_rate"] for r in rows})
-    momenta = sorted({r["momentum"] for r in rows})
-    with plt.style.context(STYLE):
-        figure, grid = plt.subplots(
-            len(networks),
-            len(rates),
-            figsize=(PAGE, 0.9 + 1.55 * len(networks)),
-            squeeze=False,
-            sharex=True,
-        )
-        for i, network in enumerate(networks):
-            for j, rate in enumerate(rates):
-                axes = grid[i, j]
-                for momentum, colour in zip(momenta, COLOURS, strict=False):
-                    own = [
-                        r
-                        for r in rows
-                        if (r["network"], r["learning_rate"], r["momentum"])
-                        == (network, rate, momentum)
-                    ]
-                    own.sort(key=lambda r: r["target_scale"])
-                    scales = [r["target_scale"] for r in own]
-                    _points(axes, scales, own, color=colour, marker="o", label=f"{momentum:g}")
-                    gone = [r for r in own if r["diverged_runs"]]
-                    axes.plot(
-                        [r["target_scale"] for r in gone],
-                        [r["estimate"] for r in gone],
-                        "x",
-                        color="black",
-                        markersize=5,
-                    )
-                axes.set(xscale="log", ylim=(-0.03, 1.03), title=f"{network}, rate {rate:g}")
-                if i == len(networks) - 1:
-                    axes.set_xlabel("factor on the targets")
-                if j == 0:
-                    axes.set_ylabel("P(dead at the end)")
-        grid[0, 0].legend(title="momentum", title_fontsize=7, labelspacing=0.2)
-        asked = summary["options"]
-        _caption(
-            figure,
-            f"Teacher-student, full batch, {asked['steps']:,} steps, {asked['seeds']} seeds a "
-            "point; units alive at step 0 whose largest z over the training inputs is <= 0 at the "
-            "end. 95 % intervals clustered by run. Crosses: some runs diverged (their units count "
-            "as not dead).",
         )
     return figure
 
@@ -172,7 +107,7 @@ def draw_layers(summary: Summary) -> Figure:
             ("dead_after", "#D55E00", 0.1),
         ):
             label = kind.replace("dead_", "") + " training"
-            _points(
+            draw_points(
                 left,
                 layers + shift,
                 [r[kind] for r in own],
@@ -189,7 +124,7 @@ def draw_layers(summary: Summary) -> Figure:
         for i, (rate, colour) in enumerate(zip(rates, COLOURS[2:], strict=False)):
             own = [r for r in rows if r["learning_rate"] == rate]
             own = [r for r in own if r["forced_recovered"]["trials"]]
-            _points(
+            draw_points(
                 right,
                 np.array([r["layer"] for r in own]) + 0.1 * i,
                 [r["forced_recovered"] for r in own],
@@ -210,7 +145,7 @@ def draw_layers(summary: Summary) -> Figure:
             axes.set(xlabel="hidden layer", xticks=layers, xlim=(0.5, layers.max() + 0.5))
             axes.legend(loc="upper left")
         asked = summary["options"]
-        _caption(
+        write_caption(
             figure,
             f"Digits, hidden {'-'.join(map(str, asked['hidden']))}, uniform initial weights and "
             f"biases, heavy-ball 0.9, batch 64, {asked['steps']} steps, {asked['seeds']} seeds; "
@@ -242,7 +177,7 @@ def draw_continual(summary: Summary) -> Figure:
             grid[1, j].set(ylabel="dead fraction", xlabel="period (one task each)", ylim=(0, None))
             grid[1, j].legend(title="step size", title_fontsize=7, labelspacing=0.2)
         asked = summary["options"]
-        _caption(
+        write_caption(
             figure,
             f"{asked['seeds']} seeds, bands: 95 %, clustered by seed. Regression: 20 bits, 5 "
             f"hidden units, one example a step, a bit flips every {asked['bit_period']:,} "
@@ -263,7 +198,7 @@ def draw_autoencoder_birth(summary: Summary) -> Figure:
         figure, axes = plt.subplots(figsize=(COLUMN, 3.0))
         for samples, colour in zip(sorted({r["samples"] for r in rows}), COLOURS, strict=False):
             own = [r for r in rows if r["samples"] == samples and r["gamma"] and r["estimate"] > 0]
-            _points(
+            draw_points(
                 axes,
                 [r["gamma"] for r in own],
                 own,
@@ -285,7 +220,7 @@ def draw_autoencoder_birth(summary: Summary) -> Figure:
             ylim=(1e-6, 1),
         )
         axes.legend(title="tokens", title_fontsize=7, loc="lower right")
-        _caption(
+        write_caption(
             figure,
             f"{rows[0]['trials']:,} latents a point, {rows[0]['clusters']} autoencoders in "
             f"{summary['dimension']} dimensions, 95 % intervals clustered by autoencoder. Lines: "
@@ -324,7 +259,7 @@ def draw_boundary(summary: Summary) -> Figure:
             ncols=3,
         )
         asked = summary["options"]
-        _caption(
+        write_caption(
             figure,
             f"One network (seed {asked['seed']}), {summary['pixels']} x {summary['pixels']} runs "
             f"an image, {asked['steps']} full-batch steps. Recovered: one of four units, dead on "
