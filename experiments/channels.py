@@ -91,7 +91,7 @@ class Options:
     biases: int = 6
     """Initial biases of a map, within the channel's range."""
     seeds: int = 12
-    """Seeds a cell."""
+    """Seeds per cell."""
     certified_seeds: int = 3
     """Seeds whose units get certificates, in every cell; with no channel open, all seeds."""
     fork_rate: float = 0.05

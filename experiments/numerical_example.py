@@ -200,7 +200,7 @@ def _thousand_steps(config, b1=0.9, b2=0.999):
 
 def _largest_adam(config, b1=0.9, b2=0.999):
     # Equality in the Cauchy-Schwarz inequality behind `theory.adam_residue_bound`: gradients that
-    # grew by b2 / b1 a step until death, after so many steps that no bias correction is left.
+    # grew by b2 / b1 per step until death, after so many steps that no bias correction is left.
     ratio = (1 - b1) / np.sqrt((1 - b2) * (1 - b1**2 / b2))
     return {"mu": -ratio, "nu": 1.0, "count": 1_000_000}
 
@@ -323,7 +323,7 @@ def _stack(trees):
 
 
 def run_group(cases: list[Case], root_seed: int) -> list[dict]:
-    """Trains cases that share one program, as its lanes; a record a case."""
+    """Trains cases that share one program, as its lanes; one record per case."""
     configs = _stack([training.as_arrays(case.config) for case in cases])
     states = _stack([start_state(c.config, c.start, c.source.memory(c.config)) for c in cases])
     runs = jax.tree.map(np.asarray, _train(configs, run_key(root_seed, 0), states))
@@ -400,7 +400,7 @@ def closed_form(case: Case) -> dict:
     """The step of recovery by theory, and the range of steps that float32 rounding allows.
 
     Every step rounds a bias of at most |initial_bias| by half a unit in its last place, 2^-26 for
-    0.5, and always the same way when the steps are alike (at 1e-4 a step that makes up to half a
+    0.5, and always the same way when the steps are alike (at 1e-4 per step that makes up to half a
     step in 4,000). So the closed form is evaluated with z lifted and lowered by that much for
     every step up to its own (but steps too small to change the bias round nothing); 2^-22
     more covers the rounding of z itself and of those small steps together.
@@ -665,7 +665,7 @@ def _slow_row(result, config):
         2,
         "at 1e-4 (bias -0.5000, -0.4999, -0.4998) 10,000 steps change next to nothing",
         "refuted" if np.isfinite(crosses) else "confirmed",
-        f"Slip: 1e-4 a step is a gradient of -1. {config.steps:,} such steps at {small:g} end at "
+        f"Slip: 1e-4 per step is a gradient of -1. {config.steps:,} such steps at {small:g} end at "
         f"{float(free.final_bias):+.4f} (arithmetic {expected:+.4f}) and pass {-WEIGHT:g} at step "
         f"{step_text(crosses)} (closed form {step_text(float(push.closed_step))}). Under plain "
         f"SGD the bias stays at {config.initial_bias:g}.",
@@ -693,7 +693,7 @@ def _fast_row(result, config):
         "at 1e-2 a gradient of the same size takes the bias over -0.5, -0.3, -0.1, 0.05",
         "confirmed" if same else "refuted",
         f"Slip: these moves need gradients {sizes}, not the -1 of the other row. With -1 at "
-        f"{large:g} the bias gains {-large * config.outside_gradient:g} a step and the unit is "
+        f"{large:g} the bias gains {-large * config.outside_gradient:g} per step and the unit is "
         f"back at step {step_text(crosses)} (closed form {step_text(float(push.closed_step))}), "
         "not at step 3.",
         "theory.drift_crossing_step; arithmetic",

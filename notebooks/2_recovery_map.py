@@ -59,7 +59,7 @@ AXES = {
 result = sweep(CONFIG, AXES, seeds=12)
 
 # %% [markdown]
-# The result is a labelled data set: one entry a cell, seed and unit, with the history of each.
+# The result is a labelled data set: one entry per cell, seed and unit, with the history of each.
 # `estimates.cells` turns it into probabilities. The units of one network rise and fall together, so
 # that the interval is clustered by run: 12 runs with 8 units are not 96 coins.
 

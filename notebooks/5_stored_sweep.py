@@ -64,7 +64,7 @@ print(f"{trained:.1f} s, and again: {time.monotonic() - started - trained:.1f} s
 # %% [markdown]
 # ## What is in it
 #
-# An xarray data set: one value an axis of the grid, seed, and unit, layer or evaluation. Outcomes,
+# An xarray data set: one value per axis of the grid, seed, and unit, layer or evaluation. Outcomes,
 # steps of the first death and recovery (-1: never), margins, and the losses. Its attributes say
 # where it comes from.
 

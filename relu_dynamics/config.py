@@ -81,7 +81,7 @@ class Config:
     """Decay coefficient, >= 0; how it enters is `decay_kind` (traced when given)."""
     noise_scale: float | None = _traced(None, "noise scale", at_least=0)
     """Standard deviation s of additive noise: every parameter moves by learning_rate * s * N(0, 1)
-    a step, whatever the gradient (traced when given)."""
+    per step, whatever the gradient (traced when given)."""
     upstream_rate: float | None = _traced(None, "upstream rate factor", at_least=0)
     """Factor on the updates of all layers below `biased_layer`; 0 freezes them (traced when
     given)."""
@@ -146,7 +146,7 @@ class Config:
     decay_targets: str = _static("all")
     """What decays: all, weights or biases."""
     batch_size: int | None = _static(64)
-    """Examples a step, drawn with replacement; None trains on all examples at every step."""
+    """Examples per step, drawn with replacement; None trains on all examples at every step."""
     batch_order: str = _static("random")
     """random (drawn with replacement, the same for all cells of a seed), independent (likewise, but
     every cell draws its own: slower, see docs/speed.md) or sequential (examples in their order,

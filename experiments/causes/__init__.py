@@ -13,7 +13,7 @@ Momentum 0 is plain SGD, and scale 1 leaves the weights alone, so that four dose
 compiled program. "Too small" and "too large" of the initializers are scales 0.1 and 10 of He's, and
 LeCun's is scale sqrt(1/2) (both exactly, tested).
 
-Writes one result an arm, summary.json, and causes, causes_layers, causes_effects and causes_map as
+Writes one result per arm, summary.json, and causes, causes_layers, causes_effects and causes_map as
 .png/.pdf to --out; `--draw` draws again from summary.json. Ten minutes of CPU time (18 minutes by
 the clock on two cores shared with four other jobs).
 """
@@ -104,7 +104,7 @@ class Options:
     base_rates: tuple[float, ...] = (0.03, 0.1, 0.3)
     """Learning rates at which every other cause is tried."""
     seeds: int = 100
-    """Seeds a cell."""
+    """Seeds per cell."""
     root_seed: int = 0
     """Decides all noise together with the seeds."""
     out: pathlib.Path | None = None
@@ -425,7 +425,7 @@ def _difference(sentence, source, first, second, tasks, options, task) -> Claim:
         figure="causes_effects",
         least=LEAST,
         bounds=(-1, 1),
-        units=f"{units:,} units an arm and condition",
+        units=f"{units:,} units per arm and condition",
     )
 
 

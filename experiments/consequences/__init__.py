@@ -8,8 +8,9 @@ with as many units fewer, freshly initialized, says whether a dead unit is a mis
 several widths, because 40 % of many units may be nothing and 40 % of few all. Capacity: how well
 random labels are memorized, where no regularity helps.
 
-Writes one result an arm, summary.json and consequences.png/.pdf to --out; `--draw` draws again from
-what is stored. About sixteen CPU minutes, so eight on two cores; `--quick` about one CPU minute.
+Writes one result per arm, summary.json and consequences.png/.pdf to --out; `--draw` draws again
+from what is stored. About sixteen CPU minutes, so eight on two cores; `--quick` about one CPU
+minute.
 """
 
 import dataclasses
@@ -81,7 +82,7 @@ class Options:
     """A run has converged when its mean minibatch loss between two evaluations is below this
     (nats)."""
     seeds: int = 100
-    """Seeds a cell."""
+    """Seeds per cell."""
     root_seed: int = 0
     """Decides all noise together with the seeds."""
     fast_compile: bool = False

@@ -166,13 +166,13 @@ class BornDead:
     depths: tuple[int, ...] = (3, 5, 10, 20)
     """Weight layers L, so that there are L - 1 hidden layers."""
     networks: int = 1_000_000
-    """Networks a width."""
+    """Networks per width."""
     init: tuple[str, ...] = ("he", "rai")
     """Initializers: he, rai (randomized asymmetric) or any other name of the package."""
     points: int = 33
     """Points of the domain where biases are not 0 (elsewhere its two half-lines are exact)."""
     networks_with_biases: int = 100_000
-    """Networks a width where biases are not 0."""
+    """Networks per width where biases are not 0."""
     root_seed: int = 0
     """Decides all noise."""
     out: pathlib.Path | None = None
@@ -312,7 +312,7 @@ def born_dead_claims(rows: Sequence[Mapping]) -> list[Claim]:
                 "[lower, upper]; the lower bound is exact at 3 weight layers.",
                 estimate=float(np.mean(inside)),
                 interval=None,
-                count=f"{len(inside)} cells, {he[0]['trials']:,} networks a width",
+                count=f"{len(inside)} cells, {he[0]['trials']:,} networks per width",
                 definition=definition,
                 figure="born_dead",
             )
@@ -550,7 +550,7 @@ def collapse_claims(options, rows, collapsed) -> list[Claim]:
                     f"[{100 * float(gain.low):.1f}, {100 * float(gain.high):.1f}].",
                     estimate=float(gain.estimate),
                     interval=(float(gain.low), float(gain.high)),
-                    count=f"{options.runs:,} runs an arm",
+                    count=f"{options.runs:,} runs per arm",
                     definition="constant on the domain after training; paired by seed",
                     figure="collapse",
                 )
@@ -576,7 +576,7 @@ class TargetVariance:
     steps: int = 1000
     """Full-batch steps."""
     seeds: int = 100
-    """Seeds a cell."""
+    """Seeds per cell."""
     root_seed: int = 0
     """Decides all noise together with the seeds."""
     out: pathlib.Path | None = None
@@ -732,7 +732,7 @@ class Layers:
     steps: int = 600
     """Steps with batches of 64."""
     seeds: int = 100
-    """Seeds a cell."""
+    """Seeds per cell."""
     certified_seeds: int = 2
     """Seeds whose first-layer units get certificates."""
     root_seed: int = 0
@@ -744,7 +744,7 @@ class Layers:
 
 
 def layers_study(options: Layers) -> dict[str, Grid]:
-    """The tutorial's network, and one grid a layer in which a quarter of it begins dead."""
+    """The tutorial's network, and one grid per layer in which a quarter of it begins dead."""
     base = Config(
         hidden=options.hidden,
         initializer="torch_default",
@@ -985,7 +985,7 @@ class Continual:
     """Dead units and loss while the task changes again and again."""
 
     rates: tuple[float, ...] = (0.003, 0.01, 0.03)
-    """Step sizes of the slowly changing regression (SGD, one example a step)."""
+    """Step sizes of the slowly changing regression (SGD, one example per step)."""
     bit_period: int = 1000
     """Steps between two bit flips."""
     bit_periods: int = 50
@@ -997,7 +997,7 @@ class Continual:
     digit_periods: int = 30
     """Permutations; the paper's 800."""
     seeds: int = 100
-    """Seeds a step size."""
+    """Seeds per step size."""
     root_seed: int = 0
     """Decides all noise together with the seeds."""
     out: pathlib.Path | None = None

@@ -24,7 +24,7 @@ class UnitStatistics(NamedTuple):
 
 
 class LayerSummary(NamedTuple):
-    """One number a layer; all [layers]."""
+    """One number per layer; all [layers]."""
 
     dead_fraction: jax.Array  # units with margin <= 0
     active_fraction: jax.Array  # mean over units of their active fraction
@@ -80,7 +80,7 @@ def halve(
 def unit_statistics(preactivations: tuple[jax.Array, ...]) -> UnitStatistics:
     """Statistics of every unit of every layer over the batch, [units] each.
 
-    `preactivations` is one [batch, units of the layer] a layer, as in `models.Forward`.
+    `preactivations` is one [batch, units of the layer] per layer, as in `models.Forward`.
     """
 
     def of_layer(z):
@@ -101,7 +101,7 @@ def unit_statistics(preactivations: tuple[jax.Array, ...]) -> UnitStatistics:
 
 def slope_statistics(slopes: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
     """(whether the derivative is 0 for all examples, share of examples where it is negative) of
-    every unit, [units] each, from one [batch, units of the layer] a layer."""
+    every unit, [units] each, from one [batch, units of the layer] per layer."""
     flat = [(slope == 0).all(0) for slope in slopes]
     wrong = [(slope < 0).astype(slope.dtype).mean(0) for slope in slopes]
     return jnp.concatenate(flat), jnp.concatenate(wrong)

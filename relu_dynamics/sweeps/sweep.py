@@ -36,7 +36,7 @@ def sweep(
     Args:
       config: the base config; `axes` overrides its fields.
       axes: traced field -> values, such as `{"learning_rate": [0.01, 0.1]}`.
-      seeds: how many seeds a cell has, or their list.
+      seeds: how many seeds per cell has, or their list.
       root_seed: decides all noise together with the seed.
       lanes: runs of a block; by default as the config says. Part of the result's identity.
       out: a folder that keeps every finished block, so that the same call continues after a
