@@ -1,12 +1,12 @@
 """The article's numerical example: z = 0.1 x - 0.5 on x in [0, 1], dead on every input.
 
-Claim under test: the bias of a dead unit goes on moving without a gradient, so that 10,000 steps
+Claim under test: the bias of a dead unit goes on moving without a gradient, so 10,000 steps
 bring the unit back at learning rate 1e-2 and not at 1e-4. Every source of movement that this can
 mean is run at both rates (and at 1e-1) by the package's own engine, and the step at which the unit
 comes back is held against a closed form. Each of the example's six sentences gets a verdict:
 holds, fails, or holds under which condition.
 
-The network is v relu(z) + c with v = 1 and c = -1, asked for 0: its error is not 0, so that the
+The network is v relu(z) + c with v = 1 and c = -1, asked for 0: its error is not 0, so the
 unit's gradient is 0 because it is dead and for no other reason.
 
 Writes results.zarr, summary.json and numerical_example.png/.pdf to --out; `--draw` draws again

@@ -70,7 +70,7 @@ optimizers.OPTIMIZERS["sgd_with_pull"] = optimizers.Optimizer(sgd_with_pull)
 # %% [markdown]
 # Those were the twenty lines. Both names are now values of the config. A grid for each arm: the
 # same seeds are the same data, initial weights and batches. `upstream_rate` 0 freezes the layer
-# below, so that nothing but the unit's own channel is left.
+# below, so nothing but the unit's own channel is left.
 
 # %%
 BASE = Config(

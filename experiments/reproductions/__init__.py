@@ -164,7 +164,7 @@ class BornDead:
     widths: tuple[int, ...] = (2, 3, 5, 10)
     """Units of every hidden layer."""
     depths: tuple[int, ...] = (3, 5, 10, 20)
-    """Weight layers L, so that there are L - 1 hidden layers."""
+    """Weight layers L, so there are L - 1 hidden layers."""
     networks: int = 1_000_000
     """Networks per width."""
     init: tuple[str, ...] = ("he", "rai")
@@ -185,7 +185,7 @@ def silent_layers(config: Config, inputs: jax.Array, networks: int, root_seed: i
     """The first hidden layer (from 1) of each of many new networks that is silent on all inputs
     [points, 1], int [networks]; one more than the hidden layers where none is.
 
-    From a silent layer on everything is constant, so that a network of fewer layers is born dead
+    From a silent layer on everything is constant, so a network of fewer layers is born dead
     exactly if its first layers hold a silent one: one ensemble answers for every depth.
     """
 

@@ -5,7 +5,7 @@
 State is what the next step needs; snapshot is what a reader wants to see. A run scans the step
 and evaluates on the probe set every `probe_every` steps; a grid is `jax.vmap` of a run over configs
 (`relu_dynamics.sweeps`). The key of a run is never split: every draw is a `fold_in` of a purpose
-and a step, so that a longer run or a larger grid never changes a run's noise.
+and a step, so a longer run or a larger grid never changes a run's noise.
 """
 
 import functools

@@ -3,7 +3,7 @@
 `relu_dynamics.sweeps` vmaps over the cells of one seed, which share data and batches; that is right
 where a cell's network is large or cells are many. Here the lanes are seeds (and their cells): a
 thousand networks of two units per layer cost little more than one. What a lane returns is a
-function of its key, so that the caller decides what is kept. Nothing is resumed: a stop loses the
+function of its key, so the caller decides what is kept. Nothing is resumed: a stop loses the
 call.
 """
 
