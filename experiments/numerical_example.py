@@ -1,6 +1,6 @@
 """The article's numerical example: z = 0.1 x - 0.5 on x in [0, 1], dead on every input.
 
-Claim under test: the bias of a dead unit goes on moving without a gradient, so 10,000 steps
+Claim under test: the bias of a dead unit keeps moving without a gradient, so 10,000 steps
 bring the unit back at learning rate 1e-2 and not at 1e-4. Every source of movement that this can
 mean is run at both rates (and at 1e-1) by the package's own engine, and the step at which the unit
 comes back is held against a closed form. Each of the example's six sentences gets a verdict:
@@ -819,7 +819,7 @@ def _memory(result, config):
     remembered = np.flatnonzero(np.isin(result.panel.values, ("momentum left", "Adam left")))
     return _claim(
         6,
-        "gradients from before death go on moving the bias",
+        "gradients from before death keep moving the bias",
         "conditional",
         "Only in an optimizer with memory, and only so far: "
         f"{ball['moved_in_rates']:.2f} rates after {STEPS_BEFORE_DEATH} steps of -1 under momentum "

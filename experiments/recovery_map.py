@@ -6,7 +6,7 @@ at a negative bias; the layer below it learns. Plain SGD, so the only way back i
 of the inputs that the layer below sends up.
 
 Writes results.zarr, summary.json and recovery_map.png/.pdf to --out; `--draw` draws again from
-the stored result, `--explore` also writes explorer.html, a page to click on the map's cells. About
+the stored result, `--explore` also writes explorer.html, an interactive page. About
 two minutes on two cores; `--quick` under half a minute.
 """
 

@@ -101,7 +101,7 @@ for i, rate in enumerate(pooled.learning_rate.values):
 # ## When, not only whether
 #
 # The cumulative incidence of the first recovery (Aalen-Johansen): divergence is a competing event,
-# and a unit that is still dead at the last step is censored, not "dead for ever".
+# and a unit that is still dead at the last step is censored, not proved dead.
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(figures.PAGE, 2.5))
@@ -132,4 +132,4 @@ print(f"margins stored: {stored.margin.values[16:19]}")
 
 # %% [markdown]
 # With the extra `explorer`, `relu_dynamics.explore(result, "page.html")` writes the result as one
-# page to click on.
+# interactive page.

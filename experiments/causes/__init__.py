@@ -353,7 +353,7 @@ SENTENCES = {  # cause: (label on figures, the sentence that is tested, its sour
     ),
     "shifted": (
         "means shifted by 4 deviations",
-        "Inputs whose means are 4 deviations off kill units.",
+        "Inputs shifted by 4 standard deviations kill units.",
         "dying ReLU",
     ),
     "one_bad_feature": (

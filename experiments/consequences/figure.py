@@ -56,7 +56,7 @@ def _draw_curves(axes: Axes, summary, arm: str, quantity: str):
 
 
 def _draw_relative(axes: Axes, summary):
-    """Loss over that without dead units, and where it is a tenth worse."""
+    """Loss over that without dead units, and where it is 10 % worse."""
     for width, colour in zip(summary["widths"], _COLOURS, strict=False):
         _, x, y, ends = _points(summary, "killed at step 0", width, "loss")
         _bars(axes, x, y / y[0], ends / y[0], color=colour, marker="o")
@@ -73,7 +73,7 @@ def _draw_relative(axes: Axes, summary):
         yscale="log",
         xlabel="dead fraction",
         ylabel="loss / loss without dead",
-        title="a tenth worse: from where?",
+        title="10 % worse: from where?",
     )
     ticks = [t for t in (0.8, 1, 1.5, 2, 3, 5) if axes.get_ylim()[0] <= t]
     axes.set_yticks(ticks, [f"{t:g}" for t in ticks])
@@ -134,6 +134,6 @@ def _caption(summary) -> str:
         f"over seeds). {summary['definitions']['killed'].capitalize()}; chosen at random, the same "
         f"share of both layers. Time: mean minibatch loss between evaluations below "
         f"{summary['threshold']:g} nats, censored at {summary['steps']} steps (restricted "
-        "mean). Dashed: the article's 40 %; thick: interval of the share at which loss is a tenth "
-        "worse."
+        "mean). Dashed: the article's 40 %; thick: interval of the share at which loss becomes "
+        "10 % worse."
     )

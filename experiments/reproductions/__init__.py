@@ -4,7 +4,7 @@ born-dead            P(a new network is constant) against width and depth (Lu et
 collapse             P(a trained network is constant), He's and the asymmetric initialization
 target-variance      P(a unit dies) against the targets' variance and momentum (Arnekvist et al.)
 layers               dead units per layer before and after training, and who recovers (UvA tutorial)
-continual            dead units under tasks that change for ever (Dohare et al.)
+continual            dead units under tasks that keep changing (Dohare et al.)
 autoencoder-birth    P(a latent is silent on all tokens) at initialization (setting of Simon et al.)
 boundary             the image of the recovery boundary, with zooms (after Sohl-Dickstein)
 
@@ -1078,7 +1078,7 @@ def run_continual(options: Continual) -> None:
                 row |= {"seeds": int(finite.sum()), "diverged_runs": int((~finite).sum())}
                 rows.append(row)
         return {
-            "question": "do dead units pile up while the task changes for ever?",
+            "question": "do dead units pile up while the task keeps changing?",
             "definition": "dead: max z over all training examples of the period that ends <= 0 "
             "(tau = 0 dormant on the whole period, not on a batch)",
             "interval": "clustered by seed, 95 %",
@@ -1559,7 +1559,7 @@ COMMANDS = {
         run_continual,
         Continual(),
         Continual(bit_period=200, bit_periods=8, digit_period=40, digit_periods=8, seeds=10),
-        "Dead units and loss while the task changes for ever.",
+        "Dead units and loss while the task keeps changing.",
     ),
     "autoencoder-birth": cli.Command(
         run_autoencoder_birth,

@@ -197,7 +197,7 @@ def train(
     With `trace_units=True` the trace holds every unit's statistics: of the minibatch and the
     gradient norm at every step, of the probe set at every evaluation (set `probe_every=1` for every
     step). Raises a ValueError for a config that cannot run, and before starting when the trace
-    does not fit into memory. A run that goes on after a kill: `store.checkpoints.train`.
+    does not fit into memory. A run that resumes after a kill: `store.checkpoints.train`.
     """
     if state is not None and not isinstance(state, State):
         raise ValueError(f"state={short_repr(state)} must be a State, such as a run's; or None.")
