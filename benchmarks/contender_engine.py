@@ -147,7 +147,7 @@ _plain = []
 
 
 def _plain_program():
-    """`blocks.block_program` without its history; compiled once a process."""
+    """`blocks.block_program` without its history; compiled once per process."""
     import jax
 
     from relu_dynamics.sweeps import blocks

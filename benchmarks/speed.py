@@ -192,7 +192,7 @@ def _parse() -> argparse.Namespace:
 def measure(work, contenders, rounds: int, machine: dict) -> dict:
     """Prepares, checks and times the contenders on one workload; returns rows and circumstances.
 
-    The peak of the machine is measured once a round too, and the best kept in `machine`.
+    The peak of the machine is measured once per round too, and the best kept in `machine`.
     """
     teams, rows, not_run = {}, {}, {}
     try:

@@ -100,7 +100,7 @@ SCRIPTS = (
             "recovers."
         },
     ),
-    Script("continual", {"continual": "Dead units under tasks that change for ever."}),
+    Script("continual", {"continual": "Dead units under tasks that keep changing."}),
     Script(
         "autoencoder_birth",
         {"autoencoder_birth": "Silent latents at initialization follow their law."},

@@ -1,14 +1,14 @@
 """By which channel does a dead ReLU unit come back? P(recover | learning rate, initial bias), with
 one channel open at a time.
 
-Claim under test: a dead unit has no gradient, so that the learning rate acts only through a
+Claim under test: a dead unit has no gradient, so the learning rate acts only through a
 channel, and without one P(recover) is exactly 0 at every rate. One panel has all channels closed,
 one has all open, the others have one each, on digits. Three answers stand side by side: causal
 forks (one cohort, a channel switched off), exact accounts (which terms moved z up), and
 certificates (which units could not move at all). They must agree. At last: does the learning rate
 do more than rescale time?
 
-A closed channel has the coefficient 0 (momentum 0 is plain SGD), so that panels share a
+A closed channel has the coefficient 0 (momentum 0 is plain SGD), so panels share a
 compiled program. Decay is decoupled: coupled decay would pass through the momentum, and its later
 part would be counted as residue.
 
@@ -64,7 +64,7 @@ ADAM = {"optimizer": "adam", **dict.fromkeys(CLOSED), "decay_kind": "coupled"}
 PLAIN = {**ADAM, "optimizer": "sgd"}  # nothing else in the program
 NARROW = {**PLAIN, "hidden": (8,), "biased_units": 4}  # where a normalization's threshold is near
 OPEN = {"momentum": 0.9, "weight_decay": 0.005, "noise_scale": 0.1}
-# Two hidden layers each; at a large rate units die all the time, so that some have fresh residue.
+# Two hidden layers each; at a large rate units die all the time, so some have fresh residue.
 FORKED = {
     "all channels": OPEN,
     "upstream only": CLOSED,
@@ -91,7 +91,7 @@ class Options:
     biases: int = 6
     """Initial biases of a map, within the channel's range."""
     seeds: int = 12
-    """Seeds a cell."""
+    """Seeds per cell."""
     certified_seeds: int = 3
     """Seeds whose units get certificates, in every cell; with no channel open, all seeds."""
     fork_rate: float = 0.05

@@ -1,12 +1,12 @@
 """The article's numerical example: z = 0.1 x - 0.5 on x in [0, 1], dead on every input.
 
-Claim under test: the bias of a dead unit goes on moving without a gradient, so that 10,000 steps
+Claim under test: the bias of a dead unit keeps moving without a gradient, so 10,000 steps
 bring the unit back at learning rate 1e-2 and not at 1e-4. Every source of movement that this can
 mean is run at both rates (and at 1e-1) by the package's own engine, and the step at which the unit
 comes back is held against a closed form. Each of the example's six sentences gets a verdict:
 holds, fails, or holds under which condition.
 
-The network is v relu(z) + c with v = 1 and c = -1, asked for 0: its error is not 0, so that the
+The network is v relu(z) + c with v = 1 and c = -1, asked for 0: its error is not 0, so the
 unit's gradient is 0 because it is dead and for no other reason.
 
 Writes results.zarr, summary.json and numerical_example.png/.pdf to --out; `--draw` draws again
@@ -200,7 +200,7 @@ def _thousand_steps(config, b1=0.9, b2=0.999):
 
 def _largest_adam(config, b1=0.9, b2=0.999):
     # Equality in the Cauchy-Schwarz inequality behind `theory.adam_residue_bound`: gradients that
-    # grew by b2 / b1 a step until death, after so many steps that no bias correction is left.
+    # grew by b2 / b1 per step until death, after so many steps that no bias correction is left.
     ratio = (1 - b1) / np.sqrt((1 - b2) * (1 - b1**2 / b2))
     return {"mu": -ratio, "nu": 1.0, "count": 1_000_000}
 
@@ -323,7 +323,7 @@ def _stack(trees):
 
 
 def run_group(cases: list[Case], root_seed: int) -> list[dict]:
-    """Trains cases that share one program, as its lanes; a record a case."""
+    """Trains cases that share one program, as its lanes; one record per case."""
     configs = _stack([training.as_arrays(case.config) for case in cases])
     states = _stack([start_state(c.config, c.start, c.source.memory(c.config)) for c in cases])
     runs = jax.tree.map(np.asarray, _train(configs, run_key(root_seed, 0), states))
@@ -400,7 +400,7 @@ def closed_form(case: Case) -> dict:
     """The step of recovery by theory, and the range of steps that float32 rounding allows.
 
     Every step rounds a bias of at most |initial_bias| by half a unit in its last place, 2^-26 for
-    0.5, and always the same way when the steps are alike (at 1e-4 a step that makes up to half a
+    0.5, and always the same way when the steps are alike (at 1e-4 per step that makes up to half a
     step in 4,000). So the closed form is evaluated with z lifted and lowered by that much for
     every step up to its own (but steps too small to change the bias round nothing); 2^-22
     more covers the rounding of z itself and of those small steps together.
@@ -665,7 +665,7 @@ def _slow_row(result, config):
         2,
         "at 1e-4 (bias -0.5000, -0.4999, -0.4998) 10,000 steps change next to nothing",
         "refuted" if np.isfinite(crosses) else "confirmed",
-        f"Slip: 1e-4 a step is a gradient of -1. {config.steps:,} such steps at {small:g} end at "
+        f"Slip: 1e-4 per step is a gradient of -1. {config.steps:,} such steps at {small:g} end at "
         f"{float(free.final_bias):+.4f} (arithmetic {expected:+.4f}) and pass {-WEIGHT:g} at step "
         f"{step_text(crosses)} (closed form {step_text(float(push.closed_step))}). Under plain "
         f"SGD the bias stays at {config.initial_bias:g}.",
@@ -693,7 +693,7 @@ def _fast_row(result, config):
         "at 1e-2 a gradient of the same size takes the bias over -0.5, -0.3, -0.1, 0.05",
         "confirmed" if same else "refuted",
         f"Slip: these moves need gradients {sizes}, not the -1 of the other row. With -1 at "
-        f"{large:g} the bias gains {-large * config.outside_gradient:g} a step and the unit is "
+        f"{large:g} the bias gains {-large * config.outside_gradient:g} per step and the unit is "
         f"back at step {step_text(crosses)} (closed form {step_text(float(push.closed_step))}), "
         "not at step 3.",
         "theory.drift_crossing_step; arithmetic",
@@ -819,7 +819,7 @@ def _memory(result, config):
     remembered = np.flatnonzero(np.isin(result.panel.values, ("momentum left", "Adam left")))
     return _claim(
         6,
-        "gradients from before death go on moving the bias",
+        "gradients from before death keep moving the bias",
         "conditional",
         "Only in an optimizer with memory, and only so far: "
         f"{ball['moved_in_rates']:.2f} rates after {STEPS_BEFORE_DEATH} steps of -1 under momentum "

@@ -443,7 +443,7 @@ def print_summary(summary: dict) -> None:
             f"{phase['end']:.3f} = {parts}; residual {phase['residual']:.1e}"
         )
     most = summary["most_moved_by_gradient_while_dead"]
-    print(f"moved by the gradient while dead: at most {most:g} a step")
+    print(f"moved by the gradient while dead: at most {most:g} per step")
 
 
 def captions(result: xr.Dataset) -> dict[str, str]:
@@ -465,7 +465,7 @@ def captions(result: xr.Dataset) -> dict[str, str]:
         f"{config['learning_rate']:g}, {', '.join(texts)}."
     )
     most = gradient_while_dead(result)
-    silent = "0 at every step" if most == 0 else f"at most {most:.0e} a step"
+    silent = "0 at every step" if most == 0 else f"at most {most:.0e} per step"
     dead = f"Dead: largest z <= 0 over the probe set of {examples} examples."
     asinh = "The axis is linear within 1 of 0, logarithmic beyond."
     residual = max(abs(phase.residual) for phase in phases_of(result))

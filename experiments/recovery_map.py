@@ -2,11 +2,11 @@
 
 Claim under test: "a larger learning rate brings dead units back", against "a larger learning
 rate kills them". A quarter of the second hidden layer of a 64-32-32-10 network on digits starts
-at a negative bias; the layer below it learns. Plain SGD, so that the only way back is the drift
+at a negative bias; the layer below it learns. Plain SGD, so the only way back is the drift
 of the inputs that the layer below sends up.
 
 Writes results.zarr, summary.json and recovery_map.png/.pdf to --out; `--draw` draws again from
-the stored result, `--explore` also writes explorer.html, a page to click on the map's cells. About
+the stored result, `--explore` also writes explorer.html, an interactive page. About
 two minutes on two cores; `--quick` under half a minute.
 """
 

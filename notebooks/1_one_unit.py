@@ -63,7 +63,7 @@ CONFIG = Config(
 
 # %% [markdown]
 # `train` returns every unit's statistics at every evaluation. The sliders change traced fields of
-# the config, so that nothing is compiled again.
+# the config, so nothing is compiled again.
 
 
 # %%
@@ -97,7 +97,7 @@ def describe(history):
 show()
 
 # %% [markdown]
-# The inputs have mean 0, so that the mean of `z` is the bias: it hardly moves. What falls is the
+# The inputs have mean 0, so the mean of `z` is the bias: it hardly moves. What falls is the
 # spread. The first gradients shrink the weights until no example exceeds 0, and momentum carries on
 # for a while when there is no gradient any more. Then only the decay of the bias is left, which
 # takes `z` slowly back up.

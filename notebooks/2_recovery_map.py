@@ -27,7 +27,7 @@ if "google.colab" in sys.modules and find_spec("relu_dynamics") is None:
 # P(a dead unit recovers | learning rate, initial bias) for a small network on handwritten digits.
 # The first 8 of 16 units of hidden layer 2 start at a negative bias. **Dead**: the largest `z` over
 # the probe set (all 256 training examples) is <= 0 at step 0. **Recovered**: alive again at a later
-# evaluation, and then at every evaluation for at least 50 steps. Training is plain SGD, so that a
+# evaluation, and then at every evaluation for at least 50 steps. Training is plain SGD, so a
 # dead unit's own weights stand still: it can come back only because the layer below changes what it
 # sees.
 
@@ -59,7 +59,7 @@ AXES = {
 result = sweep(CONFIG, AXES, seeds=12)
 
 # %% [markdown]
-# The result is a labelled data set: one entry a cell, seed and unit, with the history of each.
+# The result is a labelled data set: one entry per cell, seed and unit, with the history of each.
 # `estimates.cells` turns it into probabilities. The units of one network rise and fall together, so
 # that the interval is clustered by run: 12 runs with 8 units are not 96 coins.
 
@@ -122,7 +122,7 @@ figure.supxlabel(figures.caption(heavy), fontsize=6, color="0.25")
 plt.show()
 
 # %% [markdown]
-# Heavy-ball multiplies the long-run step by 1 / (1 - momentum), so that the window moves to smaller
+# Heavy-ball multiplies the long-run step by 1 / (1 - momentum), so the window moves to smaller
 # rates. Is there more to it than that? Compare at equal *effective* rates: 0.3 without momentum and
 # 0.03 with 0.9. All cells of a seed share data, initial weights and batches, so they are compared
 # seed by seed.

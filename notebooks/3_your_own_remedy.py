@@ -30,7 +30,7 @@ if "google.colab" in sys.modules and find_spec("relu_dynamics") is None:
 # rate, momentum).
 #
 # * **fading leak**: 0.1 tanh(z) below 0. Near 0 it leaks as leaky ReLU does, far below it is flat.
-# * **pull**: SGD that also lifts every negative bias by 0.1 x learning rate a step, dead or not.
+# * **pull**: SGD that also lifts every negative bias by 0.1 x learning rate per step, dead or not.
 
 # %%
 import dataclasses
@@ -70,7 +70,7 @@ optimizers.OPTIMIZERS["sgd_with_pull"] = optimizers.Optimizer(sgd_with_pull)
 # %% [markdown]
 # Those were the twenty lines. Both names are now values of the config. A grid for each arm: the
 # same seeds are the same data, initial weights and batches. `upstream_rate` 0 freezes the layer
-# below, so that nothing but the unit's own channel is left.
+# below, so nothing but the unit's own channel is left.
 
 # %%
 BASE = Config(
@@ -151,7 +151,7 @@ for claim in claims.controlled(family):
 # %% [markdown]
 # ## Does the channel do what it was meant to?
 #
-# With the layer below frozen, a dead unit's margin rises by learning rate x 0.1 a step and by
+# With the layer below frozen, a dead unit's margin rises by learning rate x 0.1 per step and by
 # nothing else. So the step at which it crosses 0 is known in advance, and the first evaluation
 # (every 10 steps) at or after it should see the unit alive. It may be seen later: once over 0 it
 # gets a gradient, which may push it down again before the evaluation. It can never be seen earlier,

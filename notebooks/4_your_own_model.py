@@ -25,7 +25,7 @@ if "google.colab" in sys.modules and find_spec("relu_dynamics") is None:
 # # A Flax model of your own in the same grid
 #
 # A network is a Flax module that returns `Forward(output, preactivations, inputs)`: what it sees is
-# a return value, so that nothing has to be tapped. The shortest way is a subclass of `models.MLP`,
+# a return value, so nothing has to be tapped. The shortest way is a subclass of `models.MLP`,
 # which says how a layer's output joins what goes up. `models.ResidualMLP` adds it to what came from
 # below; here is one that keeps both side by side, as DenseNets do.
 

@@ -64,7 +64,7 @@ print(f"{trained:.1f} s, and again: {time.monotonic() - started - trained:.1f} s
 # %% [markdown]
 # ## What is in it
 #
-# An xarray data set: one value an axis of the grid, seed, and unit, layer or evaluation. Outcomes,
+# An xarray data set: one value per axis of the grid, seed, and unit, layer or evaluation. Outcomes,
 # steps of the first death and recovery (-1: never), margins, and the losses. Its attributes say
 # where it comes from.
 
@@ -101,7 +101,7 @@ for i, rate in enumerate(pooled.learning_rate.values):
 # ## When, not only whether
 #
 # The cumulative incidence of the first recovery (Aalen-Johansen): divergence is a competing event,
-# and a unit that is still dead at the last step is censored, not "dead for ever".
+# and a unit that is still dead at the last step is censored, not proved dead.
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(figures.PAGE, 2.5))
@@ -132,4 +132,4 @@ print(f"margins stored: {stored.margin.values[16:19]}")
 
 # %% [markdown]
 # With the extra `explorer`, `relu_dynamics.explore(result, "page.html")` writes the result as one
-# page to click on.
+# interactive page.

@@ -1,4 +1,4 @@
-"""Checks: bad input refused in one line that names the field, the value and the remedy."""
+"""Checks: refuse bad input in one line that names the field, the value and the remedy."""
 
 import difflib
 import math

@@ -2,7 +2,7 @@
 
 A script defines a dataclass of options with defaults and calls `main`. `--quick` swaps the
 defaults for those of `quick`; `--config-file FILE` (JSON or TOML) replaces those that it names;
-every option can still be overridden. `EXIT_CODES` says what a script ends with.
+every option can still be overridden. `EXIT_CODES` lists the exit codes.
 """
 
 import contextlib
@@ -54,7 +54,7 @@ class Stopped(KeyboardInterrupt):
 def main(run: Callable[[Any], None], defaults: Any, quick: Any, description: str) -> None:
     """Parses the command line and calls `run(options)`.
 
-    Ends as `guard` says.
+    Ends as `guard` does.
     """
 
     def parse_and_run():
@@ -85,7 +85,7 @@ def use_private_cache() -> pathlib.Path | None:
     write (~/.cache/relu_dynamics or below $XDG_CACHE_HOME), and returns it.
 
     A compile cache holds code that is run, so a folder that others could have written is not used:
-    None is returned, and everything is compiled anew. JAX's own settings come first
+    None is returned, and everything is recompiled. JAX's own settings come first
     (JAX_COMPILATION_CACHE_DIR, JAX_ENABLE_COMPILATION_CACHE). No number depends on the cache.
     """
     chosen = getattr(jax.config, "jax_compilation_cache_dir")  # noqa: B009 (set by JAX at run time)
@@ -125,7 +125,7 @@ def main_by_name(
 ) -> None:
     """`main` for a command line that begins with the NAME of one of several commands.
 
-    Only the command that is named is made. Ends as `guard` says.
+    Only the command that is named is made. Ends as `guard` does.
     """
 
     def parse_and_run():
@@ -159,7 +159,7 @@ def guard(call: Callable[[], None]) -> None:
     """Runs `call` and ends the process as a script should.
 
     Bad input, a folder that cannot be used and a lack of memory end with one line on standard
-    error and their own exit code (`EXIT_CODES`); Ctrl-C and SIGTERM say how to go on and end at
+    error and their own exit code (`EXIT_CODES`); Ctrl-C and SIGTERM say how to resume and end at
     once with 130 and 143; a finished shard that has to wait for others ends with 0.
     """
     try:
@@ -235,7 +235,7 @@ def _take_files(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _first_sentence(box: str) -> str:
-    """What tyro's box says before its help, as one line."""
+    """The error in tyro's box, without its help, as one line."""
     lines = [line.strip(" │") for line in box.splitlines() if line.strip().startswith("│")]
     parts = " ".join(lines).split("─" * 8)
     hints = [part.strip(" ─") for part in parts[1:] if "Perhaps you meant" in part]

@@ -5,8 +5,8 @@ changing one never recompiles. *Static* fields shape the program: changing one r
 A traced field that is `None` is absent from the program (no noise is drawn, no decay is added),
 which is not the same as 0.
 
-A field declares all of this where it is defined, with its range and its label on a figure. The
-tables below the class are read from the fields, so a new axis is one field and its use.
+A field declares its kind, range and label on a figure where it is defined. The tables below the
+class are read from the fields, so a new axis is one field and its use.
 """
 
 import dataclasses
@@ -63,7 +63,7 @@ def _traced(default: float | None, label: str, **limits: float) -> Any:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One run: one small ReLU network, its task, its optimizer and what is watched.
+    """One run: one small ReLU network, its task, its optimizer and what is recorded.
 
     Layers are counted from 1, as in the text: hidden layer 1 sees the inputs.
     """
@@ -71,7 +71,7 @@ class Config:
     learning_rate: float = _traced(0.1, "learning rate", at_least=0)
     """Step size of the optimizer, >= 0 (traced)."""
     initial_bias: float = _traced(-6.0, "initial bias")
-    """What is added at step 0 to the bias of the first `biased_units` units of `biased_layer`; all
+    """Added at step 0 to the bias of the first `biased_units` units of `biased_layer`; all
     biases start at 0, unless the initializer sets them. With a normalization it is the
     normalization's shift (traced)."""
     momentum: float | None = _traced(None, "momentum", at_least=0, below=1)
@@ -81,7 +81,7 @@ class Config:
     """Decay coefficient, >= 0; how it enters is `decay_kind` (traced when given)."""
     noise_scale: float | None = _traced(None, "noise scale", at_least=0)
     """Standard deviation s of additive noise: every parameter moves by learning_rate * s * N(0, 1)
-    a step, whatever the gradient (traced when given)."""
+    per step, whatever the gradient (traced when given)."""
     upstream_rate: float | None = _traced(None, "upstream rate factor", at_least=0)
     """Factor on the updates of all layers below `biased_layer`; 0 freezes them (traced when
     given)."""
@@ -94,9 +94,9 @@ class Config:
     weight_scale: float | None = _traced(None, "factor on the initial weights", above=0)
     """Factor on every initial weight, > 0 (traced when given)."""
     scaling_dose: float | None = _traced(None, "input scaling dose")
-    """How bad the input scaling is: the mean in deviations for "shifted" (default 3), the factor on
-    the first feature that is not constant for "one_bad_feature" (default 100) (traced when
-    given)."""
+    """How bad the input scaling is: the mean in standard deviations for "shifted" (default 3), the
+    factor on the first feature that is not constant for "one_bad_feature" (default 100) (traced
+    when given)."""
     killed_fraction: float | None = _traced(None, "killed fraction", at_least=0, at_most=1)
     """Share of every hidden layer's units, in [0, 1], that are killed at step `killed_at`: incoming
     weights 0, bias -1, no memory in the optimizer. Which ones is random, the same for all cells of
@@ -108,14 +108,14 @@ class Config:
     task: str = _static("digits")
     """Name of the task, see `relu_dynamics.engine.tasks.TASKS`."""
     examples: int = _static(1024)
-    """Number of training examples; what a real data set has beyond them is held out."""
+    """Number of training examples; a real data set's other examples are held out."""
     dimension: int = _static(16)
-    """Input dimension of the Gaussian teacher-student task (other tasks bring their own)."""
+    """Input dimension of the Gaussian teacher-student task (other tasks have their own)."""
     input_scaling: str = _static("standardized")
     """How inputs are scaled: standardized, minmax, raw, shifted or one_bad_feature."""
     change_every: int | None = _static(None)
-    """Steps after which the task changes, for ever new tasks (continual learning); a multiple of
-    `probe_every`. None: one task."""
+    """Steps after which the task is replaced by a new one, again and again (continual learning); a
+    multiple of `probe_every`. None: one task."""
 
     model: str = _static("mlp")
     """Name of the network, see `relu_dynamics.engine.models.MODELS`."""
@@ -126,7 +126,7 @@ class Config:
     initializer: str = _static("he_normal")
     """Name of the weight initializer, see `relu_dynamics.engine.initializers.INITIALIZERS`."""
     normalization: str = _static("none")
-    """What stands between the affine map and the activation: none, batch, layer, rms or group; or
+    """What comes between the affine map and the activation: none, batch, layer, rms or group; or
     weight, which normalizes the incoming weights instead of z."""
     output_bias: bool = _static(True)
     """Whether the output layer has a bias."""
@@ -139,14 +139,14 @@ class Config:
     warmup_steps: int | None = _static(None)
     """Steps of the warm-up."""
     decay_steps: int | None = _static(None)
-    """Steps, from 0 on, after which a cosine schedule has come to 0; None: `steps`."""
+    """Step at which a cosine schedule reaches 0; None: `steps`."""
     decay_kind: str = _static("coupled")
     """coupled (added to the gradient, L2) or decoupled (subtracted from the parameter, as AdamW
     does). adamw is always decoupled."""
     decay_targets: str = _static("all")
     """What decays: all, weights or biases."""
     batch_size: int | None = _static(64)
-    """Examples a step, drawn with replacement; None trains on all examples at every step."""
+    """Examples per step, drawn with replacement; None trains on all examples at every step."""
     batch_order: str = _static("random")
     """random (drawn with replacement, the same for all cells of a seed), independent (likewise, but
     every cell draws its own: slower, see docs/speed.md) or sequential (examples in their order,
@@ -157,7 +157,7 @@ class Config:
     biased_layer: int = _static(2)
     """Hidden layer (from 1) whose first units get `initial_bias`."""
     biased_units: int = _static(8)
-    """How many of its units get it."""
+    """Number of its units that get it."""
     killed_at: int = _static(0)
     """Step at which `killed_fraction` of the units are killed, a multiple of `probe_every`."""
     probe_size: int | None = _static(None)

@@ -1,4 +1,4 @@
-"""Config files: JSON and TOML from others, read strictly."""
+"""Config files: JSON and TOML, read strictly."""
 
 import dataclasses
 import json
@@ -33,7 +33,7 @@ def read_file(path: str | os.PathLike) -> dict[str, Any]:
         with open(path, "rb") as file:
             content = file.read(MOST_FILE_BYTES + 1)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else _told_error(error)
+        reason = error.strerror if isinstance(error, OSError) else _one_line(error)
         text = reason if name in str(reason) else f"{name} cannot be read: {reason}."
         raise ValueError(text) from None
     if len(content) > MOST_FILE_BYTES:
@@ -47,7 +47,7 @@ def read_file(path: str | os.PathLike) -> dict[str, Any]:
     try:
         return parse_json(text) if path.suffix == ".json" else tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{name}: {_told_error(error)}") from None
+        raise ValueError(f"{name}: {_one_line(error)}") from None
 
 
 def parse_json(text: str) -> dict[str, Any]:
@@ -56,13 +56,13 @@ def parse_json(text: str) -> dict[str, Any]:
     try:
         values = json.loads(text, object_pairs_hook=_distinct, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise ValueError(_told_error(error)) from None
+        raise ValueError(_one_line(error)) from None
     if not isinstance(values, dict):
         raise ValueError(f"{short_repr(values)} must be a JSON object, such as {{}}.")
     return values
 
 
-def _told_error(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deeply."
     return " ".join(str(error).split())
@@ -73,7 +73,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) < len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))
-        raise ValueError(f"key {short_repr(twice)} stands twice; keep one.")
+        raise ValueError(f"key {short_repr(twice)} appears twice; keep one.")
     return values
 
 
@@ -87,9 +87,9 @@ Record = TypeVar("Record")
 def from_mapping(values: Mapping[str, Any], base: Record, kind: str = "option") -> Record:
     """The dataclass `base` with the fields that `values` names, strictly by their types.
 
-    A field that is a dataclass takes a table, a tuple a list; a float takes a whole number too;
-    nothing else is converted. Raises a one-line ValueError on an unknown name (with the nearest)
-    or a wrong type. Ranges are `validate`'s.
+    A field that is a dataclass takes a table and a tuple takes a list; a float also takes a whole
+    number; nothing else is converted. Raises a one-line ValueError on an unknown name (with the
+    nearest) or a wrong type. Ranges are `validate`'s.
     """
     hints = typing.get_type_hints(type(base))
     changes = {}

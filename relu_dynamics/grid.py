@@ -41,7 +41,7 @@ VERSION_FIELDS = ("schema_version", "definition_version", "jax_version", "platfo
 
 
 class VersionError(ValueError):
-    """A result that another version or platform made, so that its numbers cannot be continued."""
+    """A result that another version or platform made, so its numbers cannot be continued."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Grid:
 
 def default_lanes(config: Config, cells: int, platform: str = "cpu") -> int:
     """Lanes of a block: the power of two that fills LANE_BYTES with a layer's activations, and no
-    more than `cells` need: a block holds cells of one seed, the rest of it would be padding."""
+    more than `cells` need: a block holds cells of one seed, so more lanes would be padding."""
     kind = "cpu" if platform == "cpu" else "accelerator"
     batch = config.examples if config.batch_size is None else config.batch_size
     room = LANE_BYTES[kind] // (4 * batch * max(config.hidden))
@@ -145,7 +145,7 @@ def check_axis(name: str, values: Sequence[float]) -> tuple[float, ...]:
         raise ValueError(f"axis {name} is empty; give at least one value.")
     if len(set(numbers)) < len(numbers):
         twice = sorted(v for v, count in collections.Counter(numbers).items() if count > 1)
-        raise ValueError(f"axis {name} repeats {short_repr(twice)}; every value may stand once.")
+        raise ValueError(f"axis {name} repeats {short_repr(twice)}; use every value once.")
     distinct = len(set(np.asarray(numbers, np.float32).tolist()))
     if distinct < len(numbers):
         raise ValueError(
@@ -171,7 +171,7 @@ def make_grid(
     if not axes:
         raise ValueError("axes is empty; give at least one, such as learning_rate=[0.1].")
     checked = tuple((name, check_axis(name, values)) for name, values in axes.items())
-    # Swept fields are part of the program whatever the base config says of them.
+    # Swept fields are part of the program, even where the base config leaves them at None.
     if not isinstance(config, Config):
         raise ValueError(f"config={short_repr(config)} must be a Config.")
     config = validate(dataclasses.replace(config, **{n: values[0] for n, values in checked}))
@@ -217,7 +217,7 @@ def grid_from_identity(identity: Any) -> Grid:
     """The grid whose `identity` this is, as read from a stored result.
 
     Raises a ValueError when it is not one, and a `VersionError` when another schema, definition,
-    JAX or platform made it, so that this process cannot give the same numbers.
+    JAX or platform made it, so this process cannot give the same numbers.
     """
     if not isinstance(identity, Mapping) or not isinstance(identity.get("axes"), list):
         raise ValueError(f"identity={short_repr(identity)} is not a grid's.")

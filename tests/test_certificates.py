@@ -105,7 +105,7 @@ def draw(program, rng):
 
 
 def contradictions(config, verdicts, start, margins, bounds):
-    """Names of theorems that the simulated margins [steps + 1, units] contradict, one a unit.
+    """Names of theorems that the simulated margins [steps + 1, units] contradict, one per unit.
 
     The verdicts were given at step `start` of the simulation. CERTIFIED_AT is held to its very
     step, without tolerance: it is given only where the crossing is clear of rounding.

@@ -172,7 +172,7 @@ def test_a_config_file_is_read_by_types(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.json", b'{"steps": 50, "steps": 100}', "key 'steps' stands twice"),
+        ("a.json", b'{"steps": 50, "steps": 100}', "key 'steps' appears twice"),
         ("a.toml", b"steps = 50\nsteps = 100", "Cannot overwrite a value"),
         ("a.json", b'{"stepz": 50}', 'did you mean "steps"?'),
         ("a.json", b'{"steps": "50"}', "steps='50' must be a whole number"),

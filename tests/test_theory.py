@@ -58,7 +58,7 @@ def test_a_constant_unit_is_decided_by_its_bias():
 
 
 def test_drift_crossing_step_is_strict():
-    # the article's bias, 1e-4 a step upward from a depth of 0.4: at 4000 z = 0, which is dead
+    # the article's bias, 1e-4 per step upward from a depth of 0.4: at 4000 z = 0, which is dead
     assert theory.drift_crossing_step(0.4, 1e-4) == 4001
     steps = theory.drift_crossing_step([0.0, 1.0, 0.5, 0.5], [0.1, 0.4, 0.0, -1.0])
     np.testing.assert_array_equal(steps, [1, 3, np.inf, np.inf])

@@ -252,7 +252,7 @@ def test_frozen_upstream_does_not_move_and_the_rest_does():
 @pytest.mark.parametrize("targets", ["all", "weights", "biases"])
 @pytest.mark.parametrize("kind", ["coupled", "decoupled"])
 def test_decay_shrinks_what_it_should(targets, kind):
-    """A dead network without gradients: only decay moves it, by (1 - rate decay) a step."""
+    """A dead network without gradients: only decay moves it, by (1 - rate decay) per step."""
     config = Config(weight_decay=0.5, decay_kind=kind, decay_targets=targets, learning_rate=0.1)
     optimizer = optimizers.make_optimizer(config)
     before = {"kernel": jnp.full((3, 2), 2.0), "bias": jnp.full(2, -3.0)}

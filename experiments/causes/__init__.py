@@ -9,7 +9,7 @@ inputs), on two real data sets and a synthetic one, at three learning rates. No 
 imposition but in the bias arm. Dead: no training example makes z > 0. A run that diverged has no
 dead unit; how many diverged stands beside.
 
-Momentum 0 is plain SGD, and scale 1 leaves the weights alone, so that four dose axes share a
+Momentum 0 is plain SGD, and scale 1 leaves the weights alone, so four dose axes share a
 compiled program. "Too small" and "too large" of the initializers are scales 0.1 and 10 of He's, and
 LeCun's is scale sqrt(1/2) (both exactly, tested).
 

@@ -77,8 +77,8 @@ def _caption(summary: Mapping) -> str:
     hidden = "-".join(str(width) for width in config["hidden"])
     return (
         f"Hidden {hidden}, batch {config['batch_size']}, {config['steps']} steps, "
-        f"{summary['seeds']} seeds a cell. Dead: max z <= 0 over the {config['examples']} training "
-        f"examples. Bands and bars: 95 %, clustered by seed. "
+        f"{summary['seeds']} seeds per cell. Dead: max z <= 0 over the {config['examples']} "
+        f"training examples. Bands and bars: 95 %, clustered by seed. "
     )
 
 
@@ -87,7 +87,7 @@ def _note(figure: Figure, text: str):
 
 
 def draw_dose_response(summary: Mapping) -> Figure:
-    """Dead at the end, born dead and diverged over the dose of every cause, a colour a task."""
+    """Dead at the end, born dead and diverged over the dose of every cause, one colour per task."""
     causes = list(summary["doses"])
     down = -(-len(causes) // 3)
     with plt.style.context(STYLE):
@@ -184,7 +184,7 @@ def draw_layers(summary: Mapping) -> Figure:
 
 
 def draw_effects(summary: Mapping) -> Figure:
-    """The change of the dead share by every cause: a panel a condition, a colour a task."""
+    """The change of the dead share by every cause: one panel per condition, one colour per task."""
     rows = [row for row in summary["contrasts"] if row["task"] != "all"]
     names = list(dict.fromkeys(row["cause"] for row in rows))
     labels = {row["cause"]: row["label"] for row in rows}

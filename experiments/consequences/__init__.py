@@ -8,8 +8,9 @@ with as many units fewer, freshly initialized, says whether a dead unit is a mis
 several widths, because 40 % of many units may be nothing and 40 % of few all. Capacity: how well
 random labels are memorized, where no regularity helps.
 
-Writes one result an arm, summary.json and consequences.png/.pdf to --out; `--draw` draws again from
-what is stored. About sixteen CPU minutes, so eight on two cores; `--quick` about one CPU minute.
+Writes one result per arm, summary.json and consequences.png/.pdf to --out; `--draw` draws again
+from what is stored. About sixteen CPU minutes, so eight on two cores; `--quick` about one CPU
+minute.
 """
 
 import dataclasses
@@ -38,7 +39,7 @@ from relu_dynamics.sweeps import ensembles, studies
 
 SOURCE = "dying ReLU"
 SHARE = 0.4  # above which the article calls it severe
-WORSE = 0.1  # a tenth more loss
+WORSE = 0.1  # 10 % more loss
 POINT = 0.01  # one point of error
 DEAD = "killed: incoming weights 0 and bias -1, so max z = -1 over the training examples"
 BASE = Config(
@@ -81,7 +82,7 @@ class Options:
     """A run has converged when its mean minibatch loss between two evaluations is below this
     (nats)."""
     seeds: int = 100
-    """Seeds a cell."""
+    """Seeds per cell."""
     root_seed: int = 0
     """Decides all noise together with the seeds."""
     fast_compile: bool = False
@@ -718,14 +719,14 @@ def severe_claim(options: Options, tests: Sequence[Mapping]) -> Claim:
         claim=f"More than {SHARE:.0%} dead units are severe: a threshold",
         source=SOURCE,
         verdict=verdict,
-        finding=f"Held-out loss is a tenth worse from a dead share of {'; '.join(text)}. A smooth "
+        finding=f"Held-out loss is 10 % worse from a dead share of {'; '.join(text)}. A smooth "
         f"curve in the number of units left predicts left-out seeds at least as well as a bend at "
         f"{SHARE:.0%} at {smooth} of {len(worse)} widths.",
         estimate=worse[-1]["tenth_worse"]["estimate"],
         interval=None,
         count=f"{options.seeds} seeds, {len(worse)} widths, {len(options.fractions)} shares",
         definition=f"confirmed at a width if a bend at {SHARE:.0%} predicts better than a smooth "
-        f"curve and the share at which the loss is a tenth worse is {SHARE:.0%} within 5 points; "
+        f"curve and the share at which the loss becomes 10 % worse is {SHARE:.0%} within 5 points; "
         + DEAD,
         condition=f"holds at {condition} only" if verdict == "conditional" else "",
         figure="consequences",

@@ -27,7 +27,7 @@ def draw_consequences(summary: Mapping[str, Any]) -> Figure:
         for axes, (arm, quantity, label, title) in zip(grid[0], _PANELS, strict=True):
             _draw_curves(axes, summary, arm, quantity)
             axes.set(ylabel=label, title=title, xlabel="dead fraction")
-        grid[0, 0].legend(title="units a layer", title_fontsize=7, labelspacing=0.2)
+        grid[0, 0].legend(title="units per layer", title_fontsize=7, labelspacing=0.2)
         _draw_relative(grid[1, 0], summary)
         _draw_by_units(grid[1, 1], summary)
         _draw_arms(grid[1, 2], summary)
@@ -56,7 +56,7 @@ def _draw_curves(axes: Axes, summary, arm: str, quantity: str):
 
 
 def _draw_relative(axes: Axes, summary):
-    """Loss over that without dead units, and where it is a tenth worse."""
+    """Loss over that without dead units, and where it is 10 % worse."""
     for width, colour in zip(summary["widths"], _COLOURS, strict=False):
         _, x, y, ends = _points(summary, "killed at step 0", width, "loss")
         _bars(axes, x, y / y[0], ends / y[0], color=colour, marker="o")
@@ -73,7 +73,7 @@ def _draw_relative(axes: Axes, summary):
         yscale="log",
         xlabel="dead fraction",
         ylabel="loss / loss without dead",
-        title="a tenth worse: from where?",
+        title="10 % worse: from where?",
     )
     ticks = [t for t in (0.8, 1, 1.5, 2, 3, 5) if axes.get_ylim()[0] <= t]
     axes.set_yticks(ticks, [f"{t:g}" for t in ticks])
@@ -94,7 +94,7 @@ def _draw_by_units(axes: Axes, summary):
         axes, units, y, ends, color="black", marker="s", mfc="white", linestyle="none", label="new"
     )
     axes.set(
-        xscale="log", xlabel="living units a layer", ylabel="held-out loss (nats)", ylim=(0, None)
+        xscale="log", xlabel="living units per layer", ylabel="held-out loss (nats)", ylim=(0, None)
     )
     axes.set_title("dead or missing")
     ticks = [1, 2, 4, 6, 10, 20, 40, 100, 1000]
@@ -130,10 +130,10 @@ def _draw_arms(axes: Axes, summary):
 
 def _caption(summary) -> str:
     return (
-        f"Digits, two hidden layers, SGD; {summary['seeds']} seeds a point, 95 % intervals (t "
+        f"Digits, two hidden layers, SGD; {summary['seeds']} seeds per point, 95 % intervals (t "
         f"over seeds). {summary['definitions']['killed'].capitalize()}; chosen at random, the same "
         f"share of both layers. Time: mean minibatch loss between evaluations below "
         f"{summary['threshold']:g} nats, censored at {summary['steps']} steps (restricted "
-        "mean). Dashed: the article's 40 %; thick: interval of the share at which loss is a tenth "
-        "worse."
+        "mean). Dashed: the article's 40 %; thick: interval of the share at which loss becomes "
+        "10 % worse."
     )

@@ -15,7 +15,7 @@ exactly 0 in float32 for all of them ("numerically dead"; the same thing for ReL
 that matters for learning). The price: held-out loss and error, steps that take longer, derivatives
 that point the wrong way.
 
-Writes one result an arm, summary.json, and remedies_ranking, remedies_ranking_mild and
+Writes one result per arm, summary.json, and remedies_ranking, remedies_ranking_mild and
 remedies_activations as .png/.pdf to --out; `--draw` draws again from summary.json. 15 minutes of
 CPU time (20 minutes by the clock on two cores shared with other jobs).
 """
@@ -132,7 +132,7 @@ class Options:
     biases: tuple[float, ...] = (-5.0,)
     """Initial biases of the dead cohort; with a normalization they are its shift."""
     seeds: int = 100
-    """Seeds a cell."""
+    """Seeds per cell."""
     timing_rounds: int = 5
     """How often every arm's step is timed, in turns."""
     root_seed: int = 0
@@ -217,7 +217,7 @@ def last_share(result: xr.Dataset, name: str, cell: Cell, diverged: float) -> np
 
 
 def birth_values(result: xr.Dataset, cell: Cell) -> dict[str, np.ndarray]:
-    """What is compared from birth, one number a seed. A remedy that makes a run diverge has saved
+    """What is compared from birth, one number per seed. A remedy that makes a run diverge has saved
     none of its units: they count as dead and flat."""
     at = result.sel(cell, method="nearest")
     diverged = estimates.per_seed(result, "diverged", cell)
@@ -516,7 +516,7 @@ def gelu_claims(results: Results, options: Options) -> list[Claim]:
         f"{wrong:.3f} of all pairs of unit and example have a negative derivative.",
         estimate=float(np.mean([d["estimate"] for d, _ in found.values()])),
         interval=None,
-        count=f"{options.seeds} seeds, {options.seeds * options.config.units:,} units a cell",
+        count=f"{options.seeds} seeds, {options.seeds * options.config.units:,} units per cell",
         definition=DEFINITIONS["dead"] + "; flat: " + DEFINITIONS["flat"],
         condition=f"units die: {where}" if any(dies.values()) and not all(dies.values()) else "",
         figure="remedies_ranking",

@@ -124,7 +124,7 @@ def _draw_time(axes: Axes, rows: Sequence[Mapping]):
         axes.plot([low, high], [place, place], color="0.4", linewidth=0.8)
         axes.plot(row["time"]["ratio"], place, marker="D", color="0.25", markersize=2.5)
     axes.axvline(1, color="0.6", linewidth=0.6, zorder=0)
-    axes.set(title="time a step", xlabel="x plain ReLU", xscale="log")
+    axes.set(title="time per step", xlabel="x plain ReLU", xscale="log")
     low, high = axes.get_xlim()
     ticks = [t for t in (0.5, 1, 2, 4, 8) if low <= t <= high]
     axes.set_xticks(ticks, [f"{t:g}" for t in ticks])

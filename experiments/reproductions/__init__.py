@@ -4,7 +4,7 @@ born-dead            P(a new network is constant) against width and depth (Lu et
 collapse             P(a trained network is constant), He's and the asymmetric initialization
 target_variance      P(a unit dies) against the targets' variance and momentum (Arnekvist et al.)
 layers               dead units per layer before and after training, and who recovers (UvA tutorial)
-continual            dead units under tasks that change for ever (Dohare et al.)
+continual            dead units under tasks that keep changing (Dohare et al.)
 autoencoder-birth    P(a latent is silent on all tokens) at initialization (setting of Simon et al.)
 boundary             the image of the recovery boundary, with zooms (after Sohl-Dickstein)
 
@@ -109,15 +109,15 @@ class BornDead:
     widths: tuple[int, ...] = (2, 3, 5, 10)
     """Units of every hidden layer."""
     depths: tuple[int, ...] = (3, 5, 10, 20)
-    """Weight layers L, so that there are L - 1 hidden layers."""
+    """Weight layers L, so there are L - 1 hidden layers."""
     networks: int = 1_000_000
-    """Networks a width."""
+    """Networks per width."""
     init: tuple[str, ...] = ("he", "rai")
     """Initializers: he, rai (randomized asymmetric) or any other name of the package."""
     points: int = 33
     """Points of the domain where biases are not 0 (elsewhere its two half-lines are exact)."""
     networks_with_biases: int = 100_000
-    """Networks a width where biases are not 0."""
+    """Networks per width where biases are not 0."""
     root_seed: int = 0
     """Decides all noise."""
     out: pathlib.Path | None = None
@@ -130,7 +130,7 @@ def silent_layers(config: Config, inputs: jax.Array, networks: int, root_seed: i
     """The first hidden layer (from 1) of each of many new networks that is silent on all inputs
     [points, 1], int [networks]; one more than the hidden layers where none is.
 
-    From a silent layer on everything is constant, so that a network of fewer layers is born dead
+    From a silent layer on everything is constant, so a network of fewer layers is born dead
     exactly if its first layers hold a silent one: one ensemble answers for every depth.
     """
 
@@ -251,7 +251,7 @@ def born_dead_claims(rows: Sequence[Mapping]) -> list[Claim]:
                 "[lower, upper]; the lower bound is exact at 3 weight layers.",
                 estimate=float(np.mean(inside)),
                 interval=None,
-                count=f"{len(inside)} cells, {he[0]['trials']:,} networks a width",
+                count=f"{len(inside)} cells, {he[0]['trials']:,} networks per width",
                 definition=definition,
                 figure="born_dead",
             )
@@ -489,7 +489,7 @@ def collapse_claims(options, rows, collapsed) -> list[Claim]:
                     f"[{100 * float(gain.low):.1f}, {100 * float(gain.high):.1f}].",
                     estimate=float(gain.estimate),
                     interval=(float(gain.low), float(gain.high)),
-                    count=f"{options.runs:,} runs an arm",
+                    count=f"{options.runs:,} runs per arm",
                     definition="constant on the domain after training; paired by seed",
                     figure="collapse",
                 )
@@ -513,7 +513,7 @@ class Layers:
     steps: int = 600
     """Steps with batches of 64."""
     seeds: int = 100
-    """Seeds a cell."""
+    """Seeds per cell."""
     certified_seeds: int = 2
     """Seeds whose first-layer units get certificates."""
     root_seed: int = 0
@@ -525,7 +525,7 @@ class Layers:
 
 
 def layers_study(options: Layers) -> dict[str, Grid]:
-    """The tutorial's network, and one grid a layer in which a quarter of it begins dead."""
+    """The tutorial's network, and one grid per layer in which a quarter of it begins dead."""
     base = Config(
         hidden=options.hidden,
         initializer="torch_default",
@@ -766,7 +766,7 @@ class Continual:
     """Dead units and loss while the task changes again and again."""
 
     rates: tuple[float, ...] = (0.003, 0.01, 0.03)
-    """Step sizes of the slowly changing regression (SGD, one example a step)."""
+    """Step sizes of the slowly changing regression (SGD, one example per step)."""
     bit_period: int = 1000
     """Steps between two bit flips."""
     bit_periods: int = 50
@@ -778,7 +778,7 @@ class Continual:
     digit_periods: int = 30
     """Permutations; the paper's 800."""
     seeds: int = 100
-    """Seeds a step size."""
+    """Seeds per step size."""
     root_seed: int = 0
     """Decides all noise together with the seeds."""
     out: pathlib.Path | None = None
@@ -859,7 +859,7 @@ def run_continual(options: Continual) -> None:
                 row |= {"seeds": int(finite.sum()), "diverged_runs": int((~finite).sum())}
                 rows.append(row)
         return {
-            "question": "do dead units pile up while the task changes for ever?",
+            "question": "do dead units pile up while the task keeps changing?",
             "definition": "dead: max z over all training examples of the period that ends <= 0 "
             "(tau = 0 dormant on the whole period, not on a batch)",
             "interval": "clustered by seed, 95 %",
@@ -1332,7 +1332,7 @@ COMMANDS = {
         run_continual,
         Continual(),
         Continual(bit_period=200, bit_periods=8, digit_period=40, digit_periods=8, seeds=10),
-        "Dead units and loss while the task changes for ever.",
+        "Dead units and loss while the task keeps changing.",
     ),
     "autoencoder-birth": cli.Command(
         run_autoencoder_birth,

@@ -58,7 +58,7 @@ def draw_born_dead(summary: Summary) -> Figure:
         networks = f"{most:,}" if most == least else f"{most:,} (asymmetric: {least:,})"
         write_caption(
             figure,
-            f"{networks} networks a width. Bands: proved bounds at zero bias. 95 % intervals "
+            f"{networks} networks per width. Bands: proved bounds at zero bias. 95 % intervals "
             "(Clopper-Pearson), mostly smaller than the marks; cells without a dead network are "
             "not drawn. Born dead: a layer silent on the whole domain.",
             64,
@@ -85,7 +85,7 @@ def draw_collapse(summary: Summary) -> Figure:
         asked = summary["options"]
         write_caption(
             figure,
-            f"{asked['runs']:,} runs a pair of bars, {asked['depth']} weight layers of width "
+            f"{asked['runs']:,} runs per pair of bars, {asked['depth']} weight layers of width "
             f"{asked['width']}, Adam at {asked['learning_rate']:g}, {asked['steps']:,} full-batch "
             "steps; 95 % intervals (Clopper-Pearson). Collapsed: constant on [-sqrt 3, sqrt 3]; "
             "half: on one half-line only.",
@@ -180,7 +180,7 @@ def draw_continual(summary: Summary) -> Figure:
         write_caption(
             figure,
             f"{asked['seeds']} seeds, bands: 95 %, clustered by seed. Regression: 20 bits, 5 "
-            f"hidden units, one example a step, a bit flips every {asked['bit_period']:,} "
+            f"hidden units, one example per step, a bit flips every {asked['bit_period']:,} "
             f"steps. Digits: 32-32-32, batch 32, pixels permuted anew every "
             f"{asked['digit_period']} steps. Dead: max z <= 0 over the period's training examples. "
             + summary["reduced"]
@@ -222,7 +222,7 @@ def draw_autoencoder_birth(summary: Summary) -> Figure:
         axes.legend(title="tokens", title_fontsize=7, loc="lower right")
         write_caption(
             figure,
-            f"{rows[0]['trials']:,} latents a point, {rows[0]['clusters']} autoencoders in "
+            f"{rows[0]['trials']:,} latents per point, {rows[0]['clusters']} autoencoders in "
             f"{summary['dimension']} dimensions, 95 % intervals clustered by autoencoder. Lines: "
             "the law in as many dimensions; dashed: its limit. Points without a silent latent are "
             "not drawn.",

@@ -4,7 +4,7 @@
 
 A dead unit has no gradient, so it can move only through a channel. For every unit of a network in
 a training state, an ordered table of theorems (`THEOREMS`) is asked; the first that decides gives
-the verdict. Whoever has a new theorem adds one function and one row.
+the verdict. To add a theorem, write one function and add one row.
 
 *Dead* and *recover* are those of `engine.outcomes`. Gradients come from the training set,
 so "dead" here is dead on every training example (and on the probe set, should it hold others).

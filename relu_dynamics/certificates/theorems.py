@@ -104,7 +104,7 @@ def _silent_layer(case: Case) -> Claim:
 
 
 def _no_gradient(case: Case) -> Claim:
-    """Fixed inputs, and nothing but the gradient moves the unit: dead once, dead for ever."""
+    """Fixed inputs, and nothing but the gradient moves the unit: a dead unit stays dead."""
     still = case.fixed and case.alone and not case.rules.noisy and not decaying(case)
     claim = _stays(case, still)
     moved = sum(np.abs(np.atleast_2d(residue_left(case, name))).sum(0) for name in case.parameters)

@@ -1,4 +1,4 @@
-"""Channels: by which way does a dead unit move, accounted exactly and tested by causal forks.
+"""Channels: through which channel does a dead unit move? Exact accounts and causal forks.
 
 *Accounts.* Of a unit with z = x.W + b, one step moves z(t+1, x) - z(t, x) by
 

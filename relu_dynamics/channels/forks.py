@@ -128,7 +128,7 @@ def _check_arms(config, arms) -> tuple[tuple[str, ...], list[Arm]]:
     if isinstance(arms, str) or not isinstance(arms, Sequence):
         raise ValueError(f"arms={arms!r} must be a sequence of names, such as ('decay_off',).")
     if len(set(arms)) < len(arms):
-        raise ValueError(f"arms={arms!r} names an arm twice; every arm may stand once.")
+        raise ValueError(f"arms={arms!r} names an arm twice; use every arm once.")
     names = ("as_is", *(name for name in arms if name != "as_is"))
     rows = [find_arm(name) for name in names]
     for name, row in zip(names, rows, strict=True):

@@ -16,7 +16,7 @@ ACTIVATIONS: dict[str, Callable[..., jax.Array]] = {
     # jax.nn.relu has derivative 0 at 0; maximum(x, 0) would have 0.5 and revive units at z = 0.
     "relu": jax.nn.relu,
     "leaky_relu": jax.nn.leaky_relu,
-    "prelu": prelu,  # with a learned slope a unit, a parameter "slope_LAYER"
+    "prelu": prelu,  # with a learned slope per unit, a parameter "slope_LAYER"
     # Both signs of z as two outputs (Shang et al. 2016, arXiv 1603.05201): twice the fan-in above.
     "crelu": lambda z: jnp.concatenate([jax.nn.relu(z), jax.nn.relu(-z)], axis=-1),
     "elu": jax.nn.elu,

@@ -26,8 +26,8 @@ class Forward(NamedTuple):
     """What one forward pass shows."""
 
     output: jax.Array  # [batch, outputs]
-    preactivations: tuple[jax.Array, ...]  # one [batch, units] a hidden layer: what enters it
-    inputs: tuple[jax.Array, ...]  # one [batch, fan_in] a hidden layer: what its weights see
+    preactivations: tuple[jax.Array, ...]  # one [batch, units] per hidden layer: what enters it
+    inputs: tuple[jax.Array, ...]  # one [batch, fan_in] per hidden layer: what its weights see
 
 
 class MLP(nn.Module):

@@ -24,7 +24,7 @@ class UnitStatistics(NamedTuple):
 
 
 class LayerSummary(NamedTuple):
-    """One number a layer; all [layers]."""
+    """One number per layer; all [layers]."""
 
     dead_fraction: jax.Array  # units with margin <= 0
     active_fraction: jax.Array  # mean over units of their active fraction
@@ -32,7 +32,7 @@ class LayerSummary(NamedTuple):
     margin_min: jax.Array
     deviation_mean: jax.Array  # mean over units of the standard deviation of z
     flat_fraction: jax.Array  # units with derivative f'(z) = 0 for all examples; ReLU: the dead
-    wrong_way_fraction: jax.Array  # examples and units with f'(z) < 0: a rising z lowers f(z)
+    wrong_way_fraction: jax.Array  # share with negative slope, f'(z) < 0 (stored under this name)
     died: jax.Array  # fraction of units that died since the evaluation before; 0 at the first
     recovered: jax.Array  # fraction of units that recovered since the evaluation before, likewise
 
@@ -80,7 +80,7 @@ def halve(
 def unit_statistics(preactivations: tuple[jax.Array, ...]) -> UnitStatistics:
     """Statistics of every unit of every layer over the batch, [units] each.
 
-    `preactivations` is one [batch, units of the layer] a layer, as in `models.Forward`.
+    `preactivations` is one [batch, units of the layer] per layer, as in `models.Forward`.
     """
 
     def of_layer(z):
@@ -101,7 +101,7 @@ def unit_statistics(preactivations: tuple[jax.Array, ...]) -> UnitStatistics:
 
 def slope_statistics(slopes: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
     """(whether the derivative is 0 for all examples, share of examples where it is negative) of
-    every unit, [units] each, from one [batch, units of the layer] a layer."""
+    every unit, [units] each, from one [batch, units of the layer] per layer."""
     flat = [(slope == 0).all(0) for slope in slopes]
     wrong = [(slope < 0).astype(slope.dtype).mean(0) for slope in slopes]
     return jnp.concatenate(flat), jnp.concatenate(wrong)
@@ -111,7 +111,7 @@ def layer_summary(
     statistics: UnitStatistics,
     hidden: tuple[int, ...],
     flat: jax.Array,
-    wrong_way: jax.Array,
+    negative_slope: jax.Array,
     died: jax.Array,
     recovered: jax.Array,
 ) -> LayerSummary:
@@ -134,7 +134,7 @@ def layer_summary(
         margin_min=by_layer(statistics.margin, jnp.min),
         deviation_mean=by_layer(statistics.deviation, jnp.mean),
         flat_fraction=by_layer(flat.astype(jnp.float32), jnp.mean),
-        wrong_way_fraction=by_layer(wrong_way, jnp.mean),
+        wrong_way_fraction=by_layer(negative_slope, jnp.mean),
         died=by_layer(died.astype(jnp.float32), jnp.mean),
         recovered=by_layer(recovered.astype(jnp.float32), jnp.mean),
     )

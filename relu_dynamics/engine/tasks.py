@@ -174,7 +174,7 @@ def _scale(config: Config, inputs: jax.Array, held: jax.Array) -> tuple[jax.Arra
         "standardized": standard,
         "minmax": lambda x: (x - low) / jnp.where(high > low, high - low, 1),
         "raw": lambda x: x,
-        "shifted": lambda x: standard(x) + shift,  # every feature's mean so many deviations off
+        "shifted": lambda x: standard(x) + shift,  # every feature's mean in standard deviations
         "one_bad_feature": lambda x: standard(x).at[:, varying].multiply(factor),
     }[config.input_scaling]
     return scale(inputs), scale(held)

@@ -5,7 +5,7 @@
 State is what the next step needs; snapshot is what a reader wants to see. A run scans the step
 and evaluates on the probe set every `probe_every` steps; a grid is `jax.vmap` of a run over configs
 (`relu_dynamics.sweeps`). The key of a run is never split: every draw is a `fold_in` of a purpose
-and a step, so that a longer run or a larger grid never changes a run's noise.
+and a step, so a longer run or a larger grid never changes a run's noise.
 """
 
 import functools
@@ -197,7 +197,7 @@ def train(
     With `trace_units=True` the trace holds every unit's statistics: of the minibatch and the
     gradient norm at every step, of the probe set at every evaluation (set `probe_every=1` for every
     step). Raises a ValueError for a config that cannot run, and before starting when the trace
-    does not fit into memory. A run that goes on after a kill: `store.checkpoints.train`.
+    does not fit into memory. A run that resumes after a kill: `store.checkpoints.train`.
     """
     if state is not None and not isinstance(state, State):
         raise ValueError(f"state={short_repr(state)} must be a State, such as a run's; or None.")

@@ -162,7 +162,7 @@ def validate(config: Config) -> Config:
     if config.killed_fraction is not None and config.normalization != "none":
         raise ValueError(
             f"killed_fraction={config.killed_fraction!r} needs normalization='none': a normalized "
-            "unit is not dead for ever because its weights are 0."
+            "unit does not stay dead because its weights are 0."
         )
     if config.target_scale is not None and (
         tasks.TASKS[config.task].classes or config.change_every is not None

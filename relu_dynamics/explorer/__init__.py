@@ -6,8 +6,8 @@
 The page needs no server and no network, and its Content-Security-Policy forbids both. All numbers
 are those of `statistics.estimates`, computed before the page is written and rounded to 4
 significant digits; BokehJS draws them, and explorer.js only hands them to what draws. The z ribbon
-of one run a cell is not in a stored result: one seed is trained again, and a ribbon is shown only
-where that run's history (every unit's events and margins) is the stored one, bit for bit.
+of each cell (one run's) is not in a stored result: one seed is trained again, and a ribbon is shown
+only where that run's history (every unit's events and margins) is the stored one, bit for bit.
 
 Axes: `cells` are the points of a map, its second axis fastest; `evaluations` are those shown.
 """

@@ -93,14 +93,14 @@
     const rows = current().measures[selected.measure];
     const [x, y] = [values(0), values(1)];
     const places = x.flatMap((_, i) => y.map((_, j) => [i, j]));
-    const told = places.map(([i, j]) => say(selected.measure, index(i, j)));
+    const texts = places.map(([i, j]) => say(selected.measure, index(i, j)));
     find("map", "cells").data = {
       x: places.map(([i]) => x[i]),
       y: places.map(([, j]) => y[j]),
       value: numbers(rows.estimate),
       where: places.map(([i, j]) => where(i, j)),
-      estimate: told.map((text) => text.estimate),
-      counts: told.map((text) => text.counts),
+      estimate: texts.map((text) => text.estimate),
+      counts: texts.map((text) => text.counts),
     };
     const doubtful = places.filter((_, i) => rows.doubtful[i]);
     find("map", "doubtful").data = {
@@ -125,15 +125,15 @@
     find("map", "chosen").data = { x: [values(0)[x]], y: [values(1)[y]] };
     byId("x").selectedIndex = x;
     byId("y").selectedIndex = y;
-    const told = say(selected.measure, cell());
+    const texts = say(selected.measure, cell());
     const place = document.createElement("strong");
     place.textContent = `Cell: ${where(x, y)}`;
     byId("cell").replaceChildren(
       place,
-      `${page.measures[selected.measure].label}: ${told.estimate} (95 % interval), ${told.counts}.`,
+      `${page.measures[selected.measure].label}: ${texts.estimate} (95 % interval), ${texts.counts}.`,
     );
     byId("map").setAttribute("aria-label", `Map of ${page.measures[selected.measure].label}. ` +
-      `Selected: ${where(x, y)}: ${told.estimate}, ${told.counts}.`);
+      `Selected: ${where(x, y)}: ${texts.estimate}, ${texts.counts}.`);
     drawIncidence();
     drawOutcomes();
     drawRibbon();

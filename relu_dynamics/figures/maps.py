@@ -65,7 +65,7 @@ def draw_map(axes: Axes, cells: xr.Dataset, title: str, cmap: str = "viridis"):
 
 
 def draw_incidence(axes: Axes, result: xr.Dataset, cells: Sequence[dict[str, float]], axis: str):
-    """Draws cumulative incidence of first recovery with pointwise 95 % bands, one curve a cell,
+    """Draws cumulative incidence of first recovery with pointwise 95 % bands, one curve per cell,
     labelled by its value on `axis`."""
     colours = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(cells)))
     steps = estimates.config_of(result)["steps"]

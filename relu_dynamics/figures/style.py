@@ -18,7 +18,7 @@ PAGE = 7.0
 
 STYLE = str(resources.files("relu_dynamics.figures") / "relu_dynamics.mplstyle")
 
-FEW_TRIALS = 8  # below this many units a cell is hatched
+FEW_TRIALS = 8  # a cell with fewer units is hatched
 
 WIDE_INTERVAL = 0.3  # and above this interval width
 

@@ -371,7 +371,8 @@ def draw_account(phases: Sequence[Phase], caption: str) -> Figure:
 
 
 class Network(NamedTuple):
-    """Measured values of a small network; a list entry a layer of weights, the output's last."""
+    """Measured values of a small network; one list entry per layer of weights, the output's
+    last."""
 
     weights: list[np.ndarray]  # [fan_in, fan_out]
     carried: list[np.ndarray]  # [fan_in, fan_out], mean over examples of |weight x activation|

@@ -79,13 +79,13 @@ def difference_claim(
     """The verdict on "`first` is larger than `second`", paired by seed.
 
     Args:
-      first, second: one finite number a seed in each arm, shape [seeds], the same seed at the same
-        place: a proportion, a loss, a time.
+      first, second: one finite number per seed in each arm, shape [seeds], the same seed at the
+        same place: a proportion, a loss, a time.
       finding: a sentence with places {first}, {second} (the arms' means), {estimate}, {low} and
         {high} (of the difference, first minus second).
       least: the smallest difference that would matter, >= 0; an interval below it refutes.
       bounds: what a difference cannot leave, (-1, 1) of proportions.
-      units: what the numbers rest on beside the seeds, such as "3,200 units an arm".
+      units: what the numbers rest on beside the seeds, such as "3,200 units per arm".
 
     The interval is that of `statistics.paired_mean` (t over paired seeds).
     """

@@ -75,8 +75,8 @@ def paired_mean(
     """The mean over seeds of first - second, with the t interval of `paired_difference`.
 
     Args:
-      first, second: one finite number a seed in each arm, shape (..., seeds); the same seed at the
-        same place.
+      first, second: one finite number per seed in each arm, shape (..., seeds); the same seed at
+        the same place.
       level: coverage, between 0 and 1.
       bounds: what a difference cannot leave, such as (-1, 1) of proportions; None if nothing. Only
         then is the interval finite for one seed, or for seeds that all agree.
@@ -97,7 +97,7 @@ def finite_pairs(first: ArrayLike, second: ArrayLike) -> tuple[np.ndarray, np.nd
 
 def paired_p_value(first: ArrayLike, second: ArrayLike) -> float:
     """Two-sided p value of "the arms do not differ": how often a mean difference this large comes
-    when the sign of every seed's difference is a coin's. One number a seed, shape (seeds,). Exact
+    when the sign of every seed's difference is a coin's. One number per seed, shape (seeds,). Exact
     up to 13 seeds, else from 9,999 random sign changes (always the same ones), so at least 1e-4.
     """
     difference = _paired(first, second)

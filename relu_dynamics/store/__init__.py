@@ -2,7 +2,7 @@
 
 A block is one npz file, written whole under another name, flushed to disk and renamed. It
 carries the identity of its grid, its block number and a digest of its content: a block is done
-when it *validates*, never because a file is there. The labelled result (xarray on zarr) is made
+when it *validates*, never just because a file exists. The labelled result (xarray on zarr) is made
 from validated blocks and can be made again at any time.
 
 Knows records, never training.

@@ -75,7 +75,8 @@ def _check_identity(folder: pathlib.Path, grid: Grid) -> None:
     text = f"{', '.join(differing)}; choose another folder (nothing was changed)."
     if isinstance(found, dict) and not differences(_question(found), _question(grid.identity)):
         raise FolderVersionError(
-            f"out={str(folder)!r} holds the same grid made otherwise, which differs in {text}"
+            f"out={str(folder)!r} holds the same grid, computed by another version or "
+            f"platform: it differs in {text}"
         )
     raise OtherGridError(
         f"out={str(folder)!r} holds the result of another grid, which differs in {text}"

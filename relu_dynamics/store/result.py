@@ -109,7 +109,7 @@ def build_result(folder: pathlib.Path, grid: Grid, attributes: dict[str, str]) -
     path.
 
     Memory does not grow with the number of seeds. The zarr is made under another name and
-    renamed, so that a reader sees a whole one or none.
+    renamed, so a reader sees a whole one or none.
     """
     target = folder / RESULT_FOLDER
     temporary = folder / f"{RESULT_FOLDER}.{writer()}.tmp"

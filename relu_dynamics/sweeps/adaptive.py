@@ -2,14 +2,14 @@
 
 A grid is trained in rounds. The first gives every cell the same few seeds; each later one gives
 one more seed to the chunks of cells (a chunk is what one block trains of a seed) whose intervals
-are widest. Nothing is assumed of the boundary's shape: it may fold, and seeds go by what was seen,
-cell by cell. Looking at the data to decide where to go on breaks ordinary intervals, so these are
-confidence sequences (`statistics.confidence_sequence`): all of a cell's intervals, at whatever
+are widest. Nothing is assumed about the boundary's shape: it may fold, and seeds follow what was
+seen, cell by cell. Using the data to decide where to continue breaks ordinary intervals, so these
+are confidence sequences (`statistics.confidence_sequence`): all of a cell's intervals, at whatever
 number of seeds the sweep stops, hold the truth together with the probability asked for.
 
-Blocks, keys and folder are those of `grids.sweep` of the same grid: an adaptive sweep is a part of
-the full one, bit for bit. What to train next is a function of what was found, so that after a stop
-the same call takes the same way again and trains only what is missing.
+Blocks, keys and folder are those of `sweep` of the same grid: an adaptive sweep is a part of
+the full one, bit for bit. What to train next is a function of what was found, so after a stop
+the same call makes the same choices again and trains only what is missing.
 """
 
 import json
@@ -30,7 +30,7 @@ from relu_dynamics.statistics import estimates
 from relu_dynamics.sweeps.blocks import run_blocks
 from relu_dynamics.sweeps.plan import block_bytes, check_at_risk, open_sweep_folder
 
-LANES = 16  # cells of a chunk: few, so that seeds go where they are needed
+LANES = 16  # cells of a chunk: few, to put seeds where they are needed
 
 ROUND_BLOCKS = 8  # at most, and of at most a quarter of the chunks; never by the number of devices
 
@@ -52,14 +52,14 @@ def sweep(
     """Trains the part of a grid that a budget allows, where its estimates are most uncertain.
 
     Args:
-      config, axes, root_seed, lanes: as in `grids.sweep`.
+      config, axes, root_seed, lanes: as in `sweep`.
       seeds: the most seeds that a cell may get.
       blocks: how many blocks may be trained; a block is `lanes` neighbouring cells of one seed.
       first_seeds: seeds that every cell gets, whatever is found.
       measure: of `estimates.MEASURES`.
       level: of the intervals of a cell together, at all numbers of seeds.
       out: a folder that keeps every finished block; the same call, or one with a larger budget,
-        goes on there. None keeps everything in memory.
+        resumes there. None keeps everything in memory.
       progress: whether to draw a progress bar on standard error.
 
     Returns:

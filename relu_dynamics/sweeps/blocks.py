@@ -41,10 +41,10 @@ class BlockResult(NamedTuple):
 
 def block_devices() -> list[Device]:
     """The local devices on which blocks run at the same time: every accelerator once, CPU devices
-    once a core of this process.
+    once per core of this process.
 
-    Calls of one compiled program run side by side on a CPU device. A device a core would be as
-    fast, but compile every program once a device.
+    Calls of one compiled program run side by side on a CPU device. One device per core would be as
+    fast, but every program would be compiled once per device.
     """
     devices = jax.local_devices()
     if devices[0].platform != "cpu":

@@ -2,8 +2,9 @@
 
 `relu_dynamics.sweeps` vmaps over the cells of one seed, which share data and batches; that is right
 where a cell's network is large or cells are many. Here the lanes are seeds (and their cells): a
-thousand networks of two units a layer cost little more than one. What a lane returns is a function
-of its key, so that the caller decides what is kept. Nothing is resumed: a stop loses the call.
+thousand networks of two units per layer cost little more than one. What a lane returns is a
+function of its key, so the caller decides what is kept. Nothing is resumed: a stop loses the
+call.
 """
 
 import concurrent.futures
@@ -27,9 +28,9 @@ def map_lanes(function: Callable[..., Any], values: Any, lanes: int, shared: Any
     """`function(value, *shared)` for every value of an array [values]; a tree of host arrays
     [values, ...].
 
-    Compiled once for `lanes` values a call (the last call is padded and cut); calls go to the local
-    devices (cores) in turn. The number of lanes may change the last bits of a result, the number of
-    devices does not.
+    Compiled once for `lanes` values per call (the last call is padded and cut); calls go to the
+    local devices (cores) in turn. The number of lanes may change the last bits of a result, the
+    number of devices does not.
     """
     values = np.asarray(values)
     size, lanes = len(values), min(lanes, len(values))

@@ -21,7 +21,7 @@ RETRIES = 3  # of a block, and of an executor that broke
 def block_task(grid: Grid, grid_hash: str, block: int) -> BlockResult:
     """The result of one block as host arrays: what an executor's worker runs.
 
-    A pure function of its arguments, so that it may be run again anywhere. Raises a `VersionError`
+    A pure function of its arguments, so it may be run again anywhere. Raises a `VersionError`
     when the worker's own JAX or platform would give other numbers.
     """
     here = dataclasses.replace(grid)  # without what the sender has computed of it

@@ -168,7 +168,7 @@ def sweep_bytes(grid: Grid, program: int, devices: int, *, streams: bool) -> int
     on each of so many devices.
 
     In memory it holds all runs; when it streams to a folder, no more than the blocks on their way
-    and one part of the labelled result, so that the number of seeds does not count.
+    and one part of the labelled result, so the number of seeds does not count.
     """
     size = block_bytes(grid)
     runs = grid.cells * (store.seeds_at_once(grid) if streams else len(grid.seeds))

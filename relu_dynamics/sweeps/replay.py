@@ -45,7 +45,7 @@ def replay(
       cell: the value of every axis, such as `{"learning_rate": 0.1, "initial_bias": -4.0}`.
       seed: one of the stored seeds.
       trace_units: whether to train the run alone too, with every unit's record at every step.
-        A run alone is another program than a block, so that it agrees with the stored numbers to
+        A run alone is another program than a block, so it agrees with the stored numbers to
         rounding only.
 
     Raises a ValueError when there is no such cell, when versions or platform differ from those

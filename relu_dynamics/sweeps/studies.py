@@ -42,7 +42,7 @@ def sweep_study(
     study: Mapping[str, Grid], out: str | os.PathLike, *, shard: Shard = None
 ) -> dict[str, xr.Dataset]:
     """The labelled result of every arm, in memory; each is stored in its folder below `out`, so
-    that the same call goes on after a stop. All folders are checked before the first starts.
+    the same call resumes after a stop. All folders are checked before the first starts.
 
     Compiling an arm's program mostly takes longer than running it, so with many arms every core
     or device trains an arm of its own; with few arms all share each.

@@ -36,10 +36,10 @@ def sweep(
     Args:
       config: the base config; `axes` overrides its fields.
       axes: traced field -> values, such as `{"learning_rate": [0.01, 0.1]}`.
-      seeds: how many seeds a cell has, or their list.
+      seeds: seeds per cell, as their number or a list.
       root_seed: decides all noise together with the seed.
       lanes: runs of a block; by default as the config says. Part of the result's identity.
-      out: a folder that keeps every finished block, so that the same call continues after a
+      out: a folder that keeps every finished block, so the same call continues after a
         stop, and the labelled result as `results.zarr`. None keeps everything in memory.
       progress: whether to draw a progress bar on standard error.
       shard: (i, n) or "i/n" trains only the blocks b with b % n == i; any number of processes, on
@@ -83,7 +83,8 @@ def _sweep_in_memory(plan: Plan, progress: bool) -> xr.Dataset:
 
 
 def _sweep_to_folder(plan: Plan, progress: bool) -> xr.Dataset:
-    """Trains what is missing of a shard; whoever then finds all blocks makes the result."""
+    """Trains what is missing of a shard; the process that then finds all blocks makes the
+    result."""
     report = rich.console.Console(stderr=True).print
     grid, folder = plan.grid, cast(pathlib.Path, plan.folder)
     number, shards = plan.shard
@@ -115,17 +116,17 @@ def _sweep_to_folder(plan: Plan, progress: bool) -> xr.Dataset:
             with store.writing(folder):
                 store.build_result(folder, grid, attributes)
             break
-        except store.BlockError as error:  # damaged since, or set aside by another driver
+        except store.BlockError as error:  # damaged since, or set aside by another process
             if attempt == RETRIES:
                 raise
-            report(f"{error}: looking again")
+            report(f"{error}: checking the blocks again")
     return store.open_result(folder)
 
 
 def _still_missing(grid: Grid, folder: pathlib.Path, missing: list[int]) -> Iterator[int]:
-    """The missing blocks that nobody else has finished by the time that it is their turn.
+    """The missing blocks that no other process has finished when their turn comes.
 
-    Every driver begins elsewhere, so that several in one folder share the work.
+    Every process begins at a random block, so several in one folder share the work.
     """
     first = secrets.randbelow(max(len(missing), 1))
     for block in missing[first:] + missing[:first]:

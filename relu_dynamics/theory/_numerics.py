@@ -26,7 +26,7 @@ SQRT_TAU = np.sqrt(2 * np.pi)
 def checked(
     name: str, value: ArrayLike, rule: str, holds: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    """`value` in float64; a rule is written as a comparison that holds, so that NaN breaks it."""
+    """`value` in float64; a rule is written as a comparison that holds, so NaN breaks it."""
     array = np.asarray(value, dtype=np.float64)
     wrong = np.logical_not(holds(array))
     if np.any(wrong):

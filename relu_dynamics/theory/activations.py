@@ -11,7 +11,7 @@ from relu_dynamics.theory._numerics import Real, checked, normal_density, plain,
 
 
 def absorbing_shift(normalization: str, size: ArrayLike) -> Real:
-    """Largest |normalized entry| possible: a unit with shift < -|scale| * this is dead for ever.
+    """Largest |normalized entry| possible: a unit with shift < -|scale| * this stays dead.
 
     `size` is the number of entries normalized over: units for "layer" and "rms", units of a group
     for "group", examples of a batch for "batch". sqrt(size - 1) where the mean is removed,

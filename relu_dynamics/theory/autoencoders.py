@@ -32,7 +32,7 @@ def autoencoder_dead_at_birth_finite(
     """`autoencoder_dead_at_birth` of latents in a finite `dimension` d >= 3.
 
     Tokens of deviation 1 in every direction have a mean of length gamma sqrt(d); a direction drawn
-    at random has the cosine c with it, of density ~ (1 - c^2)^((d-3)/2), so that E[Phi(-gamma
+    at random has the cosine c with it, of density ~ (1 - c^2)^((d-3)/2), so E[Phi(-gamma
     sqrt(d) c)^samples] takes the place of the limit's normal average. Source: derived.
     """
     gamma, samples = at_least_zero("gamma", gamma), whole("samples", samples)

@@ -33,9 +33,7 @@ def main() -> None:
     )
     parser.add_argument("check", choices=CHECKS)
     parser.add_argument("--trials", type=int, help="how many; the default is the full check")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="of the random moments and places"
-    )
+    parser.add_argument("--seed", type=int, default=0, help="of the random moments and places")
     given = parser.parse_args()
     check, full = CHECKS[given.check]
     trials = full if given.trials is None else given.trials

@@ -23,7 +23,7 @@ MAP_AXES = {
     "learning_rate": [float(rate) for rate in np.geomspace(1e-3, 10, 16)],
     "initial_bias": [float(bias) for bias in range(-13, -1)],
 }
-MANY_RUNS = {  # 4096 runs a seed of a small network, so that results outweigh the program
+MANY_RUNS = {  # 4096 runs per seed of a small network, so that results outweigh the program
     "config": dataclasses.replace(CONFIG, hidden=(16, 16), steps=10, probe_every=5),
     "axes": {
         "learning_rate": [rate / 100 for rate in range(1, 65)],
