@@ -12,7 +12,7 @@ BLOCK = {"w1": 1024, "w2": 16}  # Cells trained together, so that activations st
 class Grid:
     """Trains the cells of each seed in blocks; `dtype` is the precision of everything."""
 
-    def __init__(self, dtype=np.float32):
+    def __init__(self, dtype: type[np.floating] = np.float32):
         self.dtype = dtype
 
     def prepare(self, work: Workload) -> None:

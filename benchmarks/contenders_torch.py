@@ -4,8 +4,8 @@ import os
 import shutil
 
 import numpy as np
-import torch
-from torch import nn
+import torch  # pyright: ignore[reportMissingImports] (the extra `bench`)
+from torch import nn  # pyright: ignore[reportMissingImports]
 from workloads import MOMENTUM, STATISTICS, Workload, pack
 
 EXAMPLES = 64  # Batches of a seed from which runs with draws of their own choose.

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from contender_engine import make_config
+from engine_streams import make_config
 
 from relu_dynamics import figures, make_grid
 from relu_dynamics.engine import tasks, training
@@ -127,8 +127,6 @@ def draw(rows: list[dict], path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-
-    pass
 
     curves = {}
     for row in rows:

@@ -11,21 +11,23 @@ down slows all of them. The default sizes take some ten minutes with nine rounds
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import shlex
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 from agreement import FEW_STEPS, compare
 from workers import Contender, NotRun, Team
-from workloads import FLOP, QUICK_SIZES, SIZES, make_workload
+from workloads import FLOP, QUICK_SIZES, SIZES, Streams, Workload, make_workload
 
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 SAMPLE_S = 0.3  # Fast contenders repeat the work until a sample takes about so long.
 BASES = ("engine", "torch-func-compile", "jax-vmap-scan", "numpy")  # Ratios are to the first run.
 ONE_DEVICE = {"JAX_PLATFORMS": "cpu"}
@@ -141,7 +143,7 @@ def main() -> None:
         machine = describe_machine()
         tables = {}
         for name in arguments.workloads:
-            work = make_workload(name, **sizes[name])
+            work = _workload(name, **sizes[name])
             tables[name] = measure(work, chosen, arguments.rounds, machine)
         for name, table in tables.items():
             summarize(table["rows"], name, machine["peak_gflops"])
@@ -189,6 +191,20 @@ def _parse() -> argparse.Namespace:
     return arguments
 
 
+def _workload(name: str, cells: int, seeds: int, steps: int) -> Workload:
+    """The workload, with streams from a process of its own: every worker imports this file, and
+    JAX would count in its memory."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        streams = pool.submit(_draw_streams, name, seeds, steps).result()
+    return make_workload(name, cells, streams)
+
+
+def _draw_streams(name: str, seeds: int, steps: int) -> Streams:
+    from engine_streams import draw_streams
+
+    return draw_streams(name, seeds, steps)
+
+
 def measure(work, contenders, rounds: int, machine: dict) -> dict:
     """Prepares, checks and times the contenders on one workload; returns rows and circumstances.
 
@@ -214,7 +230,10 @@ def measure(work, contenders, rounds: int, machine: dict) -> dict:
                 row = rows[name]
                 row["samples_s"].append(team.sample(row["repeats"]))
         wall = time.perf_counter() - start
-        others = (_busy_s() - busy - _cpu_s(teams) + own) / wall if busy else None
+        ended = _busy_s()
+        others = None
+        if busy is not None and ended is not None:
+            others = (ended - busy - _cpu_s(teams) + own) / wall
         for name, team in teams.items():
             rows[name]["memory_mb"] = team.memory_mb()
     finally:
@@ -302,7 +321,7 @@ def _peak() -> tuple[float, str]:
         seconds = []
         for _ in range(6):
             start = time.perf_counter()
-            a @ a
+            np.matmul(a, a)
             seconds.append(time.perf_counter() - start)
         return 2 * 2048**3 / min(seconds) / 1e9, "sgemm 2048 in NumPy"
 

@@ -11,10 +11,9 @@ the fields named in STATISTICS; `first_active` is the first step with max z > 0,
 and equals the number of steps when there was none.
 """
 
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,6 +23,14 @@ STATISTICS = ("first_active", "sum_mean", "running_max", "sum_fraction")
 FLOP = {"w1": {True: 931, False: 803}, "w2": {True: 570e3, False: 554e3}}
 SIZES = {"w1": dict(cells=1024, seeds=16, steps=1000), "w2": dict(cells=64, seeds=8, steps=300)}
 QUICK_SIZES = {"w1": dict(cells=64, seeds=2, steps=100), "w2": dict(cells=16, seeds=2, steps=40)}
+
+
+class Streams(NamedTuple):
+    """What every run of a seed trains on and starts from; all arrays are float32."""
+
+    inputs: np.ndarray  # [seeds, steps, batch, features]
+    targets: np.ndarray  # [seeds, steps, batch]
+    weights: tuple[np.ndarray, ...]  # Initial weights of each layer, [seeds, ...].
 
 
 @dataclass(frozen=True)
@@ -122,27 +129,17 @@ def pack(parameters: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([np.asarray(p).reshape(*grid, -1) for p in parameters], axis=-1)
 
 
-def make_workload(name: str, cells: int, seeds: int, steps: int) -> Workload:
-    """The workload of that name: the data and initial weights that this project's engine draws
-    for the same config, as arrays for everybody.
+def make_workload(name: str, cells: int, streams: Streams) -> Workload:
+    """The workload of that name on `cells` cells, a square number.
 
-    The grid is square, its learning rates logarithmic in a range where heavy-ball descent is
-    stable, its biases linear; the learning rate varies fastest.
+    Learning rates are logarithmic in a range where heavy-ball descent is stable, biases linear; the
+    learning rate varies fastest.
     """
     side = int(round(cells**0.5))
     if side * side != cells:
         raise ValueError(f"cells must be a square number, got {cells}")
     highest_rate = 1e-1 if name == "w1" else 3e-2
     rates, biases = np.geomspace(1e-4, highest_rate, side), np.linspace(-4.0, 0.5, side)
-    # In a process of its own: this one must not start JAX before the contenders set it up.
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        made = pool.submit(_streams, name, seeds, steps).result()
     bias, rate = np.meshgrid(biases, rates, indexing="ij")
-    flat = [a.ravel().astype(np.float32) for a in (rate, bias)]
-    return Workload(name, made["inputs"], made["targets"], *flat, tuple(made["weights"]))
-
-
-def _streams(name: str, seeds: int, steps: int) -> dict:
-    from contender_engine import streams
-
-    return streams(name, seeds, steps)
+    rate, bias = (a.ravel().astype(np.float32) for a in (rate, bias))
+    return Workload(name, streams.inputs, streams.targets, rate, bias, streams.weights)

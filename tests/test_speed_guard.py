@@ -20,19 +20,17 @@ SAMPLES = 7
 SCRIPT = """
 import json, sys, time
 import numpy as np
-from contender_engine import make_config, streams
 from contenders_numpy import Grid
+from engine_streams import draw_streams, make_config
 from workloads import Workload
 
 name = sys.argv[1]
 side, steps = {"w1": (32, 250), "w2": (4, 100)}[name]
 rates, biases = np.geomspace(1e-4, 1e-2, side), np.linspace(-4.0, 0.5, side)
-made = streams(name, 1, steps)
+streams = draw_streams(name, 1, steps)
 bias, rate = (a.ravel().astype(np.float32) for a in np.meshgrid(biases, rates, indexing="ij"))
 numpy = Grid()
-numpy.prepare(
-    Workload(name, made["inputs"], made["targets"], rate, bias, tuple(made["weights"]))
-)
+numpy.prepare(Workload(name, streams.inputs, streams.targets, rate, bias, streams.weights))
 
 from relu_dynamics import make_grid
 from relu_dynamics.sweeps.blocks import run_block
