@@ -36,7 +36,7 @@ class Options:
     out: pathlib.Path | None = None
     """Output folder; by default runs/NAME-<hash of the question>."""
     draw: bool = False
-    """Only draw again from what is stored."""
+    """Only redraw stored results."""
 
 
 def train_study(options: Any, grids: Mapping[str, Grid], out: pathlib.Path) -> Mapping[str, Any]:

@@ -595,7 +595,7 @@ def test_a_stored_cell_is_replayed_bit_for_bit(stored):
 def test_a_replay_that_differs_is_said(stored):
     changed = stored[1].copy(deep=True)
     changed["loss"].values[...] += 1
-    with pytest.raises(ValueError, match="loss differ from what is stored"):
+    with pytest.raises(ValueError, match="loss differ from the stored ones"):
         replay(changed, {"learning_rate": 0.1, "initial_bias": -1.0}, 1)
 
 

@@ -96,8 +96,8 @@ def power(
 
     `outcomes` are the `Outcome` codes of the same units over the same steps, [units] or
     [runs, units], with certificates' leaves of that shape. Only STILL_DEAD counts: other units did
-    not stay dead, or nobody knows. The interval is clustered by run. Raises a ValueError when the
-    shapes differ, and when a unit certified to stay dead recovered, which no run may show.
+    not stay dead, or it is not known. The interval is clustered by run. Raises a ValueError when
+    the shapes differ, and when a unit certified to stay dead recovered, which no run may show.
     """
     codes = np.asarray(outcomes)
     never = np.asarray(certificates.verdict) == Verdict.CERTIFIED_NEVER

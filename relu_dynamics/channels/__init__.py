@@ -35,7 +35,7 @@ step: (gain of the new over the old after it - of the old over the new before it
 
 *Forks* continue one checkpoint under counterfactual arms: see `fork`.
 
-Axes: `steps`; `units` of all hidden layers in order, or those that were asked for; `batch` the
+Axes: `steps`; `units` of all hidden layers in order, or those requested; `batch` the
 probe set; `arms`, `seeds`.
 """
 

@@ -30,7 +30,7 @@ from relu_dynamics.statistics.intervals import Interval
 
 
 class ForkResult(NamedTuple):
-    """What became of one dead cohort in every arm; NumPy arrays, `units` those asked for."""
+    """The outcome of one dead cohort in every arm; NumPy arrays, `units` as requested."""
 
     config: Config
     step: int  # of the fork

@@ -1,7 +1,7 @@
 """Models: pure functions from parameters and inputs to outputs and every pre-activation.
 
 The only file that imports flax. `apply` returns what it sees instead of tapping it: the
-pre-activation z of every hidden layer is a normal return value, and jit prunes what nobody reads.
+pre-activation z of every hidden layer is a normal return value, and jit prunes what is not used.
 
 Axes: `batch` examples, `units` of one hidden layer. Layers are counted from 1 in names.
 """
@@ -60,7 +60,7 @@ class MLP(nn.Module):
         return Forward(output, tuple(preactivations), tuple(inputs))
 
     def connect(self, below: jax.Array, active: jax.Array) -> jax.Array:
-        """What a layer hands up, from what it got and what its units gave."""
+        """What a layer outputs, from its input and its units' activations."""
         return active
 
     def _activate(self, layer: int, z: jax.Array) -> jax.Array:
@@ -79,7 +79,7 @@ class MLP(nn.Module):
             shift = self.param("shift_" + name, nn.initializers.zeros, (z.shape[-1],))
             return z * (scale / norm)[None, :] + shift[None, :]
         if self.normalization == "batch":
-            # Statistics of the batch at hand, always (training mode): no running averages, so
+            # Statistics of the current batch, always (training mode): no running averages, so
             # that a forward pass stays a pure function of parameters and inputs.
             scale = self.param("scale_" + name, nn.initializers.ones, (z.shape[-1],))
             shift = self.param("shift_" + name, nn.initializers.zeros, (z.shape[-1],))

@@ -33,8 +33,8 @@ class LayerSummary(NamedTuple):
     deviation_mean: jax.Array  # mean over units of the standard deviation of z
     flat_fraction: jax.Array  # units with derivative f'(z) = 0 for all examples; ReLU: the dead
     wrong_way_fraction: jax.Array  # share with negative slope, f'(z) < 0 (stored under this name)
-    died: jax.Array  # fraction of units that died since the evaluation before; 0 at the first
-    recovered: jax.Array  # fraction of units that recovered since the evaluation before, likewise
+    died: jax.Array  # fraction of units that died since the previous evaluation; 0 at the first
+    recovered: jax.Array  # fraction of units that recovered since the previous evaluation, likewise
 
 
 ROWS = 32  # `halve` reduces so many wide rows in one pass,

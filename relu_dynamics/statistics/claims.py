@@ -5,7 +5,7 @@ A verdict never rests on a point estimate:
 * confirmed: the interval of the effect lies above 0 (or the statement is certified);
 * refuted: it lies below 0, or below the least effect that would matter;
 * conditional: it holds under the condition that is named, and fails outside;
-* undecided: neither; `more_seeds` says how many would decide if they look like those at hand.
+* undecided: neither; `more_seeds` says how many would decide if they resemble those observed.
 
 Claims decided by a difference belong to a family (those of a script); `controlled` keeps the
 expected share of false discoveries in it at a level, by Benjamini and Hochberg.
@@ -33,7 +33,7 @@ ARTICLES = {
 
 
 class Claim(NamedTuple):
-    """One sentence and its verdict, as it stands in a summary.json."""
+    """One sentence and its verdict, as a summary.json stores it."""
 
     claim: str  # the sentence that was tested
     source: str  # a key of ARTICLES, or the paper
@@ -119,7 +119,7 @@ def verdict_of(difference: Interval, least: float = 0.0) -> str:
 
 
 def more_seeds(difference: Interval) -> float:
-    """How many more seeds would take 0 out of the interval, if they look like those at hand: its
+    """How many more seeds would take 0 out of the interval, if they resemble those observed: its
     half width falls as one over the square root of the seeds. inf where the estimate is 0."""
     estimate, seeds = abs(float(difference.estimate)), int(difference.clusters)
     half = (float(difference.high) - float(difference.low)) / 2
@@ -201,7 +201,7 @@ def write_page(
         "",
         "Written by `python -m experiments all` from the scripts' summaries. "
         + ", ".join(f"{n} {name}" for name, n in counts.items())
-        + ". Intervals are 95 %; what a verdict means stands in "
+        + ". Intervals are 95 %; verdicts are defined in "
         + "`relu_dynamics/statistics/claims.py`.",
     ]
     for source in sources:

@@ -16,7 +16,7 @@ class CumulativeIncidence(NamedTuple):
 
     times: np.ndarray  # [T], ascending, in the unit of event_time
     causes: np.ndarray  # [K] event codes 1..K
-    incidence: np.ndarray  # [..., K, T] in [0, 1]; nan once nobody is observed any more
+    incidence: np.ndarray  # [..., K, T] in [0, 1]; nan once no unit is observed any more
     low: np.ndarray  # [..., K, T] pointwise interval, not a band for the whole curve
     high: np.ndarray  # [..., K, T]
     events: np.ndarray  # [..., K, T] int64, events up to and including the time
@@ -57,7 +57,7 @@ def cumulative_incidence(
         Give them for many cells, whose distinct times add up.
 
     Returns:
-      A `CumulativeIncidence`. Where nobody is observed any more the incidence is nan and the
+      A `CumulativeIncidence`. Where no unit is observed any more the incidence is nan and the
       interval [0, 1].
 
     Source: Aalen & Johansen, Scand. J. Statist. 5 (1978) 141; effective trials: Dorey & Korn, Stat.

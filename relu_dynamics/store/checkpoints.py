@@ -4,7 +4,7 @@ A checkpoint is a step of an orbax `CheckpointManager`: everything that came out
 steps before it (state, history, trace), the run's key and a digest of it all, since orbax itself
 does not notice a changed byte. A run continues from the last step up to which all are whole. No
 old step is deleted, so a kill never leaves half of one. Each segment is the same compiled
-program, whoever runs it: a continued run has the bits of one that was not interrupted.
+program, so a continued run has the bits of one that was not interrupted.
 """
 
 import dataclasses

@@ -144,7 +144,7 @@ def write_whole(path: pathlib.Path, content: bytes) -> None:
 
 
 def writer() -> str:
-    """host.pid.token: nobody else writes under this name, on whatever machine."""
+    """host.pid.token: no other process, on any machine, writes under this name."""
     return f"{host_name()}.{os.getpid()}.{secrets.token_hex(4)}"
 
 

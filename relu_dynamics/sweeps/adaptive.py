@@ -5,7 +5,7 @@ one more seed to the chunks of cells (a chunk is what one block trains of a seed
 are widest. Nothing is assumed about the boundary's shape: it may fold, and seeds follow what was
 seen, cell by cell. Using the data to decide where to continue breaks ordinary intervals, so these
 are confidence sequences (`statistics.confidence_sequence`): all of a cell's intervals, at whatever
-number of seeds the sweep stops, hold the truth together with the probability asked for.
+number of seeds the sweep stops, together hold the truth with the requested probability.
 
 Blocks, keys and folder are those of `sweep` of the same grid: an adaptive sweep is a part of
 the full one, bit for bit. What to train next is a function of what was found, so after a stop

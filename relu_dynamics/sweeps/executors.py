@@ -56,7 +56,7 @@ def run_blocks_on(
             return
         except concurrent.futures.BrokenExecutor as error:
             left = make is not None and attempt < RETRIES
-            report(f"{_one_line(error)} {'starting workers anew' if left else 'going on here'}")
+            report(f"{_one_line(error)} {'restarting the workers' if left else 'continuing here'}")
             if not left:
                 break
         finally:

@@ -113,7 +113,7 @@ def _dead_at_start(configs: Config, key: jax.Array, data: tuple | None) -> jax.A
 
 
 def biased_slice(config: Config) -> slice:
-    """Where the units with the initial bias stand on the axis of all units."""
+    """The place of the units with the initial bias on the axis of all units."""
     first = sum(config.hidden[: config.biased_layer - 1])
     return slice(first, first + config.biased_units)
 

@@ -37,7 +37,7 @@ def replay(
     *,
     trace_units: bool = False,
 ) -> Replay:
-    """Trains one stored cell again, from what is stored alone, and checks that the numbers are
+    """Trains one stored cell again, from the stored folder alone, and checks that the numbers are
     the stored ones, bit for bit.
 
     Args:
@@ -70,7 +70,7 @@ def replay(
     differing = [n for n in found if np.asarray(found[n]).tobytes() != stored[n].tobytes()]
     if differing:
         raise ValueError(
-            f"cell {dict(cell)}, seed {seed}: {', '.join(differing)} differ from what is stored; "
+            f"cell {dict(cell)}, seed {seed}: {', '.join(differing)} differ from the stored ones; "
             "was it made on another kind of processor, or changed?"
         )
     values = {name: float(value[0]) for name, value in grid.values(np.array([number])).items()}
