@@ -8,7 +8,7 @@ the verdict. To add a theorem, write one function and add one row.
 
 *Dead* and *recover* are those of `engine.outcomes`. Gradients come from the training set,
 so "dead" here is dead on every training example (and on the probe set, should it hold others).
-What is certified is the float32 program as it runs (matrix products at `training.PRECISION`), not
+What is certified is the float32 program as it runs (matrix products at `models.PRECISION`), not
 the real numbers it stands for. All bounds are therefore computed in float64 and widened by the
 rounding of that program: of the forward pass, in any order of summation (u per operation,
 u = 2^-24), through all layers; and, where parameters move, of every update, accumulated over the

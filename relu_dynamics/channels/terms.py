@@ -83,7 +83,7 @@ def update_terms(
     step: jax.Array,
 ) -> dict[str, models.Params]:
     """The update of one step by source (`SOURCES`), each a tree like `params`; their sum is what
-    `training.parameter_updates` gives, up to rounding.
+    `step.parameter_updates` gives, up to rounding.
 
     `gradients` and `optimizer_state` are what the optimizer gets, before its update; `key` is the
     run's. Sources that the config does not have are not there (see `present_sources`).

@@ -167,10 +167,11 @@ def scan_stretch(step: Callable, finish: Callable) -> Callable:
 
 
 def lanes_last(step: Callable, finish: Callable) -> Callable:
-    """`_stretch` of a carry (State, History) with a rule for `jax.vmap`: the lanes' axis is last.
+    """`scan_stretch` of a carry (State, History) with a rule for `jax.vmap`: the lanes' axis is
+    last.
 
     `jax.vmap` of a scan puts the lanes first. Parameters of one-unit networks would then lie
-    across the columns that `models.one_unit_gradients` works on, and be turned at every step.
+    across the columns that `all_units_at_once` works on, and be transposed at every step.
     """
     plain = scan_stretch(step, finish)
     form = jax.custom_batching.custom_vmap(plain)

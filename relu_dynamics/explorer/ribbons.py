@@ -80,7 +80,7 @@ class _Traced(NamedTuple):
 
 @jax.jit
 def _block_traces(configs: Config, key: jax.Array, data: tuple | None) -> _Traced:
-    """`grids.block_program`, returning every unit's record at every evaluation."""
+    """`blocks.block_program`, returning every unit's record at every evaluation."""
     task = tasks.make_task(configs, purpose_key(key, "task"), data)
     traced = functools.partial(training.run, trace_units=True)
     runs = jax.vmap(traced, in_axes=(0, None, None))(configs, task, key)
