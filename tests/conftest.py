@@ -3,12 +3,26 @@
 Most of the suite's time is compilation, so XLA optimizes less here, and what one worker or an
 earlier run has compiled is kept: .pytest_cache/compiled. What depends on optimized code (bit
 identity) is tested in fresh processes without any of this: tests/test_bits.py.
+
+The many programs that JAX keeps are live objects to the garbage collector, which would walk them
+again and again: it runs less often here.
 """
 
+import gc
 import os
 import pathlib
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+FLAGS = (
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_use_fusion_emitters=false",
+)
+os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
+gc.set_threshold(50_000, 20, 50)
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -27,3 +41,23 @@ def _no_stray_figures():
     import matplotlib.pyplot as plt
 
     plt.close("all")
+
+
+@pytest.fixture
+def ended(monkeypatch, capsys):
+    """Calls what `python -m` calls, with arguments, until it ends this process; how it ended.
+
+    For what a command says of bad input: a process of its own starts for two seconds and more.
+    """
+
+    def run(main: Callable[[], None], *arguments: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["command", *arguments])
+        monkeypatch.setattr(os, "_exit", sys.exit)
+        monkeypatch.setattr(signal, "signal", lambda *_: None)
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        code = exit_.value.code
+        assert isinstance(code, int)
+        return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
+
+    return run

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from experiments import __main__ as command
 from experiments import causes
 from experiments.causes import analysis, contrasts, sweep
 from relu_dynamics.config import Config
@@ -263,13 +264,8 @@ def test_bad_options_get_one_line(changes, words):
     assert "\n" not in str(raised.value)
 
 
-def test_draw_without_a_result_ends_with_exit_code_2(tmp_path):
-    done = subprocess.run(
-        [*COMMAND, "--draw", "--out", str(tmp_path)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
+def test_draw_without_a_result_ends_with_exit_code_2(tmp_path, ended):
+    done = ended(command.main, "causes", "--draw", "--out", str(tmp_path))
     assert done.returncode == 2 and "run the experiment first" in done.stderr
     assert "Traceback" not in done.stderr
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments import __main__ as command
 from experiments import consequences
 from relu_dynamics import statistics
 from relu_dynamics.config import Config
@@ -44,13 +45,8 @@ def test_bad_options_are_refused_in_one_line(changes, words):
     assert words in str(caught.value)
 
 
-def test_bad_input_gets_one_line_and_exit_code_2():
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments", "consequences", "--widths", "7"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
+def test_bad_input_gets_one_line_and_exit_code_2(ended):
+    done = ended(command.main, "consequences", "--widths", "7")
     assert done.returncode == 2 and done.stderr.startswith("error: fractions: 0.1 of width 7")
     assert len(done.stderr.strip().splitlines()) == 1
 

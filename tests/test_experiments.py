@@ -8,6 +8,7 @@ import sys
 import pytest
 import xarray as xr
 
+from experiments import __main__ as command
 from relu_dynamics import store
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -60,8 +61,8 @@ def test_the_recovery_map_computes_stores_and_draws(tmp_path):
         (["--draw", "--out", "nowhere"], "run the experiment first"),
     ],
 )
-def test_bad_input_gets_one_line_and_exit_code_2(arguments, words):
-    done = script("recovery_map", *arguments)
+def test_bad_input_gets_one_line_and_exit_code_2(arguments, words, ended):
+    done = ended(command.main, "recovery_map", *arguments)
     assert done.returncode == 2
     lines = done.stderr.strip().splitlines()
     assert words in lines[-1] and lines[-1].startswith("error: ")

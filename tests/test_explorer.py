@@ -9,7 +9,6 @@ import json
 import pathlib
 import re
 import shutil
-import subprocess
 import sys
 
 import numpy as np
@@ -223,12 +222,8 @@ def test_the_command_writes_the_page_of_folders(tmp_path, monkeypatch, capsys):
     assert [len(each["axes"]) for each in maps] == [1, 1]
 
 
-def test_the_command_says_in_one_line_what_is_missing(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "relu_dynamics.explorer", str(tmp_path / "nowhere")],
-        capture_output=True,
-        text=True,
-    )
+def test_the_command_says_in_one_line_what_is_missing(tmp_path, ended):
+    done = ended(command.main, str(tmp_path / "nowhere"))
     assert done.returncode == 2 and "run the experiment first" in done.stderr
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 

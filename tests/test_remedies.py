@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from experiments import __main__ as command
 from experiments import remedies as experiment
 from relu_dynamics import theory
 from relu_dynamics.engine.activations import ACTIVATIONS
@@ -202,10 +203,8 @@ def test_bad_options_get_one_line(changes, words):
     assert "\n" not in str(raised.value)
 
 
-def test_an_unknown_arm_ends_with_exit_code_2():
-    done = subprocess.run(
-        [*COMMAND, "--arms", "gelu", "batchnorm"], capture_output=True, text=True, cwd=ROOT
-    )
+def test_an_unknown_arm_ends_with_exit_code_2(ended):
+    done = ended(command.main, "remedies", "--arms", "gelu", "batchnorm")
     assert done.returncode == 2 and done.stderr.strip().splitlines()[-1].startswith("error: ")
     assert "Traceback" not in done.stderr
 

@@ -36,8 +36,8 @@ def script(*arguments):
 
 
 @pytest.mark.parametrize("arguments", [[], ["--quick"]])
-def test_without_a_name_one_line_lists_the_names(arguments):
-    done = script(*arguments)
+def test_without_a_name_one_line_lists_the_names(arguments, ended):
+    done = ended(command.main, *arguments)
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("error: NAME is missing")
