@@ -25,7 +25,7 @@ if "google.colab" in sys.modules and find_spec("relu_dynamics") is None:
 # # Your own channel or remedy
 #
 # Two things of your own in the recovery map's grid, compared with plain ReLU and SGD on the same
-# seeds. An activation is a row in `models.ACTIVATIONS`. What the optimizer adds to a step (a
+# seeds. An activation is a row in `ACTIVATIONS`. What the optimizer adds to a step (a
 # channel, for a dead unit) is a row in `training.OPTIMIZERS`: any optax transformation of (learning
 # rate, momentum).
 #
@@ -43,7 +43,7 @@ import optax
 
 from relu_dynamics import Config, figures, sweep, theory
 from relu_dynamics.engine import optimizers
-from relu_dynamics.engine.activations import ACTIVATIONS
+from relu_dynamics.engine.activations import ACTIVATIONS, Activation
 from relu_dynamics.statistics import claims, estimates
 
 plt.style.use(figures.STYLE)
@@ -64,7 +64,7 @@ def sgd_with_pull(rate, momentum):
     return optax.chain(optax.sgd(rate), pull)
 
 
-ACTIVATIONS["fading_leak"] = fading_leak
+ACTIVATIONS["fading_leak"] = Activation(fading_leak)
 optimizers.OPTIMIZERS["sgd_with_pull"] = optimizers.Optimizer(sgd_with_pull)
 
 # %% [markdown]
