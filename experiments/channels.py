@@ -37,6 +37,7 @@ from relu_dynamics.checks import check_choice
 from relu_dynamics.config import Config
 from relu_dynamics.engine import initialization, models, optimizers, tasks, training
 from relu_dynamics.engine.keys import purpose_key, run_key
+from relu_dynamics.engine.normalizations import NORMALIZATIONS
 from relu_dynamics.engine.outcomes import NEVER
 from relu_dynamics.engine.step import State
 from relu_dynamics.engine.validation import validate
@@ -173,8 +174,9 @@ def _noise_boundary(config, start, rates, biases):
 
 
 def _norm_boundary(config, start, rates, biases):
-    size = config.hidden[0] if config.normalization == "layer" else config.examples
-    above = biases > -theory.absorbing_shift(config.normalization, size)
+    over_batch = NORMALIZATIONS[config.normalization].over_batch
+    size = config.examples if over_batch else config.hidden[0]
+    above = biases > -theory.absorbing_shift(size)
     return np.broadcast_to(above.astype(float), np.broadcast_shapes(rates.shape, biases.shape))
 
 
@@ -861,7 +863,7 @@ def _noise_claim(grid, result):
 
 
 def _norm_claim(grid, result):
-    threshold = -theory.absorbing_shift("layer", grid.config.hidden[0])
+    threshold = -theory.absorbing_shift(grid.config.hidden[0])
     below = result.sel(initial_bias=result.initial_bias < threshold)
     row = pooled(below, "recovered_ever")
     return make_claim(

@@ -30,13 +30,13 @@ import numpy as np
 import xarray as xr
 
 from relu_dynamics import channels, figures, statistics, store
-from relu_dynamics.config import Config, check_covered
+from relu_dynamics.config import Config
 from relu_dynamics.engine import models, tasks, training
 from relu_dynamics.engine.activations import ACTIVATIONS
 from relu_dynamics.engine.keys import purpose_key, run_key
 from relu_dynamics.engine.outcomes import NEVER
 from relu_dynamics.engine.step import loss_gradients, train_step
-from relu_dynamics.engine.validation import validate
+from relu_dynamics.engine.validation import check_covered, validate
 from relu_dynamics.figures.units import (
     Life,
     Network,

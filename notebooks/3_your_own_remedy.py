@@ -43,7 +43,7 @@ import optax
 
 from relu_dynamics import Config, figures, sweep, theory
 from relu_dynamics.engine import optimizers
-from relu_dynamics.engine.activations import ACTIVATIONS
+from relu_dynamics.engine.activations import ACTIVATIONS, Activation
 from relu_dynamics.statistics import claims, estimates
 
 plt.style.use(figures.STYLE)
@@ -64,7 +64,7 @@ def sgd_with_pull(rate, momentum):
     return optax.chain(optax.sgd(rate), pull)
 
 
-ACTIVATIONS["fading_leak"] = fading_leak
+ACTIVATIONS["fading_leak"] = Activation(fading_leak)
 optimizers.OPTIMIZERS["sgd_with_pull"] = optimizers.Optimizer(sgd_with_pull)
 
 # %% [markdown]

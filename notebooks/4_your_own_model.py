@@ -74,7 +74,7 @@ class Gated(nn.Module):
     def __call__(self, x):
         if self.normalization != "none":
             raise ValueError(f"normalization={self.normalization!r}: the gated model has none.")
-        start = initializers.INITIALIZERS[self.initializer]
+        start = initializers.INITIALIZERS[self.initializer].weights
         first, preactivations, inputs = x, [], []
         for layer, width in enumerate(self.hidden, start=1):
             inputs.append(x)

@@ -188,14 +188,6 @@ TRACED = tuple(name for name, field in FIELDS.items() if not field.metadata.get(
 
 LABELS = {name: FIELDS[name].metadata["label"] for name in TRACED}  # of an axis on a figure
 
-SCALINGS = ("standardized", "minmax", "raw", "shifted", "one_bad_feature")
-
-DOSED_SCALINGS = ("shifted", "one_bad_feature")
-
-NORMALIZATIONS = ("none", "batch", "layer", "rms", "group", "weight")
-
-SCHEDULES = ("constant", "warmup", "cosine", "warmup_cosine")
-
 
 def check_number(field: str, value: Any) -> float:
     """Returns `value` as a Python float; raises a ValueError when the field does not allow it."""
@@ -213,24 +205,6 @@ def check_number(field: str, value: Any) -> float:
             f"{field}={short_repr(value)} cannot be held in float32; use 1e-37 < |value| < 1e38."
         )
     return number
-
-
-def check_covered(config: Config, what: str, covered: frozenset[str]) -> None:
-    """Raises a ValueError for the first field that is not at its default and that `what` (in words,
-    a plural) does not cover; and for weight normalization.
-
-    `covered` are the fields that were proved, so a field that somebody adds is refused until it is
-    proved too.
-    """
-    if config.normalization == "weight":
-        raise ValueError(f"normalization='weight': {what} do not cover it; use another.")
-    for name, field in FIELDS.items():
-        value = getattr(config, name)
-        if name in covered or value is None or value == field.default:
-            continue
-        raise ValueError(
-            f"{name}={short_repr(value)}: {what} do not cover it; use {field.default!r}."
-        )
 
 
 def to_json(config: Config) -> str:

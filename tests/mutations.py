@@ -101,8 +101,8 @@ MUTATIONS = (
     Mutation(
         "the absorbing shift of a normalization is too shallow",
         "theory/activations.py",
-        'np.sqrt(size if normalization == "rms" else size - 1)',
-        'np.sqrt(size - 1 if normalization == "rms" else size - 2)',
+        "np.sqrt(size - 1 if centred else size)",
+        "np.sqrt(size - 2 if centred else size - 1)",
         "test_theory.py",
     ),
     Mutation(

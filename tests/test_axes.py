@@ -10,9 +10,10 @@ import optax
 import pytest
 
 from relu_dynamics import Config, certificates, channels, explore, figures, open_result, sweep
-from relu_dynamics.config import FIELDS, LABELS, TRACED, Range, check_covered
+from relu_dynamics.config import FIELDS, LABELS, TRACED, Range
 from relu_dynamics.engine import optimizers, tasks, training
 from relu_dynamics.engine.keys import purpose_key, run_key
+from relu_dynamics.engine.validation import check_covered
 from relu_dynamics.grid import make_grid
 from relu_dynamics.statistics import estimates
 

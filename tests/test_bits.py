@@ -11,9 +11,9 @@ import sys
 
 import pytest
 
-from relu_dynamics.config import NORMALIZATIONS
 from relu_dynamics.engine import columns, models, optimizers
 from relu_dynamics.engine.activations import ACTIVATIONS
+from relu_dynamics.engine.normalizations import NORMALIZATIONS
 from tests.verify import bits
 
 SCRIPT = """

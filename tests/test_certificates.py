@@ -19,6 +19,7 @@ from relu_dynamics.certificates.domains import dead_on_ball, dead_on_box
 from relu_dynamics.config import Config
 from relu_dynamics.engine import models, optimizers, training
 from relu_dynamics.engine.evaluation import evaluate
+from relu_dynamics.engine.normalizations import location, normalization_of
 from relu_dynamics.engine.outcomes import Outcome
 from relu_dynamics.engine.step import State, train_step
 from relu_dynamics.engine.tasks import Task
@@ -59,7 +60,7 @@ def shapes(config):
 
 def random_start(config, rng):
     """A fresh state with random weights; shifts of `biased_layer` about the initial bias."""
-    group, name = models.shift_location(config)
+    group, name = location(normalization_of(config).shift, config.biased_layer)
 
     def leaf(path, shape):
         names = [str(entry.key) for entry in path]
@@ -507,7 +508,7 @@ def test_norm_thresholds(normalization, certified, possible):
 )
 def test_no_float32_entry_exceeds_the_norm_threshold(normalization, size):
     # The worst case: one unit apart from all others, on any scale, and far from 0.
-    reach = theory.absorbing_shift(normalization, size)
+    reach = theory.absorbing_shift(size, centred=normalization != "rms")
     config = dataclasses.replace(
         BASE, dimension=1, hidden=(max(size, 8),), normalization=normalization
     )

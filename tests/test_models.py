@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from relu_dynamics.config import Config
 from relu_dynamics.engine import initialization, models, optimizers, tasks, training
-from relu_dynamics.engine.activations import ACTIVATIONS, PRELU_SLOPE
+from relu_dynamics.engine.activations import ACTIVATIONS
 from relu_dynamics.engine.keys import purpose_key, run_key
 from relu_dynamics.engine.step import State, draw_batch, loss_gradients, train_step
 from relu_dynamics.engine.validation import validate
@@ -52,11 +52,11 @@ def test_slopes_are_the_derivative_of_the_activation(activation):
 
 def test_prelu_learns_a_slope_for_every_unit_that_moves_a_dead_one():
     config, task, key, state = start(change(activation="prelu", initial_bias=-20.0))
-    np.testing.assert_array_equal(state.params["slope_1"], np.full(12, PRELU_SLOPE))
+    np.testing.assert_array_equal(state.params["slope_1"], np.full(12, 0.25))
     after, snapshot = train_step(config, task, key, state)
     dead = np.asarray(snapshot.batch.margin) <= 0
     assert dead[12] and np.all(np.asarray(snapshot.gradient_norm)[dead] > 0)
-    assert np.all(after.params["slope_2"] != PRELU_SLOPE)
+    assert np.all(after.params["slope_2"] != 0.25)
 
 
 def test_prelu_with_slope_0_is_relu():

@@ -20,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relu_dynamics import cli, store
-from relu_dynamics.config import NORMALIZATIONS, SCHEDULES, TRACED, Config, to_json
-from relu_dynamics.engine import initializers, memory, optimizers
+from relu_dynamics.config import TRACED, Config, to_json
+from relu_dynamics.engine import initializers, memory, normalizations, optimizers
 from relu_dynamics.engine.activations import ACTIVATIONS
 from relu_dynamics.engine.validation import from_json, load_config, validate
 from relu_dynamics.grid import VersionError, grid_from_identity, make_grid
@@ -74,7 +74,7 @@ GOOD = {
     "momentum": st.one_of(st.none(), st.floats(0, 0.99)),
     "weight_decay": st.one_of(st.none(), st.floats(0.01, 1)),
     "optimizer": st.sampled_from(list(optimizers.OPTIMIZERS)),
-    "normalization": st.sampled_from(NORMALIZATIONS),
+    "normalization": st.sampled_from(list(normalizations.NORMALIZATIONS)),
     "task": st.sampled_from(["digits", "teacher_student", "abs", "unit_interval"]),
     "hidden": st.lists(st.integers(1, 64), min_size=1, max_size=3).map(tuple),
     "biased_layer": st.integers(1, 3),
@@ -85,7 +85,7 @@ GOOD = {
     "probe_every": st.sampled_from([1, 2, 5, 10]),
     "activation": st.sampled_from(list(ACTIVATIONS)),
     "initializer": st.sampled_from(list(initializers.INITIALIZERS)),
-    "schedule": st.sampled_from(SCHEDULES),
+    "schedule": st.sampled_from(list(optimizers.SCHEDULES)),
     "warmup_steps": st.one_of(st.none(), st.integers(1, 50)),
     "clip_norm": st.one_of(st.none(), st.floats(0.01, 10)),
     "killed_fraction": st.one_of(st.none(), st.floats(0.01, 1)),

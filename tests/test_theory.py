@@ -338,12 +338,10 @@ def test_geometric_decay_is_first_crossing_of_the_recurrence(projection, bias, p
 
 
 def test_absorbing_shift_values():
-    assert theory.absorbing_shift("layer", 8) == pytest.approx(2.6458, abs=5e-5)
+    assert theory.absorbing_shift(8) == pytest.approx(2.6458, abs=5e-5)
     sizes = np.array([1, 4, 64])
-    for normalization in ("layer", "group", "batch"):
-        shift = theory.absorbing_shift(normalization, sizes)
-        np.testing.assert_allclose(shift, np.sqrt(sizes - 1))
-    np.testing.assert_allclose(theory.absorbing_shift("rms", sizes), np.sqrt(sizes))
+    np.testing.assert_allclose(theory.absorbing_shift(sizes), np.sqrt(sizes - 1))
+    np.testing.assert_allclose(theory.absorbing_shift(sizes, centred=False), np.sqrt(sizes))
 
 
 @pytest.mark.parametrize("size", [2, 5, 33])
@@ -354,8 +352,8 @@ def test_absorbing_shift_is_the_largest_normalized_entry(size):
     centred = entries - entries.mean(axis=1, keepdims=True)
     layer = np.max(centred / centred.std(axis=1, keepdims=True))
     rms = np.max(entries / np.sqrt(np.mean(entries**2, axis=1, keepdims=True)))
-    assert layer == pytest.approx(theory.absorbing_shift("layer", size), rel=1e-12)
-    assert rms == pytest.approx(theory.absorbing_shift("rms", size), rel=1e-12)
+    assert layer == pytest.approx(theory.absorbing_shift(size), rel=1e-12)
+    assert rms == pytest.approx(theory.absorbing_shift(size, centred=False), rel=1e-12)
 
 
 # Born dead ------------------------------------------------------------------------------------
@@ -611,8 +609,7 @@ INVALID = [
     (theory.bias_decay_recovery_step, (0.1, -1, 2.0, 1.0), "learning_rate.*<= 1.*got 2.0"),
     (theory.weight_decay_recovery_step, (0.1, -1, 1, 0.1, -1.0), "tolerance must be finite"),
     (theory.adam_decay_recovery_step, ([1.0], 0.0, [1.0], 1, 1, 9), r"probe \[n, d\]"),
-    (theory.absorbing_shift, ("weight", 8), "normalization must be .* got 'weight'"),
-    (theory.absorbing_shift, ("layer", 0), "size must be a whole number >= 1, got 0"),
+    (theory.absorbing_shift, (0,), "size must be a whole number >= 1, got 0"),
     (theory.born_dead_unit_probability, (-1.0, 2), "radius must be >= 0, got -1.0"),
     (theory.born_dead_unit_probability, (1.0, 0), "dimension must be a whole number >= 1"),
     (theory.born_dead_unit_probability_box, (np.nan, 2), "half_width must be >= 0, got nan"),

@@ -21,7 +21,7 @@ from experiments.causes.contrasts import (
 )
 from experiments.causes.sweep import HARMFUL, REFERENCE, Options, dose_axes
 from relu_dynamics import statistics
-from relu_dynamics.config import DOSED_SCALINGS
+from relu_dynamics.engine.tasks import dosed_scalings
 from relu_dynamics.statistics import claims, estimates
 
 MEASURES = ("born_dead", "dead", "died", "dead_at_end", "diverged")
@@ -77,7 +77,7 @@ def strengths(results: Results, options: Options) -> list[dict]:
 def strongest_two(rows: Sequence[Mapping]) -> tuple[str, str]:
     """The two causes at the head of `strengths` that one grid can combine (not two scalings)."""
     first, *others = (row["cause"] for row in rows)
-    second = next(n for n in others if not {first, n} <= set(DOSED_SCALINGS))
+    second = next(n for n in others if not {first, n} <= set(dosed_scalings()))
     return first, second
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from experiments.causes.sweep import HARMFUL, LECUN, REFERENCE, Options, dose_axes
-from relu_dynamics.config import DOSED_SCALINGS
+from relu_dynamics.engine.tasks import dosed_scalings
 from relu_dynamics.statistics import claims, estimates
 from relu_dynamics.statistics.claims import Claim
 
@@ -55,7 +55,7 @@ def make_contrasts(options: Options) -> list[Contrast]:
                     )
                 )
         for name in (*options.initializers, *options.scalings):
-            if name not in DOSED_SCALINGS:
+            if name not in dosed_scalings():
                 found.append(Contrast(name, where, Cell(name, at_rate), plain))
         (momentum,) = HARMFUL["momentum"]
         with_momentum = Cell("rate", at_rate | {"momentum": momentum})

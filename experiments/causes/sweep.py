@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from relu_dynamics.checks import check_choice, short_repr
-from relu_dynamics.config import DOSED_SCALINGS, Config
+from relu_dynamics.config import Config
+from relu_dynamics.engine.tasks import dosed_scalings
 from relu_dynamics.experiment import Options as CommonOptions
 from relu_dynamics.grid import Grid, make_grid
 
@@ -98,7 +99,7 @@ def dose_axes(options: Options) -> dict[str, tuple[str, str, tuple[float, ...]]]
     return {
         name: axis
         for name, axis in axes.items()
-        if name not in DOSED_SCALINGS or name in options.scalings
+        if name not in dosed_scalings() or name in options.scalings
     }
 
 
@@ -106,7 +107,7 @@ def check_options(options: Options) -> None:
     """Raises a one-line ValueError unless the reference, the harmful doses and the base rates are
     values of the axes, and the names are known."""
     for name in options.scalings:
-        check_choice("scalings", name, ("minmax", "raw", *DOSED_SCALINGS))
+        check_choice("scalings", name, ("minmax", "raw", *dosed_scalings()))
     for name, (_, _, doses) in dose_axes(options).items():
         missing = {REFERENCE[name], *HARMFUL[name]} - set(doses)
         if missing:
@@ -155,7 +156,7 @@ def task_grids(options: Options, task: str) -> dict[str, Grid]:
         grids[name] = make(named, rates, len(options.learning_rates))
     for name in options.scalings:
         scaled = dataclasses.replace(config, input_scaling=name)
-        if name not in DOSED_SCALINGS:
+        if name not in dosed_scalings():
             grids[name] = make(scaled, rates, len(options.learning_rates))
             continue
         doses = dose_axes(options)[name][2]
@@ -173,7 +174,7 @@ def shared_lanes(options: Options) -> int:
 def map_grid(options: Options, task: str, causes: Sequence[str]) -> Grid:
     """The grid of a pairwise map of two causes; at most one of them is a scaling."""
     axes = dose_axes(options)
-    scaling = [name for name in causes if name in DOSED_SCALINGS]
+    scaling = [name for name in causes if name in dosed_scalings()]
     config = dataclasses.replace(
         options.config, task=task, learning_rate=REFERENCE["learning_rate"]
     )

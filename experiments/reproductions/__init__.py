@@ -173,7 +173,7 @@ def run_born_dead(options: BornDead) -> None:
     def compute(out):
         rows, speed = [], {}
         for (init, width), config in configs.items():
-            with_biases = config.initializer in ("randomized_asymmetric", "torch_default")
+            with_biases = initializers.INITIALIZERS[config.initializer].redraw is not None
             networks = options.networks_with_biases if with_biases else options.networks
             inputs = np.array([[1.0], [-1.0]], np.float32)
             if with_biases:

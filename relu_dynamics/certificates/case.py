@@ -8,8 +8,9 @@ import numpy as np
 import optax
 
 from relu_dynamics.config import Config
-from relu_dynamics.engine import models, normalizations, optimizers
-from relu_dynamics.engine.optimizers import Rule
+from relu_dynamics.engine import models, optimizers
+from relu_dynamics.engine.normalizations import NORM_EPSILON, Normalization, normalization_of
+from relu_dynamics.engine.optimizers import DECAY_TARGETS, Rule
 from relu_dynamics.engine.probes import UNIT_ROUNDOFF
 from relu_dynamics.engine.step import State
 from relu_dynamics.engine.tasks import Task
@@ -89,16 +90,16 @@ def is_tame(leaves: dict[str, np.ndarray], x: np.ndarray, z: np.ndarray) -> np.n
 def rules_of(config: Config) -> _Rules:
     decay = 0.0 if config.weight_decay is None else float(np.float32(config.weight_decay))
     noise = 0.0 if config.noise_scale is None else float(config.noise_scale)
-    vectors = config.decay_targets in ("all", "biases")
+    decays = {axes: axes in DECAY_TARGETS[config.decay_targets] for axes in (1, 2)}
     return _Rules(
         momentum=float(np.float32(optimizers.momentum_of(config))),
         decay=decay,
         coupled=not optimizers.decay_is_decoupled(config),
         decays={
-            "weights": config.decay_targets in ("all", "weights"),
-            "bias": vectors,
-            "scale": vectors,
-            "shift": vectors,
+            "weights": decays[2],
+            "bias": decays[1],
+            "scale": decays[1],
+            "shift": decays[1],
         },
         noisy=noise > 0 and float(config.learning_rate) > 0,
     )
@@ -131,12 +132,9 @@ def layer_leaves(config: Config, tree: models.Params, layer: int) -> dict[str, n
     """The parameters of one hidden layer (or their optimizer state), float64."""
     dense = tree[models.layer_name(layer)]
     leaves = {"weights": dense["kernel"], "bias": dense["bias"]}
-    if config.normalization != "none":
-        name = models.norm_name(layer)
-        group, shift = models.shift_location(config, layer)
-        leaves["shift"] = (tree[group] if group else tree)[shift]
-        batch = config.normalization == "batch"
-        leaves["scale"] = tree["scale_" + name] if batch else tree[name]["scale"]
+    scale = models.scale(config, tree, layer)
+    if scale is not None:
+        leaves |= {"shift": models.shift(config, tree, layer), "scale": scale}
     return {name: np.asarray(leaf, np.float64) for name, leaf in leaves.items()}
 
 
@@ -147,26 +145,29 @@ def forward(
     weights, bias = leaves["weights"], leaves["bias"]
     z = x @ weights + bias
     error = forward_error(np.abs(x), weights, bias, x_error)
-    if config.normalization == "none":
+    row = normalization_of(config)
+    if row.statistics is None:
         return z, error
     size = norm_size(config, z.shape[1], len(z))
-    by_batch = config.normalization == "batch"
-    grouped = z.T[None] if by_batch else z.reshape(len(z), -1, size)  # [..., size] is normalized
-    wrong = error.T[None] if by_batch else error.reshape(grouped.shape)
-    mean = 0.0 if config.normalization == "rms" else grouped.mean(-1, keepdims=True)
-    deviation = np.sqrt(
-        ((grouped - mean) ** 2).mean(-1, keepdims=True) + normalizations.NORM_EPSILON
-    )
-    normal = (grouped - mean) / deviation
+    mean, variance = row.statistics(z)
+    deviation = np.sqrt(variance + NORM_EPSILON)
+    normal = (z - mean) / deviation
     rounding = UNIT_ROUNDOFF * (size + 4)
-    wrong = wrong.max(-1, keepdims=True) + rounding * np.abs(grouped).max(-1, keepdims=True)
+    wrong = _largest(row, error) + rounding * _largest(row, np.abs(z))
     # The map a -> (a - mean) / deviation has slope <= 1 / deviation in the Euclidean norm.
     wrong = 2 * math.sqrt(size) * wrong / deviation + rounding * np.abs(normal)
-    back = (lambda a: a[0].T) if by_batch else (lambda a: a.reshape(z.shape))
     scale, shift = leaves["scale"], leaves["shift"]
-    z = back(normal) * scale + shift
-    error = back(np.broadcast_to(wrong, normal.shape)) * np.abs(scale)
+    z = normal * scale + shift
+    error = wrong * np.abs(scale)
     return z, error + 4 * UNIT_ROUNDOFF * (np.abs(z) + np.abs(shift))
+
+
+def _largest(row: Normalization, values: np.ndarray) -> np.ndarray:
+    """The largest of the values [rows, units] that are normalized together; broadcasts to them."""
+    if row.over_batch:
+        return values.max(0, keepdims=True)
+    size = row.group or values.shape[1]
+    return values.reshape(len(values), -1, size).max(-1).repeat(size, axis=-1)
 
 
 def forward_error(
@@ -187,11 +188,13 @@ def forward_error(
 def norm_size(config: Config, units: int, rows: int) -> int:
     """How many numbers are normalized together; for a batch the most that any evaluation may
     hold."""
-    if config.normalization == "batch":
+    row = normalization_of(config)
+    if row.over_batch:
         return max(rows, config.batch_size or 0, 1)
-    return normalizations.GROUP_SIZE if config.normalization == "group" else units
+    return row.group or units
 
 
 def norm_slack(config: Config) -> float:
-    """By how much, relative, float32 may exceed the largest normalized entry."""
-    return 1e-5 if config.normalization == "rms" else 1e-3
+    """By how much, relative, float32 may exceed the largest normalized entry: the difference to a
+    mean loses digits."""
+    return 1e-3 if normalization_of(config).centred else 1e-5

@@ -19,11 +19,14 @@ from relu_dynamics.certificates.case import (
 from relu_dynamics.certificates.movement import decaying, residue_left
 from relu_dynamics.certificates.paths import no_claim
 from relu_dynamics.certificates.theorems import THEOREM_NAMES, THEOREMS, norm_threshold
-from relu_dynamics.config import Config, check_covered
+from relu_dynamics.config import Config
 from relu_dynamics.engine import optimizers
+from relu_dynamics.engine.activations import activation_of
+from relu_dynamics.engine.normalizations import normalization_of
 from relu_dynamics.engine.outcomes import Outcome
 from relu_dynamics.engine.step import State
 from relu_dynamics.engine.tasks import Task
+from relu_dynamics.engine.validation import check_covered
 from relu_dynamics.statistics.clustered import clustered_interval
 from relu_dynamics.statistics.intervals import Interval
 
@@ -67,7 +70,7 @@ def certify(config: Config, task: Task, state: State, *, horizon: int) -> Certif
     step at which an evaluation would find the unit alive, whether or not the config evaluates at
     that step (what other units do does not matter, unless the run has diverged by then).
     """
-    if config.activation != "relu":
+    if not activation_of(config).rectifies:
         raise ValueError(
             f"activation={config.activation!r}: certificates are about units whose gradient is 0 "
             "below 0; use activation='relu'."
@@ -149,7 +152,8 @@ def _cases(config: Config, task: Task, state: State, horizon: int) -> list[Case]
     rules = rules_of(config)
     rows, probe = dead_rows(task)
     whole = config.batch_size is None and probe == slice(0, len(rows))
-    readable = config.normalization != "batch" or whole
+    normalization = normalization_of(config)
+    readable = whole or not normalization.over_batch
     memory = optimizer_memory(state)
     rate = float(np.float32(config.learning_rate))
     upstream = 1.0 if config.upstream_rate is None else float(np.float32(config.upstream_rate))
@@ -183,7 +187,7 @@ def _cases(config: Config, task: Task, state: State, horizon: int) -> list[Case]
             pushed=_pushed(config, layer) & (rate > 0),
             tame=is_tame(leaves, x, z),
             readable=readable,
-            alone=config.normalization in ("none", "batch"),
+            alone=normalization.over_batch or not normalization.present,
             fixed=False,
             immobile=False,
             gated=False,

@@ -10,6 +10,8 @@ from relu_dynamics import theory
 from relu_dynamics.certificates.case import forward_error, layer_leaves, norm_size, norm_slack
 from relu_dynamics.config import Config
 from relu_dynamics.engine import models
+from relu_dynamics.engine.activations import activation_of
+from relu_dynamics.engine.normalizations import normalization_of
 from relu_dynamics.engine.probes import UNIT_ROUNDOFF
 
 
@@ -37,8 +39,12 @@ def dead_on_box(
     activation than relu, and batch normalization, where z depends on the rest of the batch.
     """
     _check_domain(config)
-    if config.normalization == "batch":
-        raise ValueError("normalization='batch': z depends on the batch, not on one input's box.")
+    normalization = normalization_of(config)
+    if normalization.over_batch:
+        raise ValueError(
+            f"normalization={config.normalization!r}: z depends on the batch, not on one input's "
+            "box."
+        )
     layers = [layer_leaves(config, params, layer) for layer in range(1, len(config.hidden) + 1)]
     dimension = layers[0]["weights"].shape[0]
     low, high = (_point(name, x, dimension) for name, x in (("low", low), ("high", high)))
@@ -52,9 +58,11 @@ def dead_on_box(
     for leaves in layers:
         weights, bias = leaves["weights"], leaves["bias"]
         lower, upper = _interval(weights, bias, *bounds[-1])
-        if config.normalization != "none":
+        if normalization.present:
             size = norm_size(config, len(bias), 0)
-            reach = np.abs(leaves["scale"]) * theory.absorbing_shift(config.normalization, size)
+            reach = np.abs(leaves["scale"]) * theory.absorbing_shift(
+                size, centred=normalization.centred
+            )
             reach = reach * (1 + norm_slack(config))
             lower, upper = leaves["shift"] - reach, leaves["shift"] + reach
             error = 4 * UNIT_ROUNDOFF * (np.abs(leaves["shift"]) + reach)
@@ -80,7 +88,7 @@ def dead_on_ball(
     radius, a wrong shape, another activation than relu, or a normalization.
     """
     _check_domain(config)
-    if config.normalization != "none":
+    if normalization_of(config).present:
         raise ValueError(f"normalization={config.normalization!r}: the ball is exact for 'none'.")
     leaves = layer_leaves(config, params, 1)
     weights, bias = leaves["weights"], leaves["bias"]
@@ -95,7 +103,7 @@ def dead_on_ball(
 
 
 def _check_domain(config: Config) -> None:
-    if config.activation != "relu":
+    if not activation_of(config).rectifies:
         raise ValueError(f"activation={config.activation!r}: the bounds hold for 'relu'.")
 
 

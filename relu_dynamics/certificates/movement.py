@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from relu_dynamics.certificates.case import TINY, Case, rule_of
+from relu_dynamics.engine.normalizations import normalization_of
 from relu_dynamics.engine.optimizers import ADAM_B2, ADAM_EPSILON, Rule
 
 
@@ -20,7 +21,7 @@ def keeps_sign(case: Case) -> bool:
 
 def moves_alone(case: Case) -> bool:
     """Whether the unit's own parameters are all that moves z, each by itself and known."""
-    free = case.config.normalization == "none" and not case.rules.noisy
+    free = not (normalization_of(case.config).present or case.rules.noisy)
     return free and case.fixed
 
 

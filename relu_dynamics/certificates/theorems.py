@@ -24,6 +24,7 @@ from relu_dynamics.certificates.movement import (
     residue_left,
 )
 from relu_dynamics.certificates.paths import crossing, follow_adam, linear_path, no_claim
+from relu_dynamics.engine.normalizations import normalization_of
 from relu_dynamics.engine.optimizers import Rule
 from relu_dynamics.engine.outcomes import NEVER
 from relu_dynamics.engine.probes import UNIT_ROUNDOFF
@@ -37,11 +38,12 @@ def norm_threshold(case: Case) -> Claim:
     normalized together lie within 1000 / n of their deviations of 0; their mean is lost beyond.
     """
     config, rules = case.config, case.rules
-    if config.normalization == "none" or rules.noisy:
+    normalization = normalization_of(config)
+    if not normalization.present or rules.noisy:
         return no_claim(case)
     scale, shift = case.parameters["scale"], case.parameters["shift"]
     size = norm_size(config, len(shift), len(case.z))
-    reach = theory.absorbing_shift(config.normalization, size)
+    reach = theory.absorbing_shift(size, centred=normalization.centred)
     move = {name: np.abs(residue_left(case, name)) for name in ("scale", "shift")}
     still = (move["scale"] == 0) & (move["shift"] == 0)
     widest = np.abs(scale) + move["scale"]
@@ -66,7 +68,7 @@ def _non_positive(case: Case) -> Claim:
     decay that keeps the sign of each parameter is allowed.
     """
     nonnegative = case.layer > 1 or (case.inputs >= 0).all()
-    if case.config.normalization != "none" or case.rules.noisy or not nonnegative:
+    if normalization_of(case.config).present or case.rules.noisy or not nonnegative:
         return no_claim(case)
     holds = np.full(case.z.shape[1], not (case.rules.decay > 0) or keeps_sign(case))
     bound, slack = np.zeros(len(holds)), np.zeros(len(holds))

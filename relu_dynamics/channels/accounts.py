@@ -23,7 +23,7 @@ from relu_dynamics.channels.terms import (
     update_terms,
 )
 from relu_dynamics.checks import check_choice
-from relu_dynamics.config import Config, check_covered
+from relu_dynamics.config import Config
 from relu_dynamics.engine import models, optimizers, outcomes, probes, tasks, training
 from relu_dynamics.engine.evaluation import evaluate
 from relu_dynamics.engine.keys import purpose_key, run_key
@@ -31,7 +31,7 @@ from relu_dynamics.engine.memory import check_memory
 from relu_dynamics.engine.outcomes import NEVER, History
 from relu_dynamics.engine.step import State, draw_batch, loss_gradients, parameter_updates
 from relu_dynamics.engine.tasks import Task
-from relu_dynamics.engine.validation import validate
+from relu_dynamics.engine.validation import check_covered, validate
 
 
 class SpellAccount(NamedTuple):

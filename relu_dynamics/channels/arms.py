@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from relu_dynamics.channels.terms import normalization_statistics, scale_of
+from relu_dynamics.channels.terms import normalization_statistics
 from relu_dynamics.checks import check_choice
 from relu_dynamics.config import Config
 from relu_dynamics.engine import models, optimizers
-from relu_dynamics.engine.activations import ACTIVATIONS
+from relu_dynamics.engine.activations import activation_of
+from relu_dynamics.engine.normalizations import normalization_of
 from relu_dynamics.engine.step import State
 
 
@@ -51,9 +52,11 @@ def _no_residue(config: Config) -> str | None:
 
 
 def _no_normalization(config: Config) -> str | None:
-    if config.activation in ("prelu", "crelu"):
+    if not activation_of(config).elementwise:
         return f"a frozen forward pass does not cover activation={config.activation!r}"
-    return "normalization='none' has no statistics" if config.normalization == "none" else None
+    if normalization_of(config).statistics is None:
+        return f"normalization={config.normalization!r} has no statistics"
+    return None
 
 
 def _zero_residue(config: Config, state: State, cohort: jax.Array) -> State:
@@ -110,7 +113,7 @@ def find_arm(name: str) -> Arm:
 def apply_frozen(reference, frozen, config, params, inputs) -> models.Forward:
     """`models.apply` with every hidden layer's normalization statistics taken from the forward
     pass of the `reference` parameters on the same inputs where `frozen` is true."""
-    activate = ACTIVATIONS[config.activation]
+    activate = activation_of(config)
 
     def affine(tree, name, x):
         bias = tree[name].get("bias")
@@ -118,7 +121,7 @@ def apply_frozen(reference, frozen, config, params, inputs) -> models.Forward:
         return product if bias is None else product + bias[None, :]
 
     def normalize(tree, layer, values, mean, inverse):
-        scale, shift = scale_of(config, tree, layer), models.shift(config, tree, layer)
+        scale, shift = models.scale(config, tree, layer), models.shift(config, tree, layer)
         scale = jnp.ones_like(shift) if scale is None else scale
         return (values - mean) * inverse * scale[None, :] + shift[None, :]
 

@@ -20,12 +20,12 @@ from relu_dynamics.channels.accounts import (
 )
 from relu_dynamics.channels.arms import Arm, apply_frozen, find_arm
 from relu_dynamics.channels.terms import COVERED
-from relu_dynamics.config import Config, check_covered
+from relu_dynamics.config import Config
 from relu_dynamics.engine import models, outcomes, tasks
 from relu_dynamics.engine.keys import run_key
 from relu_dynamics.engine.outcomes import NEVER, History
 from relu_dynamics.engine.step import draw_batch, step_on
-from relu_dynamics.engine.validation import validate
+from relu_dynamics.engine.validation import check_covered, validate
 from relu_dynamics.statistics.intervals import Interval
 
 

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import optax
 
 from relu_dynamics.config import Config
-from relu_dynamics.engine import models, normalizations, optimizers
+from relu_dynamics.engine import models, optimizers
 from relu_dynamics.engine.keys import noise_key
 from relu_dynamics.engine.models import PRECISION
+from relu_dynamics.engine.normalizations import NORM_EPSILON, normalization_of
 from relu_dynamics.engine.optimizers import (
     ADAM_B2,
     ADAM_EPSILON,
@@ -186,29 +187,12 @@ class Seen(NamedTuple):
 def normalization_statistics(config: Config, affine: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(mean, 1 / deviation) that the config's normalization subtracts from and multiplies onto
     the affine values [batch, units] of a hidden layer; both [batch, units]."""
-    kind, epsilon = config.normalization, normalizations.NORM_EPSILON
-    if kind == "none":
+    statistics = normalization_of(config).statistics
+    if statistics is None:
         return jnp.zeros_like(affine), jnp.ones_like(affine)
-    grouped = affine
-    if kind == "group":
-        grouped = affine.reshape(affine.shape[0], -1, normalizations.GROUP_SIZE)
-    axis = 0 if kind == "batch" else -1
-    if kind == "rms":
-        mean = jnp.zeros_like(affine[:, :1])
-        spread = jnp.mean(affine**2, axis=axis, keepdims=True)
-    else:
-        mean, spread = grouped.mean(axis, keepdims=True), grouped.var(axis, keepdims=True)
-    inverse = jax.lax.rsqrt(spread + epsilon)
-    whole = lambda part: jnp.broadcast_to(part, grouped.shape).reshape(affine.shape)  # noqa: E731
-    return whole(mean), whole(inverse)
-
-
-def scale_of(config: Config, tree: models.Params, layer: int) -> jax.Array | None:
-    """The normalization's scale of a hidden layer in a tree like the parameters, [units]."""
-    name = models.norm_name(layer)
-    if config.normalization == "none":
-        return None
-    return tree["scale_" + name] if config.normalization == "batch" else tree[name]["scale"]
+    mean, variance = statistics(affine)
+    inverse = jax.lax.rsqrt(variance + NORM_EPSILON)
+    return jnp.broadcast_to(mean, affine.shape), jnp.broadcast_to(inverse, affine.shape)
 
 
 def see_layers(config: Config, params: models.Params, inputs: jax.Array) -> tuple[Seen, ...]:
@@ -247,7 +231,7 @@ def layer_record(config, layer, params, sources, update, before, after) -> _Reco
         at = lambda example: jnp.take_along_axis(values, example[None, :], axis=0)[0]  # noqa: E731
         return jnp.stack([half(at), values.mean(0)])
 
-    scale = scale_of(config, params, layer)
+    scale = models.scale(config, params, layer)
     factor = before.inverse if scale is None else scale[None, :] * before.inverse
     weight = views(factor)
 
@@ -275,7 +259,7 @@ def layer_record(config, layer, params, sources, update, before, after) -> _Reco
         motion = scale[None, :] * (
             centred * (after.inverse - before.inverse) - before.inverse * (after.mean - before.mean)
         )
-        scales = stack(lambda tree: scale_of(config, tree, layer))
+        scales = stack(lambda tree: models.scale(config, tree, layer))
         shifts = stack(lambda tree: models.shift(config, tree, layer))
         moved = views(centred * after.inverse)[:, None] * scales[None]
         parts += [moved, jnp.broadcast_to(shifts[None], moved.shape)]
@@ -312,6 +296,6 @@ def named_entry(config: Config, record: _Record) -> Entry:
 def empty_record(config: Config) -> _Record:
     """A _Record of zeros for all units."""
     zeros = functools.partial(jnp.zeros, dtype=jax.dtypes.canonicalize_dtype(float))
-    units, parts = config.units, 2 if config.normalization == "none" else 4
+    units, parts = config.units, 4 if normalization_of(config).present else 2
     own = zeros((len(VIEWS), len(present_sources(config)), parts, units))
     return _Record(own, zeros((len(VIEWS), 3, units)), zeros((len(VIEWS), units)), zeros(units))

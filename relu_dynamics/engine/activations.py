@@ -1,31 +1,61 @@
 """Activations: what a unit outputs for its pre-activation z, one row each."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-PRELU_SLOPE = 0.25  # at step 0; He et al. 2015, arXiv 1502.01852
+from relu_dynamics.config import Config
 
 
-def prelu(z: jax.Array, slope: jax.Array | float = PRELU_SLOPE) -> jax.Array:
-    return jnp.where(z > 0, z, slope * z)
+@dataclasses.dataclass(frozen=True)
+class Activation:
+    """What the rest of the project has to know of an activation; a row of `ACTIVATIONS`. Calling
+    the row calls its function, with the slopes of step 0 where they are learned and none are
+    given."""
+
+    function: Callable[..., jax.Array]  # of z [batch, units], and of slopes where they are learned
+    rectifies: bool = (
+        False  # it is max(z, 0) with derivative 0 at 0: certificates are proved for it
+    )
+    homogeneous: bool = False  # f(z) = f'(z) z
+    learned_slope: float | None = None  # at step 0, where each unit learns its slope below 0
+    outputs: int = 1  # per unit; [batch, outputs * units], the first output of all units first
+
+    def __call__(self, z: jax.Array, slopes: jax.Array | None = None) -> jax.Array:
+        if self.learned_slope is None:
+            return self.function(z)
+        return self.function(z, self.learned_slope if slopes is None else slopes)
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether a unit has one output, a function of its z alone."""
+        return self.outputs == 1 and self.learned_slope is None
 
 
-ACTIVATIONS: dict[str, Callable[..., jax.Array]] = {
+ACTIVATIONS: dict[str, Activation] = {
     # jax.nn.relu has derivative 0 at 0; maximum(x, 0) would have 0.5 and revive units at z = 0.
-    "relu": jax.nn.relu,
-    "leaky_relu": jax.nn.leaky_relu,
-    "prelu": prelu,  # with a learned slope per unit, a parameter "slope_LAYER"
+    "relu": Activation(jax.nn.relu, rectifies=True, homogeneous=True),
+    "leaky_relu": Activation(jax.nn.leaky_relu, homogeneous=True),
+    "prelu": Activation(
+        lambda z, slope: jnp.where(z > 0, z, slope * z),
+        learned_slope=0.25,  # He et al. 2015, arXiv 1502.01852
+    ),
     # Both signs of z as two outputs (Shang et al. 2016, arXiv 1603.05201): twice the fan-in above.
-    "crelu": lambda z: jnp.concatenate([jax.nn.relu(z), jax.nn.relu(-z)], axis=-1),
-    "elu": jax.nn.elu,
-    "selu": jax.nn.selu,
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-    "silu": jax.nn.silu,
-    "softplus": jax.nn.softplus,
-    "tanh": jnp.tanh,
-    "identity": lambda x: x,
+    "crelu": Activation(
+        lambda z: jnp.concatenate([jax.nn.relu(z), jax.nn.relu(-z)], axis=-1), outputs=2
+    ),
+    "elu": Activation(jax.nn.elu),
+    "selu": Activation(jax.nn.selu),
+    "gelu": Activation(lambda x: jax.nn.gelu(x, approximate=False)),
+    "silu": Activation(jax.nn.silu),
+    "softplus": Activation(jax.nn.softplus),
+    "tanh": Activation(jnp.tanh),
+    "identity": Activation(lambda x: x, homogeneous=True),
 }
 
-HOMOGENEOUS = ("relu", "leaky_relu", "identity")  # f(z) = f'(z) z
+
+def activation_of(config: Config) -> Activation:
+    """The row of `ACTIVATIONS` that the config names."""
+    return ACTIVATIONS[config.activation]

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 
 from relu_dynamics.config import Config
 from relu_dynamics.engine import models, probes
-from relu_dynamics.engine.activations import ACTIVATIONS, HOMOGENEOUS
+from relu_dynamics.engine.activations import activation_of
 from relu_dynamics.engine.models import PRECISION, Params, layer_name
+from relu_dynamics.engine.normalizations import normalization_of
 from relu_dynamics.engine.tasks import TASKS
 
 
@@ -27,10 +28,10 @@ def is_one_unit(config: Config) -> bool:
     """Whether the config's network is z = w.x + b, output v f(z) + c, trained by regression."""
     kind = TASKS[config.task]
     return (
-        config.model == "mlp"
+        models.MODELS[config.model] is models.MLP
         and config.hidden == (1,)
-        and config.activation not in ("prelu", "crelu")
-        and config.normalization == "none"
+        and activation_of(config).elementwise
+        and not normalization_of(config).present
         and kind.outputs == 1
         and not kind.classes
     )
@@ -76,7 +77,7 @@ def one_unit_gradients(
     with their own gradient (Euler's theorem on homogeneous functions).
     """
     batch = inputs.shape[0]
-    function = ACTIVATIONS[config.activation]
+    function = activation_of(config)
 
     def outputs(z):
         output = function(z) * columns.output_weight[None, :]
@@ -92,7 +93,7 @@ def one_unit_gradients(
     # part of the product, which then takes three times as long.
     towards = jax.lax.optimization_barrier(with_one.T) @ through
     both = columns.output_weight[None, :] * towards
-    if config.activation in HOMOGENEOUS:
+    if function.homogeneous:
         output_gradient = probes.halve(jnp.add, weights * towards)
     else:
         output_gradient = probes.halve(jnp.add, error * active)

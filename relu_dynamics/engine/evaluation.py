@@ -7,8 +7,10 @@ import jax.numpy as jnp
 
 from relu_dynamics.config import Config
 from relu_dynamics.engine import columns, models, probes
+from relu_dynamics.engine.activations import activation_of
 from relu_dynamics.engine.columns import evaluate_columns
 from relu_dynamics.engine.models import PRECISION
+from relu_dynamics.engine.normalizations import normalization_of
 
 
 def evaluate(
@@ -35,7 +37,7 @@ def statistics_of(config, params, forward):
         zip(forward.preactivations, forward.inputs, strict=True), start=1
     ):
         shift = models.shift(config, params, layer)
-        if config.normalization == "none":
+        if not normalization_of(config).present:
             weights = params[models.layer_name(layer)]["kernel"]
             bounds.append(probes.rounding_bound(weights, shift, seen))
         else:
@@ -46,7 +48,7 @@ def statistics_of(config, params, forward):
 
 def _slope_statistics(config, params, forward, statistics) -> tuple[jax.Array, jax.Array]:
     """`probes.slope_statistics` of a forward pass."""
-    if config.activation == "relu":  # known from what is there: no second pass over z
+    if activation_of(config).rectifies:  # known from what is there: no second pass over z
         return statistics.margin <= 0, jnp.zeros_like(statistics.margin)
     z = forward.preactivations
     layers = enumerate(z, start=1)

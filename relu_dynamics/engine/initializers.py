@@ -1,21 +1,71 @@
 """Initializers: the weights at step 0, one row each."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 
-INITIALIZERS: dict[str, Callable] = {
-    "he_normal": nn.initializers.variance_scaling(2.0, "fan_in", "normal"),
-    "he_uniform": nn.initializers.he_uniform(),
-    "xavier_normal": nn.initializers.variance_scaling(1.0, "fan_avg", "normal"),
-    "xavier_uniform": nn.initializers.xavier_uniform(),
-    "lecun_normal": nn.initializers.variance_scaling(1.0, "fan_in", "normal"),
-    "orthogonal": nn.initializers.orthogonal(2**0.5),
-    # These three also set the biases, see `initialize`.
-    "randomized_asymmetric": nn.initializers.zeros,
-    "data_dependent": nn.initializers.variance_scaling(2.0, "fan_in", "normal"),
+Affine = dict[str, jax.Array]  # one affine map: kernel [fan_in, units], and bias [units] if it has
+
+
+class Initializer(NamedTuple):
+    """What the rest of the project has to know of an initializer; a row of `INITIALIZERS`."""
+
+    weights: Callable  # of (key, shape, dtype), as those of `jax.nn.initializers`
+    redraw: Callable[[jax.Array, Affine], Affine] | None = None  # of (key, map), the output's too
+    # Of (map, inputs [examples, fan_in]), for one hidden layer after the other.
+    fit: Callable[[Affine, jax.Array], Affine] | None = None
+
+
+def _with_uniform_bias(key: jax.Array, affine: Affine) -> Affine:
+    """The bias from U(-1, 1) / sqrt(fan_in)."""
+    if "bias" not in affine:
+        return affine
+    fan_in, units = affine["kernel"].shape
+    values = jax.random.uniform(key, (units,), minval=-1, maxval=1)
+    return {**affine, "bias": values / fan_in**0.5}
+
+
+def _randomized_asymmetric(key: jax.Array, affine: Affine) -> Affine:
+    """Lu et al., arXiv 1903.06733: of each unit's weights and bias one, chosen at random, is drawn
+    from Beta(2, 1) on [0, 1], the others from N(0, 0.6007^2 / fan_in)."""
+    fan_in, units = affine["kernel"].shape
+    normal_key, beta_key, place_key = (jax.random.fold_in(key, i) for i in range(3))
+    rows = fan_in + ("bias" in affine)
+    values = jax.random.normal(normal_key, (rows, units)) * (0.6007 / fan_in**0.5)
+    positive = jnp.sqrt(jax.random.uniform(beta_key, (units,)))  # Beta(2, 1) by its inverse
+    place = jax.random.randint(place_key, (units,), 0, rows)
+    values = jnp.where(jnp.arange(rows)[:, None] == place[None, :], positive[None, :], values)
+    kernel = {"kernel": values[:fan_in]}
+    return kernel | {"bias": values[fan_in]} if rows > fan_in else kernel
+
+
+def _standardized(affine: Affine, inputs: jax.Array) -> Affine:
+    """Weights and bias scaled so the map has mean 0 and deviation 1 on the inputs (Salimans &
+    Kingma 2016, arXiv 1602.07868, section 3). A unit that is constant there keeps its weights."""
+    values = inputs @ affine["kernel"]
+    deviation = values.std(0, keepdims=True)
+    factor = jnp.where(deviation > 0, 1 / jnp.where(deviation > 0, deviation, 1), 1)
+    return {"kernel": affine["kernel"] * factor, "bias": -values.mean(0) * factor[0]}
+
+
+_HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+
+INITIALIZERS: dict[str, Initializer] = {
+    "he_normal": Initializer(_HE_NORMAL),
+    "he_uniform": Initializer(nn.initializers.he_uniform()),
+    "xavier_normal": Initializer(nn.initializers.variance_scaling(1.0, "fan_avg", "normal")),
+    "xavier_uniform": Initializer(nn.initializers.xavier_uniform()),
+    "lecun_normal": Initializer(nn.initializers.variance_scaling(1.0, "fan_in", "normal")),
+    "orthogonal": Initializer(nn.initializers.orthogonal(2**0.5)),
+    "randomized_asymmetric": Initializer(nn.initializers.zeros, redraw=_randomized_asymmetric),
+    "data_dependent": Initializer(_HE_NORMAL, fit=_standardized),
     # U(-1, 1) / sqrt(fan_in) for weights and biases, the default of PyTorch's linear layers.
-    "torch_default": nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
-    "too_small": nn.initializers.variance_scaling(0.02, "fan_in", "normal"),
-    "too_large": nn.initializers.variance_scaling(200.0, "fan_in", "normal"),
+    "torch_default": Initializer(
+        nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"), redraw=_with_uniform_bias
+    ),
+    "too_small": Initializer(nn.initializers.variance_scaling(0.02, "fan_in", "normal")),
+    "too_large": Initializer(nn.initializers.variance_scaling(200.0, "fan_in", "normal")),
 }

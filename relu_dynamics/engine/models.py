@@ -14,9 +14,14 @@ import jax
 import jax.numpy as jnp
 
 from relu_dynamics.config import Config
-from relu_dynamics.engine.activations import ACTIVATIONS, PRELU_SLOPE, prelu
+from relu_dynamics.engine.activations import ACTIVATIONS, activation_of
 from relu_dynamics.engine.initializers import INITIALIZERS
-from relu_dynamics.engine.normalizations import GROUP_SIZE, NORM_EPSILON
+from relu_dynamics.engine.normalizations import (
+    NORM_EPSILON,
+    NORMALIZATIONS,
+    location,
+    normalization_of,
+)
 from relu_dynamics.engine.tasks import TASKS
 
 Params = Any  # a tree of arrays: dicts by layer, then by name
@@ -46,7 +51,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> Forward:
-        kernel_init = INITIALIZERS[self.initializer]
+        kernel_init = INITIALIZERS[self.initializer].weights
         preactivations, inputs = [], []
         for layer, width in enumerate(self.hidden, start=1):
             inputs.append(x)
@@ -64,43 +69,48 @@ class MLP(nn.Module):
         return active
 
     def _activate(self, layer: int, z: jax.Array) -> jax.Array:
-        if self.activation != "prelu":
-            return ACTIVATIONS[self.activation](z)
-        constant = nn.initializers.constant(PRELU_SLOPE)
-        return prelu(z, self.param(slope_name(layer), constant, (z.shape[-1],))[None, :])
+        activation = ACTIVATIONS[self.activation]
+        if activation.learned_slope is None:
+            return activation(z)
+        constant = nn.initializers.constant(activation.learned_slope)
+        return activation(z, self.param(slope_name(layer), constant, (z.shape[-1],))[None, :])
 
     def _normalize(self, layer: int, z: jax.Array) -> jax.Array:
-        name = norm_name(layer)
-        if self.normalization == "weight":
-            # Salimans & Kingma 2016, arXiv 1602.07868.
+        row = NORMALIZATIONS[self.normalization]
+        if row.scale is None:
+            return z
+        scale, shift = self._scale_and_shift(row.scale, row.shift, layer, z.shape[-1])
+        if row.of_weights:
             kernel = self.get_variable("params", layer_name(layer))["kernel"]
             norm = jnp.sqrt(jnp.sum(kernel**2, axis=0))
-            scale = self.param("scale_" + name, nn.initializers.ones, (z.shape[-1],))
-            shift = self.param("shift_" + name, nn.initializers.zeros, (z.shape[-1],))
             return z * (scale / norm)[None, :] + shift[None, :]
-        if self.normalization == "batch":
-            # Statistics of the current batch, always (training mode): no running averages, so
-            # that a forward pass stays a pure function of parameters and inputs.
-            scale = self.param("scale_" + name, nn.initializers.ones, (z.shape[-1],))
-            shift = self.param("shift_" + name, nn.initializers.zeros, (z.shape[-1],))
-            mean, variance = z.mean(0, keepdims=True), z.var(0, keepdims=True)
-            normal = (z - mean) * jax.lax.rsqrt(variance + NORM_EPSILON)
-            return normal * scale[None, :] + shift[None, :]
-        if self.normalization == "layer":
-            return nn.LayerNorm(epsilon=NORM_EPSILON, use_fast_variance=False, name=name)(z)
-        if self.normalization == "group":
-            groups = nn.GroupNorm(
-                num_groups=None,
-                group_size=GROUP_SIZE,
-                epsilon=NORM_EPSILON,
-                use_fast_variance=False,
-                name=name,
-            )
-            return groups(z)
-        if self.normalization == "rms":
-            shift = self.param("shift_" + name, nn.initializers.zeros, (z.shape[-1],))
-            return nn.RMSNorm(epsilon=NORM_EPSILON, name=name)(z) + shift[None, :]
-        return z
+        assert row.statistics is not None
+        mean, variance = row.statistics(z)
+        inverse = jax.lax.rsqrt(variance + NORM_EPSILON)
+        # The products in the order that stored runs have, in which float32 rounds otherwise.
+        if row.over_batch:
+            return (z - mean) * inverse * scale[None, :] + shift[None, :]
+        return (z - mean) * (inverse * scale[None, :]) + shift[None, :]
+
+    def _scale_and_shift(
+        self, scale: str, shift: str, layer: int, units: int
+    ) -> tuple[jax.Array, jax.Array]:
+        places = [location(path, layer) for path in (scale, shift)]
+        groups = {group: _Group(name=group) for group in {group for group, _ in places} if group}
+        initial = nn.initializers.ones, nn.initializers.zeros
+        made = [
+            groups[group](name, init, units) if group else self.param(name, init, (units,))
+            for (group, name), init in zip(places, initial, strict=True)
+        ]
+        return made[0], made[1]
+
+
+class _Group(nn.Module):
+    """Parameters [units] in a group of their own."""
+
+    @nn.compact
+    def __call__(self, name: str, init: Callable, units: int) -> jax.Array:
+        return self.param(name, init, (units,))
 
 
 class ResidualMLP(MLP):
@@ -119,13 +129,9 @@ def layer_name(layer: int) -> str:
     return f"hidden_{layer}"
 
 
-def norm_name(layer: int) -> str:
-    """The parameter group of the normalization of hidden layer `layer` (from 1)."""
-    return f"norm_{layer}"
-
-
 def slope_name(layer: int) -> str:
-    """The parameter of the slopes below 0 of hidden layer `layer` (from 1), for "prelu"."""
+    """The parameter of the slopes below 0 of hidden layer `layer` (from 1), where they are
+    learned."""
     return f"slope_{layer}"
 
 
@@ -143,40 +149,49 @@ def build(config: Config) -> MLP:
 
 def slopes(config: Config, params: Params, layer: int, z: jax.Array) -> jax.Array:
     """The activation's derivative at the pre-activations z [batch, units] of hidden layer `layer`
-    (from 1). Of "crelu" it is the sum of the sizes of both outputs' derivatives."""
-    if config.activation == "prelu":
+    (from 1). With several outputs per unit it is the sum of the sizes of their derivatives."""
+    activation = activation_of(config)
+    if activation.learned_slope is not None:
         return jnp.where(z > 0, 1, params[slope_name(layer)][None, :])
-    active, pull_back = jax.vjp(ACTIVATIONS[config.activation], z)
-    direction = jnp.ones_like(active)
-    if config.activation == "crelu":  # the second output falls where it moves
-        direction = direction.at[:, z.shape[1] :].set(-1)
-    (slope,) = pull_back(direction)
-    return slope
+    active, pull_back = jax.vjp(activation, z)
+    if activation.outputs == 1:
+        return pull_back(jnp.ones_like(active))[0]
+    place = jnp.arange(active.shape[1])[None, :] // z.shape[1]
+    of_output = lambda i: jnp.broadcast_to(place == i, active.shape).astype(z.dtype)  # noqa: E731
+    sizes = [jnp.abs(pull_back(of_output(i))[0]) for i in range(activation.outputs)]
+    return jnp.stack(sizes).sum(0)
 
 
 def with_shift(config: Config, params: Params, change: Callable[[jax.Array], jax.Array]) -> Params:
     """A copy of a parameter-shaped tree with the biased layer's shift [units] changed."""
-    group, name = shift_location(config)
+    return with_vector(params, normalization_of(config).shift, config.biased_layer, change)
+
+
+def with_vector(
+    params: Params, path: str, layer: int, change: Callable[[jax.Array], jax.Array]
+) -> Params:
+    """A copy of a parameter-shaped tree with one normalization parameter [units] of hidden layer
+    `layer` changed; `path` is that of a row of `NORMALIZATIONS`."""
+    group, name = location(path, layer)
     if not group:
         return {**params, name: change(params[name])}
     return {**params, group: {**params[group], name: change(params[group][name])}}
 
 
-def shift_location(config: Config, layer: int | None = None) -> tuple[str, str]:
-    """(group, name) of the additive shift of a hidden layer's pre-activations (of the biased
-    layer by default); the group is "" at the top level. Without a normalization it is the
-    layer's bias."""
-    layer = config.biased_layer if layer is None else layer
-    if config.normalization == "none":
-        return layer_name(layer), "bias"
-    if config.normalization in ("layer", "group"):
-        return norm_name(layer), "bias"
-    return "", "shift_" + norm_name(layer)
-
-
 def shift(config: Config, params: Params, layer: int) -> jax.Array:
-    """The additive shift of hidden layer `layer`'s pre-activations, [units]."""
-    group, name = shift_location(config, layer)
+    """The additive shift of hidden layer `layer`'s pre-activations, [units]; without a
+    normalization it is the layer's bias."""
+    return _vector(params, normalization_of(config).shift, layer)
+
+
+def scale(config: Config, params: Params, layer: int) -> jax.Array | None:
+    """The normalization's scale of hidden layer `layer`, [units]; None without a normalization."""
+    path = normalization_of(config).scale
+    return None if path is None else _vector(params, path, layer)
+
+
+def _vector(params: Params, path: str, layer: int) -> jax.Array:
+    group, name = location(path, layer)
     return (params[group] if group else params)[name]
 
 

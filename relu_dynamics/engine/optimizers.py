@@ -13,20 +13,43 @@ from relu_dynamics.config import Config
 from relu_dynamics.engine import models
 
 
+class Schedule(NamedTuple):
+    """What the rest of the project has to know of a schedule; a row of `SCHEDULES`."""
+
+    # Of (step, warmup_steps, decay_steps): the factor on the learning rate. None: always 1.
+    factor: Callable[[jax.Array, int, int], Any] | None
+    uses_warmup: bool = False
+    uses_decay: bool = False
+
+
+def _warmup(step, warmup, _):
+    return optax.schedules.linear_schedule(0.0, 1.0, warmup)(step)
+
+
+def _cosine(step, _, decay):
+    return optax.schedules.cosine_decay_schedule(1.0, decay)(step)
+
+
+def _warmup_cosine(step, warmup, decay):
+    return optax.schedules.warmup_cosine_decay_schedule(0.0, 1.0, warmup, decay)(step)
+
+
+SCHEDULES: dict[str, Schedule] = {
+    "constant": Schedule(None),
+    "warmup": Schedule(_warmup, uses_warmup=True),
+    "cosine": Schedule(_cosine, uses_decay=True),
+    "warmup_cosine": Schedule(_warmup_cosine, uses_warmup=True, uses_decay=True),
+}
+
+
 def scheduled(config: Config, step: jax.Array) -> Config:
     """The config with the learning rate of a step. A schedule thereby also scales what the
     learning rate scales: decoupled decay and additive noise."""
-    if config.schedule == "constant":
+    factor = SCHEDULES[config.schedule].factor
+    if factor is None:
         return config
-    warmup, decay = config.warmup_steps or 0, config.decay_steps or config.steps
-    factor = {
-        "warmup": lambda: optax.schedules.linear_schedule(0.0, 1.0, warmup),
-        "cosine": lambda: optax.schedules.cosine_decay_schedule(1.0, decay),
-        "warmup_cosine": lambda: optax.schedules.warmup_cosine_decay_schedule(
-            0.0, 1.0, warmup, decay
-        ),
-    }[config.schedule]()(step)
-    return dataclasses.replace(config, learning_rate=config.learning_rate * factor)
+    now = factor(step, config.warmup_steps or 0, config.decay_steps or config.steps)
+    return dataclasses.replace(config, learning_rate=config.learning_rate * now)
 
 
 class Rule(enum.Enum):
@@ -122,8 +145,11 @@ def _decoupled_decay(decay, rate, mask) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
+# What decays, by the number of axes: weights have two; biases, scales and shifts have one.
+DECAY_TARGETS = {"all": (1, 2), "weights": (2,), "biases": (1,)}
+
+
 def decay_mask(config: Config, params: models.Params) -> Any:
-    """A tree of bools: which parameters decay under `config.decay_targets`. Weights are arrays
-    of two axes; biases, scales and shifts have one."""
-    wanted = {"all": (1, 2), "weights": (2,), "biases": (1,)}[config.decay_targets]
+    """A tree of bools: which parameters decay under `config.decay_targets`."""
+    wanted = DECAY_TARGETS[config.decay_targets]
     return jax.tree.map(lambda leaf: leaf.ndim in wanted, params)

@@ -6,7 +6,7 @@ examples (real data) or what the teacher is (synthetic data). All cells of a see
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,11 +36,12 @@ class TaskKind(NamedTuple):
     outputs: int  # output units of the network
     classes: bool  # cross-entropy on class numbers, else half the mean squared error
     load: Callable[[], tuple[np.ndarray, np.ndarray]] | None  # real data: raw inputs and targets
-    target: Callable[[jax.Array], jax.Array] | None  # analytic target of x in [-sqrt 3, sqrt 3]
+    target: Callable[[jax.Array], jax.Array] | None  # analytic target of x in `interval`
     make: Callable[[Config, jax.Array], tuple[jax.Array, jax.Array]] | None = None  # drawn by a key
     renew: Callable[[Config, Task, jax.Array, jax.Array], Task] | None = None  # see `renewed`
     shuffled: bool = False  # targets that have nothing to do with the inputs
     dimension: int | None = None  # of the inputs, where neither data nor config say it
+    interval: tuple[float, float] = (-(3**0.5), 3**0.5)  # of an analytic target's inputs
 
 
 def _sklearn(name: str, classes: bool) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
@@ -136,7 +137,7 @@ TASKS: dict[str, TaskKind] = {
     "x_sin_5x": TaskKind(1, False, None, lambda x: x * jnp.sin(5 * x)),
     "step_sine": TaskKind(1, False, None, _step_sine),
     # The article's example: x in [0, 1]. The target is 0: no unit is asked for anything.
-    "unit_interval": TaskKind(1, False, None, jnp.zeros_like),
+    "unit_interval": TaskKind(1, False, None, jnp.zeros_like, interval=(0.0, 1.0)),
 }
 
 
@@ -161,23 +162,51 @@ def input_dimension(config: Config) -> int:
     return kind.dimension or (1 if kind.target is not None else config.dimension)
 
 
-def _scale(config: Config, inputs: jax.Array, held: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Scales both parts by the training part's own statistics, as one would in practice."""
-    shift = 3.0 if config.scaling_dose is None else config.scaling_dose
-    factor = 100.0 if config.scaling_dose is None else config.scaling_dose
-    mean, deviation = inputs.mean(0, keepdims=True), inputs.std(0, keepdims=True)
-    low, high = inputs.min(0, keepdims=True), inputs.max(0, keepdims=True)
+class Scaling(NamedTuple):
+    """How inputs are scaled; a row of `SCALINGS`."""
+
+    # Of (inputs to scale, training inputs, dose); [examples, dimension] each but the dose.
+    scale: Callable[[jax.Array, jax.Array, Any], jax.Array]
+    dose: float | None = None  # the default of `scaling_dose`; None: there is no dose
+    keeps_synthetic: bool = False  # synthetic inputs stay as they are made, at their natural scale
+
+
+def _standardized(x: jax.Array, train: jax.Array, _: Any) -> jax.Array:
+    mean, deviation = train.mean(0, keepdims=True), train.std(0, keepdims=True)
     # A constant feature has nothing to scale: it becomes 0.
-    standard = lambda x: (x - mean) / jnp.where(deviation > 0, deviation, 1)  # noqa: E731
-    varying = jnp.argmax(deviation[0] > 0)  # the first pixel of digits, say, is 0 in all of them
-    scale = {
-        "standardized": standard,
-        "minmax": lambda x: (x - low) / jnp.where(high > low, high - low, 1),
-        "raw": lambda x: x,
-        "shifted": lambda x: standard(x) + shift,  # every feature's mean in standard deviations
-        "one_bad_feature": lambda x: standard(x).at[:, varying].multiply(factor),
-    }[config.input_scaling]
-    return scale(inputs), scale(held)
+    return (x - mean) / jnp.where(deviation > 0, deviation, 1)
+
+
+def _minmax(x: jax.Array, train: jax.Array, _: Any) -> jax.Array:
+    low, high = train.min(0, keepdims=True), train.max(0, keepdims=True)
+    return (x - low) / jnp.where(high > low, high - low, 1)
+
+
+def _one_bad_feature(x: jax.Array, train: jax.Array, factor: Any) -> jax.Array:
+    varying = jnp.argmax(train.std(0) > 0)  # the first pixel of digits, say, is 0 in all of them
+    return _standardized(x, train, None).at[:, varying].multiply(factor)
+
+
+SCALINGS: dict[str, Scaling] = {
+    "standardized": Scaling(_standardized, keeps_synthetic=True),
+    "minmax": Scaling(_minmax),
+    "raw": Scaling(lambda x, train, _: x),
+    # Every feature's mean in standard deviations.
+    "shifted": Scaling(lambda x, train, shift: _standardized(x, train, None) + shift, dose=3.0),
+    "one_bad_feature": Scaling(_one_bad_feature, dose=100.0),
+}
+
+
+def dosed_scalings() -> tuple[str, ...]:
+    """The scalings that `scaling_dose` makes better or worse."""
+    return tuple(name for name, row in SCALINGS.items() if row.dose is not None)
+
+
+def _scaled(config: Config, inputs: jax.Array, held: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Scales both parts by the training part's own statistics, as one would in practice."""
+    scaling = SCALINGS[config.input_scaling]
+    dose = scaling.dose if config.scaling_dose is None else config.scaling_dose
+    return scaling.scale(inputs, inputs, dose), scaling.scale(held, inputs, dose)
 
 
 def make_task(config: Config, key: jax.Array, data: tuple | None) -> Task:
@@ -193,8 +222,7 @@ def make_task(config: Config, key: jax.Array, data: tuple | None) -> Task:
         inputs, targets = inputs[:examples], targets[:examples]
     else:
         if kind.target is not None:
-            low, high = (0.0, 1.0) if config.task == "unit_interval" else (-(3**0.5), 3**0.5)
-            inputs = jnp.linspace(low, high, examples)[:, None]
+            inputs = jnp.linspace(*kind.interval, examples)[:, None]
             targets = kind.target(inputs)
         elif kind.make is not None:
             inputs, targets = kind.make(config, key)
@@ -203,9 +231,8 @@ def make_task(config: Config, key: jax.Array, data: tuple | None) -> Task:
                 f"task={config.task!r} has neither data, a target nor a way to make it."
             )
         held_inputs, held_targets = inputs[:0], targets[:0]
-    if data is not None or config.input_scaling != "standardized":
-        # Synthetic inputs are made at their natural scale: "standardized" leaves them so.
-        inputs, held_inputs = _scale(config, inputs, held_inputs)
+    if data is not None or not SCALINGS[config.input_scaling].keeps_synthetic:
+        inputs, held_inputs = _scaled(config, inputs, held_inputs)
     if config.target_scale is not None:
         targets, held_targets = (part * config.target_scale for part in (targets, held_targets))
     return Task(

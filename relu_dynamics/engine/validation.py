@@ -2,35 +2,35 @@
 
 import dataclasses
 import os
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 
 from relu_dynamics.checks import check_choice, short_repr
-from relu_dynamics.config import (
-    DOSED_SCALINGS,
-    NORMALIZATIONS,
-    SCALINGS,
-    SCHEDULES,
-    TRACED,
-    Config,
-    check_number,
-)
+from relu_dynamics.config import FIELDS, TRACED, Config, check_number
 from relu_dynamics.config_files import from_mapping, parse_json, read_file
 from relu_dynamics.engine import initializers, models, normalizations, optimizers, tasks
 from relu_dynamics.engine.activations import ACTIVATIONS
+from relu_dynamics.engine.normalizations import normalization_of
 
 MOST_UNITS = 2**20  # of a layer
 
 MOST_LAYERS = 1000
 
-_CHOICES = {
-    "input_scaling": SCALINGS,
-    "normalization": NORMALIZATIONS,
+# The names that a field may have: the rows of its table, those added at run time included.
+_CHOICES: dict[str, Collection[str]] = {
+    "task": tasks.TASKS,
+    "input_scaling": tasks.SCALINGS,
+    "model": models.MODELS,
+    "activation": ACTIVATIONS,
+    "initializer": initializers.INITIALIZERS,
+    "normalization": normalizations.NORMALIZATIONS,
+    "optimizer": optimizers.OPTIMIZERS,
+    "schedule": optimizers.SCHEDULES,
     "decay_kind": ("coupled", "decoupled"),
-    "decay_targets": ("all", "weights", "biases"),
+    "decay_targets": optimizers.DECAY_TARGETS,
     "batch_order": ("random", "independent", "sequential"),
-    "schedule": SCHEDULES,
 }
 
 
@@ -46,18 +46,10 @@ def _check_count(config: Config, field: str, least: int = 1, most: int = 2**31 -
 def validate(config: Config) -> Config:
     """Returns the config, its numbers as Python's own; raises a ValueError on the first field
     that cannot run, naming the field, its value and the remedy. Nothing is traced or compiled."""
-    # The tables of names live where they are used; a row more there is a name more here.
-    pass
-
     if not isinstance(config, Config):
         raise ValueError(f"config={short_repr(config)} must be a Config.")
     for field, known in _CHOICES.items():
-        check_choice(field, getattr(config, field), known)
-    check_choice("task", config.task, tuple(tasks.TASKS))
-    check_choice("model", config.model, tuple(models.MODELS))
-    check_choice("optimizer", config.optimizer, tuple(optimizers.OPTIMIZERS))
-    check_choice("activation", config.activation, tuple(ACTIVATIONS))
-    check_choice("initializer", config.initializer, tuple(initializers.INITIALIZERS))
+        check_choice(field, getattr(config, field), tuple(known))
     traced = {
         name: check_number(name, getattr(config, name))
         for name in TRACED
@@ -85,10 +77,11 @@ def validate(config: Config) -> Config:
                 f"hidden={short_repr(config.hidden)}: use at most {MOST_LAYERS} layers of at most "
                 f"{MOST_UNITS} units."
             )
-        if config.normalization == "group" and width % normalizations.GROUP_SIZE:
+        group = normalization_of(config).group
+        if group is not None and width % group:
             raise ValueError(
-                f"hidden={short_repr(config.hidden)}: normalization='group' needs widths that are "
-                f"multiples of {normalizations.GROUP_SIZE}."
+                f"hidden={short_repr(config.hidden)}: normalization={config.normalization!r} needs "
+                f"widths that are multiples of {group}."
             )
     static["hidden"] = tuple(int(width) for width in config.hidden)
     available = tasks.available_examples(config)
@@ -147,19 +140,20 @@ def validate(config: Config) -> Config:
         )
     if (
         config.change_every is not None
-        and config.input_scaling != "standardized"
+        and not tasks.SCALINGS[config.input_scaling].keeps_synthetic
         and tasks.load_data(config) is None
     ):
         raise ValueError(
             f"input_scaling={config.input_scaling!r}: a changing synthetic task is made at its own "
             "scale; use input_scaling='standardized'."
         )
-    if config.scaling_dose is not None and config.input_scaling not in DOSED_SCALINGS:
+    if config.scaling_dose is not None and tasks.SCALINGS[config.input_scaling].dose is None:
+        dosed = ", ".join(map(repr, tasks.dosed_scalings()))
         raise ValueError(
             f"scaling_dose={config.scaling_dose!r} is not used by "
-            f"input_scaling={config.input_scaling!r}; use 'shifted', 'one_bad_feature' or None."
+            f"input_scaling={config.input_scaling!r}; use {dosed} or None."
         )
-    if config.killed_fraction is not None and config.normalization != "none":
+    if config.killed_fraction is not None and normalization_of(config).present:
         raise ValueError(
             f"killed_fraction={config.killed_fraction!r} needs normalization='none': a normalized "
             "unit does not stay dead because its weights are 0."
@@ -177,9 +171,10 @@ def validate(config: Config) -> Config:
 def _check_schedule(config: Config) -> dict[str, int | None]:
     """The checked step counts of the schedule; they stay when `steps` is changed later."""
     counts: dict[str, int | None] = {"warmup_steps": None, "decay_steps": None}
+    rows = optimizers.SCHEDULES.items()
     for field, schedules in (
-        ("warmup_steps", ("warmup", "warmup_cosine")),
-        ("decay_steps", ("cosine", "warmup_cosine")),
+        ("warmup_steps", [name for name, row in rows if row.uses_warmup]),
+        ("decay_steps", [name for name, row in rows if row.uses_decay]),
     ):
         value = getattr(config, field)
         if config.schedule not in schedules:
@@ -217,6 +212,26 @@ def _check_looks(config: Config) -> dict[str, int]:
             f"killed_at={config.killed_at} needs a killed_fraction; give one, or killed_at=0."
         )
     return counts
+
+
+def check_covered(config: Config, what: str, covered: frozenset[str]) -> None:
+    """Raises a ValueError for the first field that is not at its default and that `what` (in words,
+    a plural) does not cover; and for a normalization whose row is not `covered`.
+
+    `covered` are the fields that were proved, so a field that somebody adds is refused until it is
+    proved too.
+    """
+    if not normalization_of(config).covered:
+        raise ValueError(
+            f"normalization={config.normalization!r}: {what} do not cover it; use another."
+        )
+    for name, field in FIELDS.items():
+        value = getattr(config, name)
+        if name in covered or value is None or value == field.default:
+            continue
+        raise ValueError(
+            f"{name}={short_repr(value)}: {what} do not cover it; use {field.default!r}."
+        )
 
 
 def from_json(text: str) -> Config:

@@ -10,21 +10,17 @@ from scipy.special import (
 from relu_dynamics.theory._numerics import Real, checked, normal_density, plain, root_of, whole
 
 
-def absorbing_shift(normalization: str, size: ArrayLike) -> Real:
+def absorbing_shift(size: ArrayLike, *, centred: bool = True) -> Real:
     """Largest |normalized entry| possible: a unit with shift < -|scale| * this stays dead.
 
     `size` is the number of entries normalized over: units for "layer" and "rms", units of a group
-    for "group", examples of a batch for "batch". sqrt(size - 1) where the mean is removed,
-    sqrt(size) for "rms". No input, weight or upstream change can fire such a unit (an eps only
-    tightens it); only its own scale and shift could. Source: Samuelson 1968
-    (J. Am. Stat. Assoc. 63); derived for "rms".
+    for "group", examples of a batch for "batch". sqrt(size - 1) where the mean is subtracted
+    (`centred`), sqrt(size) where it is not, as in "rms". No input, weight or upstream change can
+    fire such a unit (an eps only tightens it); only its own scale and shift could. Source:
+    Samuelson 1968 (J. Am. Stat. Assoc. 63); derived for "rms".
     """
-    if normalization not in ("layer", "rms", "group", "batch"):
-        raise ValueError(
-            f'normalization must be "layer", "rms", "group" or "batch", got {normalization!r}'
-        )
     size = whole("size", size, least=1)
-    return plain(np.sqrt(size if normalization == "rms" else size - 1))
+    return plain(np.sqrt(size - 1 if centred else size))
 
 
 def gelu_stationary_point() -> float:

@@ -17,8 +17,8 @@ import tempfile
 import jax
 import numpy as np
 
-from relu_dynamics.config import NORMALIZATIONS
 from relu_dynamics.engine.activations import ACTIVATIONS
+from relu_dynamics.engine.normalizations import NORMALIZATIONS
 from relu_dynamics.engine.optimizers import OPTIMIZERS
 from relu_dynamics.grid import Grid, make_grid
 from relu_dynamics.sweeps import executors
