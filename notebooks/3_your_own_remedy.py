@@ -26,7 +26,7 @@ if "google.colab" in sys.modules and find_spec("relu_dynamics") is None:
 #
 # Two things of your own in the recovery map's grid, compared with plain ReLU and SGD on the same
 # seeds. An activation is a row in `ACTIVATIONS`. What the optimizer adds to a step (a
-# channel, for a dead unit) is a row in `training.OPTIMIZERS`: any optax transformation of (learning
+# channel, for a dead unit) is a row in `OPTIMIZERS`: any optax transformation of (learning
 # rate, momentum).
 #
 # * **fading leak**: 0.1 tanh(z) below 0. Near 0 it leaks as leaky ReLU does, far below it is flat.

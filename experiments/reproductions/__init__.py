@@ -51,7 +51,7 @@ from relu_dynamics import (
 from relu_dynamics.certificates.case import Verdict
 from relu_dynamics.checks import check_choice
 from relu_dynamics.config import Config
-from relu_dynamics.engine import initialization, models, tasks, training
+from relu_dynamics.engine import initialization, initializers, models, tasks, training
 from relu_dynamics.engine.activations import ACTIVATIONS
 from relu_dynamics.engine.keys import purpose_key, run_key
 from relu_dynamics.engine.outcomes import NEVER
