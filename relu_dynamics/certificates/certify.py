@@ -25,6 +25,7 @@ from relu_dynamics.engine.activations import activation_of
 from relu_dynamics.engine.normalizations import normalization_of
 from relu_dynamics.engine.optimizers import Rule
 from relu_dynamics.engine.outcomes import Outcome
+from relu_dynamics.engine.shapes import check_state
 from relu_dynamics.engine.step import State
 from relu_dynamics.engine.tasks import Task
 from relu_dynamics.engine.validation import check_covered
@@ -83,6 +84,7 @@ def certify(config: Config, task: Task, state: State, *, horizon: int) -> Certif
         known = [name for name, row in optimizers.OPTIMIZERS.items() if row.rule in PROVED]
         raise ValueError(f"optimizer={config.optimizer!r}: certificates know {', '.join(known)}.")
     check_covered(config, "certificates", COVERED)
+    check_state(config, state.step, state.params)
     if config.killed_fraction is not None and config.killed_at > int(state.step):
         raise ValueError(
             f"killed_at={config.killed_at} is after the state's step {int(state.step)}: "
