@@ -25,9 +25,9 @@ if "google.colab" in sys.modules and find_spec("relu_dynamics") is None:
 # # Your own channel or remedy
 #
 # Two things of your own in the recovery map's grid, compared with plain ReLU and SGD on the same
-# seeds. An activation is a row in `activations.ACTIVATIONS`. What the optimizer adds to a step (a
-# channel, for a dead unit) is a row in `optimizers.OPTIMIZERS`: any optax transformation of
-# (learning rate, momentum).
+# seeds. An activation is a row in `ACTIVATIONS`. What the optimizer adds to a step (a
+# channel, for a dead unit) is a row in `OPTIMIZERS`: any optax transformation of (learning
+# rate, momentum).
 #
 # * **fading leak**: 0.1 tanh(z) below 0. Near 0 it leaks as leaky ReLU does, far below it is flat.
 # * **pull**: SGD that also lifts every negative bias by 0.1 x learning rate per step, dead or not.

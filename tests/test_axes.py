@@ -1,4 +1,5 @@
-"""Every traced field, whatever it is: swept, stored, opened, estimated, drawn, explored."""
+"""Every traced field and every row of a table, whatever it is: swept, stored, opened, estimated,
+drawn, explored, replayed."""
 
 import dataclasses
 
@@ -11,11 +12,20 @@ import pytest
 
 from relu_dynamics import Config, certificates, channels, explore, figures, open_result, sweep
 from relu_dynamics.config import FIELDS, LABELS, TRACED, Range
-from relu_dynamics.engine import optimizers, tasks, training
+from relu_dynamics.engine import (
+    initializers,
+    models,
+    normalizations,
+    optimizers,
+    tasks,
+    training,
+)
+from relu_dynamics.engine.activations import ACTIVATIONS
 from relu_dynamics.engine.keys import purpose_key, run_key
 from relu_dynamics.engine.validation import check_covered
 from relu_dynamics.grid import make_grid
 from relu_dynamics.statistics import estimates
+from relu_dynamics.sweeps.replay import replay
 
 TINY = Config(
     examples=32,
@@ -41,30 +51,70 @@ def _values(name: str) -> list[float]:
     return [v for v in (0.125, 0.25, 0.5) if allowed.holds(v)]
 
 
-PAIRS = [(*TRACED[i : i + 2], "learning_rate")[:2] for i in range(0, len(TRACED), 2)]
-
-
-@pytest.mark.parametrize("names", PAIRS, ids=" and ".join)
-def test_every_axis_is_swept_stored_estimated_drawn_and_explored(names, tmp_path):
-    """Two at a time: half as many programs to compile."""
-    needs = [NEEDS.get(name, {}) for name in names]
-    base = dataclasses.replace(TINY, **{k: v for need in needs for k, v in need.items()})
-    axes = {name: _values(name) for name in names}
-    assert all(len(values) == 3 for values in axes.values())
-    result = sweep(base, axes, seeds=2, out=tmp_path / "stored")
-    stored = open_result(tmp_path / "stored")
+def _sweep_store_estimate_draw_explore_and_replay(base, axes, folder) -> None:
+    """All that can be done with a sweep over two axes."""
+    result = sweep(base, axes, seeds=2, out=folder / "stored")
+    stored = open_result(folder / "stored")
     assert stored.identical(result)
     cells = estimates.cells(stored, "born_dead")
     assert (cells.trials == 2 * sum(base.hidden)).all()
     figure, panels = plt.subplots(2, 2)
-    page = explore(stored, tmp_path / "page.html").read_text()
-    for name, (left, right) in zip(names, panels, strict=True):
+    page = explore(stored, folder / "page.html").read_text()
+    for name, (left, right) in zip(axes, panels, strict=True):
         np.testing.assert_array_equal(cells[name], axes[name])
         figures.draw_map(left, cells.transpose(name, ...), "map")
         figures.draw_pooled(right, estimates.pooled(stored, "born_dead", name), "born dead", "C0")
         assert left.get_xlabel() == right.get_xlabel() == LABELS[name]
         assert LABELS[name] in page
     figure.canvas.draw()
+    cell = {axis: values[0] for axis, values in axes.items()}
+    replayed = replay(folder / "stored", cell, 1)  # raises where a bit is another one
+    assert {field: getattr(replayed.config, field) for field in cell} == cell
+
+
+PAIRS = [(*TRACED[i : i + 2], "learning_rate")[:2] for i in range(0, len(TRACED), 2)]
+
+
+@pytest.mark.parametrize("names", PAIRS, ids=" and ".join)
+def test_every_axis_is_swept_stored_estimated_drawn_explored_and_replayed(names, tmp_path):
+    """Two at a time: half as many programs to compile."""
+    needs = [NEEDS.get(name, {}) for name in names]
+    base = dataclasses.replace(TINY, **{k: v for need in needs for k, v in need.items()})
+    axes = {name: _values(name) for name in names}
+    assert all(len(values) == 3 for values in axes.values())
+    _sweep_store_estimate_draw_explore_and_replay(base, axes, tmp_path)
+
+
+TABLES = {
+    "activation": ACTIVATIONS,
+    "initializer": initializers.INITIALIZERS,
+    "task": tasks.TASKS,
+    "normalization": normalizations.NORMALIZATIONS,
+    "optimizer": optimizers.OPTIMIZERS,
+    "input_scaling": tasks.SCALINGS,
+    "schedule": optimizers.SCHEDULES,
+    "model": models.MODELS,
+}
+ROW_NEEDS = {"adamw": {"weight_decay": 0.1}}  # what a row needs beside it
+# One network has a row of every table: as many networks as the longest table has rows, and each
+# row in another company. What fails there alone has a test of its own in test_models.py.
+NETWORKS = [
+    {field: list(table)[i % len(table)] for field, table in TABLES.items()}
+    for i in range(max(map(len, TABLES.values())))
+]
+
+
+@pytest.mark.parametrize("rows", NETWORKS, ids=lambda rows: "-".join(rows.values()))
+def test_every_row_is_swept_stored_estimated_drawn_explored_and_replayed(rows, tmp_path):
+    needs = {}
+    for name in rows.values():
+        needs |= ROW_NEEDS.get(name, {})
+    if optimizers.SCHEDULES[rows["schedule"]].uses_warmup:
+        needs["warmup_steps"] = 2
+    base = dataclasses.replace(TINY, **rows, **needs)
+    # Far enough for some unit to be dead at step 0 whatever the scale of the inputs.
+    axes = {"learning_rate": [0.001, 0.002], "initial_bias": [-4000.0, -3000.0]}
+    _sweep_store_estimate_draw_explore_and_replay(base, axes, tmp_path)
 
 
 def test_a_field_that_nobody_has_proved_is_refused():

@@ -23,7 +23,9 @@ from relu_dynamics.config import Config
 from relu_dynamics.engine import optimizers
 from relu_dynamics.engine.activations import activation_of
 from relu_dynamics.engine.normalizations import normalization_of
+from relu_dynamics.engine.optimizers import Rule
 from relu_dynamics.engine.outcomes import Outcome
+from relu_dynamics.engine.shapes import check_state
 from relu_dynamics.engine.step import State
 from relu_dynamics.engine.tasks import Task
 from relu_dynamics.engine.validation import check_covered
@@ -40,6 +42,9 @@ COVERED = frozenset(
     biased_layer biased_units killed_at probe_size probe_every tolerance sustain
     """.split()
 )
+
+# The update rules likewise: what the theorems know of an optimizer's memory.
+PROVED = frozenset((Rule.SGD, Rule.HEAVY_BALL, Rule.NESTEROV, Rule.ADAM, Rule.RMSPROP))
 
 
 class Certificates(NamedTuple):
@@ -75,10 +80,11 @@ def certify(config: Config, task: Task, state: State, *, horizon: int) -> Certif
             f"activation={config.activation!r}: certificates are about units whose gradient is 0 "
             "below 0; use activation='relu'."
         )
-    if optimizers.optimizer_of(config).rule is None:
-        known = [name for name, row in optimizers.OPTIMIZERS.items() if row.rule is not None]
+    if optimizers.optimizer_of(config).rule not in PROVED:
+        known = [name for name, row in optimizers.OPTIMIZERS.items() if row.rule in PROVED]
         raise ValueError(f"optimizer={config.optimizer!r}: certificates know {', '.join(known)}.")
     check_covered(config, "certificates", COVERED)
+    check_state(config, state.step, state.params)
     if config.killed_fraction is not None and config.killed_at > int(state.step):
         raise ValueError(
             f"killed_at={config.killed_at} is after the state's step {int(state.step)}: "

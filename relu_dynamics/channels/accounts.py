@@ -29,6 +29,7 @@ from relu_dynamics.engine.evaluation import evaluate
 from relu_dynamics.engine.keys import purpose_key, run_key
 from relu_dynamics.engine.memory import check_memory
 from relu_dynamics.engine.outcomes import NEVER, History
+from relu_dynamics.engine.shapes import check_state, check_task
 from relu_dynamics.engine.step import State, draw_batch, loss_gradients, parameter_updates
 from relu_dynamics.engine.tasks import Task
 from relu_dynamics.engine.validation import check_covered, validate
@@ -97,6 +98,8 @@ def _walk(config, task, key, state, fold, total):
     (total, kept [steps, ...], history).
     """
     state = start_state(config, key) if state is None else state
+    check_task(config, task)
+    check_state(config, state.step, state.params)
     history = start_history(config, task, state)
 
     def step(carry, indices):

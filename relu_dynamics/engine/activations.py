@@ -16,9 +16,7 @@ class Activation:
     given."""
 
     function: Callable[..., jax.Array]  # of z [batch, units], and of slopes where they are learned
-    rectifies: bool = (
-        False  # it is max(z, 0) with derivative 0 at 0: certificates are proved for it
-    )
+    rectifies: bool = False  # max(z, 0), with derivative 0 at 0: certificates cover it
     homogeneous: bool = False  # f(z) = f'(z) z
     learned_slope: float | None = None  # at step 0, where each unit learns its slope below 0
     outputs: int = 1  # per unit; [batch, outputs * units], the first output of all units first

@@ -14,6 +14,7 @@ from relu_dynamics.engine.keys import noise_key, purpose_key
 from relu_dynamics.engine.models import PRECISION
 from relu_dynamics.engine.optimizers import make_optimizer, scheduled
 from relu_dynamics.engine.probes import UnitStatistics
+from relu_dynamics.engine.shapes import check_state, check_task
 from relu_dynamics.engine.tasks import Task
 
 
@@ -62,8 +63,11 @@ def train_step(config: Config, task: Task, key: jax.Array, state: State) -> tupl
     """One step of training: the next state, and the statistics of z that its forward pass saw.
 
     `key` is the run's key; the draws of this step are folds of it. Pure, jit-able, vmap-able
-    over the config's traced fields and the state.
+    over the config's traced fields and the state. Raises a ValueError for a task or a state whose
+    shapes do not fit the config.
     """
+    check_task(config, task)
+    check_state(config, state.step, state.params)
     return step_on(config, task, key, draw_batch(config, key, state.step), state)
 
 

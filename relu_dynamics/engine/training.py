@@ -26,6 +26,7 @@ from relu_dynamics.engine.memory import check_memory, trace_bytes
 from relu_dynamics.engine.optimizers import make_optimizer
 from relu_dynamics.engine.outcomes import History
 from relu_dynamics.engine.probes import LayerSummary, UnitStatistics
+from relu_dynamics.engine.shapes import check_state, check_task
 from relu_dynamics.engine.step import State, draw_batch, step_on
 from relu_dynamics.engine.tasks import Task
 from relu_dynamics.engine.validation import validate
@@ -83,6 +84,8 @@ def run(
     """
     every = config.probe_every
     state = start(config, key) if state is None else state
+    check_task(config, task)
+    check_state(config, state.step, state.params)
     made = task  # of which a changing task is made anew in every period
 
     def task_at(step):
