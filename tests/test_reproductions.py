@@ -139,7 +139,7 @@ def test_verdicts_by_interval(ends, low, high, verdict):
 
 
 def test_a_born_dead_share_below_a_collapsed_one_is_no_refutation():
-    row = {"init": "he", "width": 2, "depth": 10, "zero_bias": True, "trials": 1000, "clusters": 1}
+    row = {"init": "he", "width": 2, "depth": 10, "zero_bias": True, "trials": 1000, "seeds": 1}
     row |= {"estimate": 0.88, "interval": [0.87, 0.89], "bounds": [0.85, 0.9]}
     (line,) = reproductions.born_dead_table([row])
     assert line["verdict"].startswith("conditional")
