@@ -222,7 +222,7 @@ def draw_autoencoder_birth(summary: Summary) -> Figure:
         axes.legend(title="tokens", title_fontsize=7, loc="lower right")
         write_caption(
             figure,
-            f"{rows[0]['trials']:,} latents per point, {rows[0]['clusters']} autoencoders in "
+            f"{rows[0]['trials']:,} latents per point, {rows[0]['seeds']} autoencoders in "
             f"{summary['dimension']} dimensions, 95 % intervals clustered by autoencoder. Lines: "
             "the law in as many dimensions; dashed: its limit. Points without a silent latent are "
             "not drawn.",
