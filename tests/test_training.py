@@ -442,8 +442,15 @@ def test_one_unit_networks_as_columns_are_the_networks(activation, output_bias):
         )
 
 
-@pytest.mark.parametrize("lanes", [3, 1024])  # rows of 4 KiB get spare columns
-@pytest.mark.parametrize("optimizer", ["momentum", "adam"])
+@pytest.mark.parametrize(
+    ("optimizer", "lanes"),
+    [
+        ("momentum", 3),
+        ("adam", 1024),  # rows of 4 KiB get spare columns
+        pytest.param("adam", 3, marks=pytest.mark.slow),
+        pytest.param("momentum", 1024, marks=pytest.mark.slow),
+    ],
+)
 def test_whole_runs_of_one_unit_as_columns_are_the_runs(optimizer, lanes, monkeypatch):
     """Lanes on the last axis and evaluations on all lanes as one layer == `jax.vmap` of the obvious
     form: the same events, numbers to rounding, and a diverged lane stays by itself."""
