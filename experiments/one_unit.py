@@ -182,11 +182,15 @@ def _watch(config, key, data):
         with jax.default_matmul_precision(models.PRECISION):
             return models.apply(config, params, task.probe).preactivations[config.biased_layer - 1]
 
-    def step(state, _):
-        after, _ = train_step(config, task, key, state)
-        return after, see(state.params)
-
-    state, z = jax.lax.scan(step, training.start(config, key), None, length=config.steps)
+    (state, _), z = training.scan_steps(
+        train_step,
+        lambda _, before, *rest: (None, see(before.params)),
+        config,
+        task,
+        key,
+        (training.start(config, key), None),
+        config.steps,
+    )
     return jnp.concatenate([z, see(state.params)[None]])
 
 

@@ -73,6 +73,47 @@ def test_no_file_imports_itself_around_a_corner():
     graphlib.TopologicalSorter(arrows).prepare()
 
 
+JAX_LOOPS = {"scan", "fori_loop", "while_loop", "scan_stretch", "lanes_last"}
+PYTHON_LOOPS = ast.For | ast.While | ast.ListComp | ast.GeneratorExp
+UPDATES = {"train_step", "parameter_updates", "apply_updates"}
+
+
+def names(node: ast.AST) -> set[str]:
+    """The last parts of all names that are read within."""
+    found = [n.id for n in ast.walk(node) if isinstance(n, ast.Name)]
+    return {*found, *(n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute))}
+
+
+def calls(node: ast.AST) -> set[str]:
+    """The names of all functions that are called within."""
+    return {ast.unparse(n.func) for n in ast.walk(node) if isinstance(n, ast.Call)}
+
+
+def loops(function: ast.FunctionDef) -> list[ast.AST]:
+    """What may run again and again: the function's body if it calls a loop of JAX, else its
+    Python loops."""
+    body = ast.Module(function.body, [])
+    if JAX_LOOPS & {name.split(".")[-1] for name in calls(body)}:
+        return [body]
+    return [node for node in ast.walk(body) if isinstance(node, PYTHON_LOOPS)]
+
+
+def test_one_function_loops_over_training_steps():
+    """Whoever trains hands a step to `scan_steps`: no other function calls a step in a loop, be it
+    one of JAX or of Python, nor a loop of JAX beside a step."""
+    files = [*TREES, *sorted((ROOT / "experiments").rglob("*.py"))]
+    trees = {path: TREES.get(path) or ast.parse(path.read_text()) for path in files}
+    looping = [
+        f"{path.name}: {node.name}"
+        for path, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+        if "stretch" in calls(node)
+        or any("step" in calls(loop) or names(loop) & UPDATES for loop in loops(node))
+    ]
+    assert looping == ["training.py: scan_steps"]
+
+
 def test_private_names_stay_in_their_file():
     wrong = [
         f"{path.relative_to(PACKAGE)}: {module}.{name}"

@@ -1,6 +1,7 @@
 """One run: gradients, optimizers, noise, traces, and the verb itself."""
 
 import dataclasses
+import functools
 import os
 
 import chex
@@ -16,6 +17,7 @@ from relu_dynamics.engine import (
     columns,
     evaluation,
     initializers,
+    interventions,
     memory,
     models,
     optimizers,
@@ -180,6 +182,98 @@ def test_a_run_is_its_steps():
     run = training.train(SMALL, trace_units=True)
     chex.assert_trees_all_close(run.state.params, state.params, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(run.trace.loss, losses, rtol=1e-5)
+
+
+def same_step(*arguments):
+    return train_step(*arguments)
+
+
+@pytest.mark.parametrize("change", [{}, {"hidden": (1,), "biased_layer": 1, "biased_units": 1}])
+def test_a_run_of_a_step_around_the_step_is_the_run(change):
+    config = dataclasses.replace(SMALL, **change)
+    plain, wrapped = training.train(config), training.train(config, step=same_step)
+    chex.assert_trees_all_equal(plain, wrapped)
+
+
+def frozen_biases(config, task, key, state, indices):
+    """A step that moves no bias."""
+    after, snapshot = train_step(config, task, key, state, indices)
+    groups = {
+        name: group | {"bias": state.params[name]["bias"]} if "bias" in group else group
+        for name, group in after.params.items()
+    }
+    return after._replace(params=groups), snapshot
+
+
+def test_a_run_scans_the_step_that_it_is_handed():
+    """A step that freezes the biases gives what gradient descent written out in NumPy gives."""
+    config = dataclasses.replace(
+        SMALL, hidden=(8,), biased_layer=1, batch_size=None, learning_rate=0.1
+    )
+    made, task, key = setup(config)
+    params = jax.tree.map(np.float64, training.start(made, key).params)
+    first, last = params["hidden_1"], params["output"]
+    x, y = np.float64(task.inputs), np.float64(task.targets)
+    for _ in range(config.steps):
+        z = x @ first["kernel"] + first["bias"]
+        active = np.maximum(z, 0)
+        error = (active @ last["kernel"] + last.get("bias", 0) - y) / len(x)
+        through = (error @ last["kernel"].T) * (z > 0)
+        last["kernel"] = last["kernel"] - 0.1 * active.T @ error
+        first["kernel"] = first["kernel"] - 0.1 * x.T @ through
+    found = training.train(config, step=frozen_biases).state.params
+    chex.assert_trees_all_close(found, params, rtol=1e-5, atol=1e-6)
+    moved = training.train(config).state.params["hidden_1"]["bias"] - first["bias"]
+    assert np.abs(moved).max() > 1e-3  # without the freezing the biases do move
+
+
+def lift_biases(config, task, key, state):
+    return state._replace(params=models.with_shift(config, state.params, lambda bias: bias + 1.0))
+
+
+@pytest.mark.parametrize(
+    "when, times",
+    [
+        (interventions.every(5, lift_biases), [5, 10, 15]),
+        (interventions.every(jnp.float32(8), lift_biases), [8, 16]),
+        (interventions.at(0, lift_biases), [0]),
+        (interventions.at(7, lift_biases), [7]),
+        (interventions.at(20, lift_biases), []),
+    ],
+)
+def test_a_change_acts_before_the_steps_that_it_is_made_for(when, times):
+    """At learning rate 0 nothing else moves the biases."""
+    config = dataclasses.replace(SMALL, learning_rate=0.0, probe_every=1)
+    run = training.train(config, step=when(train_step), trace_units=True)
+    means = np.asarray(run.trace.probe_units.mean)[:, -1]
+    rises = np.flatnonzero(np.diff(means) > 0.5)  # from one evaluation to the next
+    np.testing.assert_array_equal(rises, times)
+    np.testing.assert_allclose(means[-1] - means[0], len(times), rtol=1e-5)
+
+
+@pytest.mark.parametrize("hidden", [(1,), (8, 8)])
+def test_a_change_under_vmap_is_the_change_of_every_lane(hidden):
+    """Also when the lanes differ in how often it acts."""
+    layers = {"hidden": hidden, "biased_layer": len(hidden), "biased_units": 1}
+    config, task, key = setup(dataclasses.replace(SMALL, **layers))
+
+    def step(config, *arguments):
+        return interventions.every(config.clip_norm, lift_biases)(train_step)(config, *arguments)
+
+    run = jax.jit(functools.partial(training.run, step=step))
+    lanes = dataclasses.replace(
+        jax.tree.map(lambda value: jnp.full(3, value), config), clip_norm=jnp.float32([3, 4, 50])
+    )
+    together = jax.vmap(run, (0, None, None))(lanes, task, key)
+    for lane in range(3):
+        own = jax.tree.map(lambda leaf, lane=lane: leaf[lane], (lanes, together))
+        alone = run(own[0], task, key)
+        chex.assert_trees_all_close(own[1].state, alone.state, rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="step='adam' must be a training step"):
+        training.train(SMALL, step="adam")  # type: ignore[arg-type]
 
 
 def test_trace_has_named_arrays_for_every_step_and_unit():

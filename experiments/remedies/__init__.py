@@ -629,9 +629,11 @@ def _program(options: Options, task: str, arm: str):
         task = make_task(configs, purpose_key(key, "task"), data)
 
         def one(config):
-            step = lambda state, _: (train_step(config, task, key, state)[0], None)  # noqa: E731
-            state = training.start(config, key)
-            return jax.lax.scan(step, state, length=TIMED_STEPS)[0].params
+            carry, nothing = (training.start(config, key), None), lambda *_: (None, None)
+            (state, _), _ = training.scan_steps(
+                train_step, nothing, config, task, key, carry, TIMED_STEPS
+            )
+            return state.params
 
         return jax.vmap(one)(configs)
 

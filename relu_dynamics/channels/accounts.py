@@ -30,7 +30,7 @@ from relu_dynamics.engine.keys import purpose_key, run_key
 from relu_dynamics.engine.memory import check_memory
 from relu_dynamics.engine.outcomes import NEVER, History
 from relu_dynamics.engine.shapes import check_state, check_task
-from relu_dynamics.engine.step import State, draw_batch, loss_gradients, parameter_updates
+from relu_dynamics.engine.step import State, loss_gradients, parameter_updates
 from relu_dynamics.engine.tasks import Task
 from relu_dynamics.engine.validation import check_covered, validate
 
@@ -68,21 +68,33 @@ class Shares(NamedTuple):
     climb: jax.Array  # not a fraction: what z gained over the spell
 
 
-def _accounted_step(config, task, key, indices, state, seen):
-    """(next state, what its layers see, the step's _Record of all units, batch loss, batch z)."""
+class _Moves(NamedTuple):
+    """What an accounted step shows: the snapshot of a reader who asks what moved the parameters."""
+
+    loss: jax.Array  # [] on the minibatch
+    batch: probes.UnitStatistics  # [units] of z on the minibatch
+    sources: list[models.Params]  # what every source adds to the parameters
+    update: models.Params  # what was added to them
+
+
+def _accounted_step(config, task, key, state, indices):
+    """`train_step` whose snapshot is the step's _Moves."""
     config = optimizers.scheduled(config, state.step)
     loss, z, gradients = loss_gradients(config, task, indices, state.params)
     sources = update_terms(config, gradients, state.optimizer, state.params, key, state.step)
     update, optimizer = parameter_updates(config, key, state, gradients)
     params = optax.apply_updates(state.params, update)
-    after = see_layers(config, params, task.probe)
-    trees = list(sources.values())
+    moves = _Moves(loss, probes.unit_statistics(z), list(sources.values()), update)
+    return State(state.step + 1, params, optimizer), moves
+
+
+def _step_record(config, params, moves, before, after):
+    """The step's _Record of all units, of what the layers see before and after it."""
     layers = [
-        layer_record(config, layer, state.params, trees, update, old, new)
-        for layer, (old, new) in enumerate(zip(seen, after, strict=True), start=1)
+        layer_record(config, layer, params, moves.sources, moves.update, old, new)
+        for layer, (old, new) in enumerate(zip(before, after, strict=True), start=1)
     ]
-    record = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=-1), *layers)
-    return State(state.step + 1, params, optimizer), after, record, loss, z
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=-1), *layers)
 
 
 def _in_spell(history: History) -> outcomes.Array:
@@ -102,26 +114,26 @@ def _walk(config, task, key, state, fold, total):
     check_state(config, state.step, state.params)
     history = start_history(config, task, state)
 
-    def step(carry, indices):
-        state, seen, history, spell, total = carry
-        now = state.step
-        state, seen, record, loss, z = _accounted_step(config, task, key, indices, state, seen)
-        history = outcomes.observe_batch(history, now, loss, probes.unit_statistics(z))
-        total, kept = fold(total, record, spell)
-        return (state, seen, history, spell, total), kept
+    def segment(carry, _):
+        state, (seen, history, total) = carry
+        spell = _in_spell(history)
 
-    def segment(carry, first):
-        state, seen, history, total = carry
-        steps = first + jnp.arange(config.probe_every, dtype=first.dtype)
-        indices = jax.vmap(lambda now: draw_batch(config, key, now))(steps)
-        carry = (state, seen, history, _in_spell(history), total)
-        (state, seen, history, _, total), kept = jax.lax.scan(step, carry, indices)
+        def observe(kept, before, after, moves):
+            seen, history, total = kept
+            now = see_layers(config, after.params, task.probe)
+            history = outcomes.observe_batch(history, before.step, moves.loss, moves.batch)
+            record = _step_record(config, before.params, moves, seen, now)
+            total, out = fold(total, record, spell)
+            return (now, history, total), out
+
+        (state, (seen, history, total)), out = training.scan_steps(
+            _accounted_step, observe, config, task, key, carry, config.probe_every
+        )
         history = updated_history(config, task, state, history)
-        return (state, seen, history, total), kept
+        return (state, (seen, history, total)), out
 
-    first_steps = state.step + jnp.arange(config.probes, dtype=jnp.int32) * config.probe_every
-    carry = (state, see_layers(config, state.params, task.probe), history, total)
-    (_, _, history, total), kept = jax.lax.scan(segment, carry, first_steps)
+    carry = (state, (see_layers(config, state.params, task.probe), history, total))
+    (_, (_, history, total)), kept = jax.lax.scan(segment, carry, length=config.probes)
     kept = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), kept)
     return total, kept, history
 

@@ -21,10 +21,10 @@ from relu_dynamics.channels.accounts import (
 from relu_dynamics.channels.arms import Arm, apply_frozen, find_arm
 from relu_dynamics.channels.terms import COVERED
 from relu_dynamics.config import Config
-from relu_dynamics.engine import models, outcomes, tasks
+from relu_dynamics.engine import models, outcomes, tasks, training
 from relu_dynamics.engine.keys import run_key
 from relu_dynamics.engine.outcomes import NEVER, History
-from relu_dynamics.engine.step import draw_batch, step_on
+from relu_dynamics.engine.step import train_step
 from relu_dynamics.engine.validation import check_covered, validate
 from relu_dynamics.statistics.intervals import Interval
 
@@ -191,38 +191,40 @@ def _advance(config, state, history, reference, held, evaluations, *, task, key,
     `held` says what stays as it is: the parameters of the layers below the biased one, or the
     normalization statistics of the `reference` parameters (only in a `freezable` program).
     """
-    below = tuple(f"_{layer}" for layer in range(1, config.biased_layer))
 
     def of_seed(task, key, state, history, reference):
         apply = models.apply
         if freezable:
             apply = functools.partial(apply_frozen, reference, held["normalization"])
-
-        def step(carry, indices):
-            state, history = carry
-            new, snapshot = step_on(config, task, key, indices, state, apply)
-            # Selected after the update rather than a rate of 0 within it: "as_is" keeps the
-            # arithmetic of a run without arms.
-            keep = functools.partial(jnp.where, held["upstream"])
-            params = {
-                name: jax.tree.map(keep, state.params[name], group)
-                if name.endswith(below)
-                else group
-                for name, group in new.params.items()
-            }
-            history = outcomes.observe_batch(history, state.step, snapshot.loss, snapshot.batch)
-            return (new._replace(params=params), history), None
+        step = functools.partial(_held_step, apply, held["upstream"])
 
         def segment(_, carry):
-            state, history = carry
-            steps = state.step + jnp.arange(config.probe_every, dtype=state.step.dtype)
-            indices = jax.vmap(lambda now: draw_batch(config, key, now))(steps)
-            (state, history), _ = jax.lax.scan(step, (state, history), indices)
+            (state, history), _ = training.scan_steps(
+                step, _observe, config, task, key, carry, config.probe_every
+            )
             return state, updated_history(config, task, state, history, apply)
 
         return jax.lax.fori_loop(0, evaluations, segment, (state, history))
 
     return jax.vmap(of_seed)(task, key, state, history, reference)
+
+
+def _held_step(apply, held, config, task, key, state, indices):
+    """`train_step` with the layers below the biased one left as they are where `held` is true."""
+    after, snapshot = train_step(config, task, key, state, indices, apply)
+    below = tuple(f"_{layer}" for layer in range(1, config.biased_layer))
+    # Selected after the update rather than a rate of 0 within it: "as_is" keeps the arithmetic of
+    # a run without arms.
+    keep = functools.partial(jnp.where, held)
+    params = {
+        name: jax.tree.map(keep, state.params[name], group) if name.endswith(below) else group
+        for name, group in after.params.items()
+    }
+    return after._replace(params=params), snapshot
+
+
+def _observe(history, before, _, snapshot):
+    return outcomes.observe_batch(history, before.step, snapshot.loss, snapshot.batch), None
 
 
 class ForkRow(NamedTuple):

@@ -168,8 +168,8 @@ def scan_stretch(step: Callable, finish: Callable) -> Callable:
 
 
 def lanes_last(step: Callable, finish: Callable) -> Callable:
-    """`scan_stretch` of a carry (State, History) with a rule for `jax.vmap`: the lanes' axis is
-    last.
+    """`scan_stretch` of a carry (State, anything) with a rule for `jax.vmap`: the lanes' axis is
+    last. `step` and `finish` must not close over values that differ between lanes.
 
     `jax.vmap` of a scan puts the lanes first. Parameters of one-unit networks would then lie
     across the columns that `all_units_at_once` works on, and be transposed at every step.

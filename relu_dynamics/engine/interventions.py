@@ -1,5 +1,11 @@
-"""Interventions: pure functions that change a training state on purpose."""
+"""Interventions: pure functions that change a training state on purpose, and steps made of them.
 
+A change is `change(config, task, key, state) -> state`; `at` and `every` say before which steps it
+acts: `every(100, change)(train_step)` is a step that `training.run` scans like any other.
+"""
+
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,6 +15,7 @@ from relu_dynamics.config import Config
 from relu_dynamics.engine.keys import purpose_key
 from relu_dynamics.engine.models import Params, layer_name
 from relu_dynamics.engine.step import State
+from relu_dynamics.engine.tasks import Task
 
 
 def kill(config: Config, params: Params, memory: Any, key: jax.Array) -> tuple[Params, Any]:
@@ -37,6 +44,41 @@ def kill(config: Config, params: Params, memory: Any, key: jax.Array) -> tuple[P
     return without(params, -1), jax.tree.map(clear, memory, is_leaf=is_params)
 
 
-def kill_share(config: Config, key: jax.Array, state: State) -> State:
+def kill_share(config: Config, task: Task | None, key: jax.Array, state: State) -> State:
+    """The state with the config's share of units killed; no task is needed."""
     params, memory = kill(config, state.params, state.optimizer, purpose_key(key, "kill"))
     return state._replace(params=params, optimizer=memory)
+
+
+def at(when: int, change: Callable) -> Callable[[Callable], Callable]:
+    """Makes of a step one that first changes the state at the step `when`."""
+    return _changing(change, lambda step: step == when)
+
+
+def every(count: int | jax.Array, change: Callable) -> Callable[[Callable], Callable]:
+    """Makes of a step one that first changes the state at the steps `count`, 2 `count`, ..."""
+    return _changing(change, lambda step: (step > 0) & (step % count == 0))
+
+
+def _changing(change, is_due):
+    def of_step(step):
+        def changed_step(config, task, key, state, indices=None):
+            act = functools.partial(change, config, task, key)
+            state = jax.lax.cond(is_due(state.step), act, lambda state: state, state)
+            return step(config, task, key, state, indices)
+
+        return changed_step
+
+    return of_step
+
+
+def with_interventions(step: Callable) -> Callable:
+    """Makes of a step one that first does what its config asks for between two steps."""
+
+    def intervening_step(config, *arguments):
+        own = step
+        if config.killed_fraction is not None and config.killed_at > 0:
+            own = at(config.killed_at, kill_share)(own)
+        return own(config, *arguments)
+
+    return intervening_step

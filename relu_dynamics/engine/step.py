@@ -59,19 +59,28 @@ def _own_key(config: Config, key: jax.Array) -> jax.Array:
     return key
 
 
-def train_step(config: Config, task: Task, key: jax.Array, state: State) -> tuple[State, Snapshot]:
+Apply = Callable[[Config, models.Params, jax.Array], models.Forward]
+
+
+def train_step(
+    config: Config,
+    task: Task,
+    key: jax.Array,
+    state: State,
+    indices: jax.Array | None = None,
+    apply: Apply = models.apply,
+) -> tuple[State, Snapshot]:
     """One step of training: the next state, and the statistics of z that its forward pass saw.
 
-    `key` is the run's key; the draws of this step are folds of it. Pure, jit-able, vmap-able
-    over the config's traced fields and the state. Raises a ValueError for a task or a state whose
-    shapes do not fit the config.
+    `key` is the run's key; the draws of this step are folds of it. `indices` are the training
+    examples of the minibatch, [batch]; by default those that the key draws. `apply` is the forward
+    pass. Pure, jit-able, vmap-able over the config's traced fields and the state. Raises a
+    ValueError for a task or a state whose shapes do not fit the config.
     """
     check_task(config, task)
     check_state(config, state.step, state.params)
-    return step_on(config, task, key, draw_batch(config, key, state.step), state)
-
-
-def step_on(config, task, key, indices, state, apply=models.apply):
+    if indices is None:
+        indices = draw_batch(config, key, state.step)
     config = scheduled(config, state.step)
     loss, statistics, gradients = batch_gradients(config, task, indices, state.params, apply)
     updates, optimizer = parameter_updates(config, key, state, gradients)
@@ -88,9 +97,6 @@ def _examples(config: Config, task: Task, indices: jax.Array) -> tuple[jax.Array
     if config.batch_size is None:
         return task.inputs, task.targets
     return task.inputs[indices], task.targets[indices]
-
-
-Apply = Callable[[Config, models.Params, jax.Array], models.Forward]
 
 
 def batch_gradients(

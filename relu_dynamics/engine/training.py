@@ -1,15 +1,17 @@
 """Training: one pure step, and a run as a scan of it.
 
-    train_step(config, task, key, state) -> (state, snapshot)
+    train_step(config, task, key, state, indices) -> (state, snapshot)
 
 State is what the next step needs; snapshot is what a reader wants to see. A run scans the step
-and evaluates on the probe set every `probe_every` steps; a grid is `jax.vmap` of a run over configs
+that it is handed, `train_step` by default, and evaluates on the probe set every `probe_every`
+steps; `scan_steps` is the only loop over steps. A grid is `jax.vmap` of a run over configs
 (`relu_dynamics.sweeps`). The key of a run is never split: every draw is a `fold_in` of a purpose
 and a step, so a longer run or a larger grid never changes a run's noise.
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +22,14 @@ from relu_dynamics.engine import columns, initialization, models, outcomes, prob
 from relu_dynamics.engine.columns import lanes_last, scan_stretch
 from relu_dynamics.engine.evaluation import probe_statistics
 from relu_dynamics.engine.initializers import INITIALIZERS
-from relu_dynamics.engine.interventions import kill_share
+from relu_dynamics.engine.interventions import kill_share, with_interventions
 from relu_dynamics.engine.keys import purpose_key, run_key
 from relu_dynamics.engine.memory import check_memory, trace_bytes
 from relu_dynamics.engine.optimizers import make_optimizer
 from relu_dynamics.engine.outcomes import History
 from relu_dynamics.engine.probes import LayerSummary, UnitStatistics
 from relu_dynamics.engine.shapes import check_state, check_task
-from relu_dynamics.engine.step import State, draw_batch, step_on
+from relu_dynamics.engine.step import State, draw_batch, train_step
 from relu_dynamics.engine.tasks import Task
 from relu_dynamics.engine.validation import validate
 
@@ -62,8 +64,42 @@ def start(config: Config, key: jax.Array) -> State:
     params = initialization.initialize(config, purpose_key(key, "init"), inputs)
     state = State(jnp.int32(0), params, make_optimizer(config).init(params))
     if config.killed_fraction is not None and config.killed_at == 0:
-        state = kill_share(config, key, state)
+        state = kill_share(config, None, key, state)
     return state
+
+
+def scan_steps(
+    step: Callable,
+    observe: Callable,
+    config: Config,
+    task: Task,
+    key: jax.Array,
+    carry: tuple[State, Any],
+    count: int,
+    *,
+    finish: Callable = lambda carry, out: (carry, out),
+    stretch: Callable = scan_stretch,
+) -> tuple[tuple[State, Any], Any]:
+    """`count` training steps from the carry (state, kept): the only loop over steps.
+
+    `step(config, task, key, state, indices) -> (state, snapshot)` gets the minibatch, [batch], that
+    the key draws for `state.step`. `observe(kept, before, after, snapshot) -> (kept, out)` gets the
+    states before and after the step. Returns finish((state, kept), out [count, ...]), by default
+    its arguments. `stretch` is the form of the loop: `columns.scan_stretch` or `lanes_last`.
+    """
+
+    def observed_step(shared, carry, indices):
+        before, kept = carry
+        after, snapshot = step(*shared, before, indices)
+        kept, out = observe(kept, before, after, snapshot)
+        return (after, kept), out
+
+    # All draws at once: threefry in a loop of single steps costs more than a small network's
+    # training step.
+    first = carry[0].step
+    steps = first + jnp.arange(count, dtype=first.dtype)
+    indices = jax.vmap(lambda now: draw_batch(config, key, now))(steps)
+    return stretch(observed_step, finish)((config, task, key), carry, indices)
 
 
 def run(
@@ -72,12 +108,16 @@ def run(
     key: jax.Array,
     state: State | None = None,
     *,
+    step: Callable = train_step,
     trace_units: bool = False,
     history: History | None = None,
 ) -> Run:
     """One whole run as a scan of steps, from `state` (by default step 0's own) for `config.steps`
     steps; `history` is what was seen before (by default nothing). Pure; jit it, or vmap it over
     configs.
+
+    `step(config, task, key, state, indices) -> (state, snapshot)` is the step, `train_step` or one
+    made from it. It must not close over values that differ between lanes.
 
     Under `jax.vmap` over the config only, the batches of a seed are drawn once for all lanes and
     the first layer of all lanes is one matrix product.
@@ -110,14 +150,10 @@ def run(
         )
         return layers, statistics if trace_units else None
 
-    def step(shared, carry, indices):
-        config, task, key = shared
-        state, history = carry
-        now = state.step
-        state, snapshot = step_on(config, task, key, indices, state)
-        history = outcomes.observe_batch(history, now, None, snapshot.batch)
+    def observe(history, before, _, snapshot):
+        history = outcomes.observe_batch(history, before.step, None, snapshot.batch)
         record = (snapshot.batch, snapshot.gradient_norm) if trace_units else None
-        return (state, history), (snapshot.loss, record)
+        return history, (snapshot.loss, record)
 
     def finish(carry, out):
         state, history = carry
@@ -125,24 +161,18 @@ def run(
         history = outcomes.observe_losses(history, state.step - every, losses)
         return (state, history), (losses if trace_units else losses.mean(0), record)
 
-    stretch = lanes_last if columns.is_one_unit(config) else scan_stretch
-    train_stretch = stretch(step, finish)
+    train_steps = functools.partial(
+        scan_steps,
+        with_interventions(step),
+        observe,
+        count=every,
+        finish=finish,
+        stretch=lanes_last if columns.is_one_unit(config) else scan_stretch,
+    )
 
     def segment(carry, first):
-        # The draws of a segment at once: threefry in a loop of single steps costs more than a
-        # small network's training step.
-        steps = first + jnp.arange(every)
-        indices = jax.vmap(lambda now: draw_batch(config, key, now))(steps)
-        state, before = carry
-        if config.killed_fraction is not None and config.killed_at > 0:
-            state = jax.lax.cond(
-                first == config.killed_at,
-                functools.partial(kill_share, config, key),
-                lambda s: s,
-                state,
-            )
-        shared = config, task_at(first), key
-        (state, history), (losses, record) = train_stretch(shared, (state, before), indices)
+        before = carry[1]
+        (state, history), (losses, record) = train_steps(config, task_at(first), key, carry)
         # An evaluation belongs to the period before it: what was learned, before the task changes.
         statistics, bound, slope = evaluate_probe(state.params, first)
         history = outcomes.observe_probe(
@@ -182,10 +212,10 @@ def run(
     )
 
 
-@functools.partial(jax.jit, static_argnames="trace_units")
-def _train(config, key, data, state, *, trace_units):
+@functools.partial(jax.jit, static_argnames=("step", "trace_units"))
+def _train(config, key, data, state, *, step, trace_units):
     task = tasks.make_task(config, purpose_key(key, "task"), data)
-    return run(config, task, key, state, trace_units=trace_units)
+    return run(config, task, key, state, step=step, trace_units=trace_units)
 
 
 def train(
@@ -194,10 +224,12 @@ def train(
     *,
     root_seed: int = 0,
     state: State | None = None,
+    step: Callable = train_step,
     trace_units: bool = False,
 ) -> Run:
     """Trains one network, from step 0 or from a given state, and returns all that came out of it.
 
+    `step` is the training step, see `run`; make it once, since every new one is compiled anew.
     With `trace_units=True` the trace holds every unit's statistics: of the minibatch and the
     gradient norm at every step, of the probe set at every evaluation (set `probe_every=1` for every
     step). Raises a ValueError for a config that cannot run, and before starting when the trace
@@ -205,11 +237,13 @@ def train(
     """
     if state is not None and not isinstance(state, State):
         raise ValueError(f"state={short_repr(state)} must be a State, such as a run's; or None.")
+    if not callable(step):
+        raise ValueError(f"step={short_repr(step)} must be a training step, such as train_step.")
     config = validate(config)
     check_memory(trace_bytes(config, trace_units), "use trace_units=False or fewer steps")
     traced = as_arrays(config)
     key = run_key(root_seed, seed)
-    return _train(traced, key, tasks.load_data(config), state, trace_units=trace_units)
+    return _train(traced, key, tasks.load_data(config), state, step=step, trace_units=trace_units)
 
 
 def as_arrays(config: Config) -> Config:
