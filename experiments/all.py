@@ -50,14 +50,7 @@ def script_of(name: str) -> Script:
 
 SCRIPTS = (
     script_of("recovery_map"),
-    Script(
-        "numerical_example",
-        {
-            "numerical_example": "The article's own example, z = 0.1x - 0.5: no learning rate "
-            "moves it under plain SGD, and every other way it can move has a closed form."
-        },
-        paper={"seeds": 4096},
-    ),
+    script_of("numerical_example"),
     Script(
         "channels",
         {

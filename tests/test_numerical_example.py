@@ -12,8 +12,13 @@ import xarray as xr
 from scipy.special import ndtr
 
 from experiments import numerical_example as example
+from experiments.numerical_example import closed_forms
+from experiments.numerical_example.analysis import contradictions
+from experiments.numerical_example.sources import PLAIN_RATES
+from experiments.numerical_example.verdicts import pick, verdicts
 from relu_dynamics import store, theory
 from relu_dynamics.engine import outcomes
+from relu_dynamics.experiment import conduct
 
 ROOT = pathlib.Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "experiments", "numerical_example"]
@@ -30,23 +35,23 @@ def result():
 
 @pytest.fixture(scope="module")
 def claims(result):
-    return {c["sentence"]: c for c in example.verdicts(result, OPTIONS.config)}
+    return {c.more["sentence"]: c for c in verdicts(result, OPTIONS.config)}
 
 
 def step_of(result, source, rate):
-    return float(example.pick(result, source, rate).simulated_step)
+    return float(pick(result, source, rate).simulated_step)
 
 
 def moved(result, source, rate):
     """Movement of the bias, in learning rates."""
-    return (float(example.pick(result, source, rate).final_bias) + 0.5) / rate
+    return (float(pick(result, source, rate).final_bias) + 0.5) / rate
 
 
 def test_no_run_contradicts_its_certificate_and_certificates_say_something(result):
-    assert example.contradictions(result) == 0
+    assert contradictions(result) == 0
     plain = result.isel(case=result.source.values == "plain SGD: dead unit")
     assert set(plain.certificate.values.tolist()) == {"CERTIFIED_NEVER"}
-    decay = example.pick(result, "weight decay: bias, decoupled", FAST)
+    decay = pick(result, "weight decay: bias, decoupled", FAST)
     assert decay.certificate == "CERTIFIED_AT" and int(decay.certified_step) == 1609
     decided = result.certificate.isin(["CERTIFIED_NEVER", "CERTIFIED_AT"])
     assert int(decided.sum()) >= 40
@@ -54,7 +59,7 @@ def test_no_run_contradicts_its_certificate_and_certificates_say_something(resul
 
 def test_plain_sgd_leaves_the_unit_bit_for_bit_at_every_rate(result):
     plain = result.isel(case=result.source.values == "plain SGD: dead unit")
-    assert set(example.PLAIN_RATES) <= set(plain.case_rate.values)
+    assert set(PLAIN_RATES) <= set(plain.case_rate.values)
     assert plain.unmoved.all()
     assert (plain.gradient_while_dead == 0).all()
     assert (plain.final_bias == np.float32(-0.5)).all()
@@ -82,12 +87,12 @@ def test_drift_crosses_where_the_arithmetic_says(result):
     assert step_of(result, source, SLOW) in (4000, 4001)
     assert step_of(result, source, FAST) == 41
     assert step_of(result, source, FASTER) == 5
-    slow = example.pick(result, source, SLOW)
+    slow = pick(result, source, SLOW)
     assert (float(slow.closed_low), float(slow.closed_high)) == (4000, 4001)
 
 
 def test_an_unanswered_drift_ends_at_the_arithmetic_bias(result):
-    free = example.pick(result, "outside push: output weight 0", SLOW)
+    free = pick(result, "outside push: output weight 0", SLOW)
     assert float(free.final_bias) == pytest.approx(0.5, abs=10_000 * 2**-26)
 
 
@@ -97,14 +102,14 @@ def test_bias_decay(result, form):
     for rate in (SLOW, FAST, FASTER):
         expected = theory.bias_decay_recovery_step(0.1, -0.5, rate, 0.1, tolerance=1e-6)
         assert step_of(result, source, rate) == (expected if expected <= 10_000 else np.inf)
-    slow = example.pick(result, source, SLOW)
+    slow = pick(result, source, SLOW)
     assert float(slow.final_bias) == pytest.approx(-0.5 * (1 - 1e-5) ** 10_000, rel=1e-3)
 
 
 @pytest.mark.parametrize("targets", ["weights", "both"])
 def test_decay_of_weights_never_revives(result, targets):
     for rate in (SLOW, FAST, FASTER):
-        at = example.pick(result, f"weight decay: {targets}", rate)
+        at = pick(result, f"weight decay: {targets}", rate)
         assert float(at.simulated_step) == np.inf
         assert not bool(at.unmoved)
 
@@ -113,7 +118,7 @@ def test_decay_of_weights_never_revives(result, targets):
 @pytest.mark.parametrize("rate", [SLOW, FAST, FASTER])
 def test_momentum_just_below_and_above_the_smallest_trace(result, name, rate):
     assert step_of(result, f"momentum at threshold: {name}, too little", rate) == np.inf
-    enough = example.pick(result, f"momentum at threshold: {name}, enough", rate)
+    enough = pick(result, f"momentum at threshold: {name}, enough", rate)
     assert float(enough.simulated_step) == float(enough.closed_step) == 88
 
 
@@ -158,9 +163,9 @@ def test_noise_is_held_against_the_probability_of_what_is_simulated(result):
 def test_wedge_exit_in_its_two_simple_cases():
     variance = np.array([1e-4, 0.01, 0.1, 1.0, 10.0])
     one = lambda distance: 2 * ndtr(-distance / np.sqrt(variance))  # noqa: E731
-    square = example.wedge_exit_probability((0.3, 0.5), np.pi / 2, variance)
+    square = closed_forms.wedge_exit_probability((0.3, 0.5), np.pi / 2, variance)
     np.testing.assert_allclose(square, 1 - (1 - one(0.3)) * (1 - one(0.5)), atol=1e-12)
-    half_plane = example.wedge_exit_probability((0.3, 0.3), np.pi * (1 - 1e-9), variance)
+    half_plane = closed_forms.wedge_exit_probability((0.3, 0.3), np.pi * (1 - 1e-9), variance)
     np.testing.assert_allclose(half_plane, one(0.3), atol=1e-7)
 
 
@@ -172,7 +177,7 @@ def test_wedge_passage_against_random_walks():
         weight += deviation * generator.standard_normal(walks)
         bias += deviation * generator.standard_normal(walks)
         back |= (bias > 0) | (weight + bias > 0)
-    expected = example.wedge_passage_probability(0.1, -0.5, deviation, np.array([steps]))[0]
+    expected = closed_forms.wedge_passage_probability(0.1, -0.5, deviation, np.array([steps]))[0]
     error = np.sqrt(expected * (1 - expected) / walks)
     assert back.mean() == pytest.approx(expected, abs=5.5 * error)
 
@@ -186,8 +191,8 @@ def test_verdicts(claims):
         5: "conditional",
         6: "conditional",
     }
-    assert {number: claim["verdict"] for number, claim in claims.items()} == expected
-    numbers = {number: claim["numbers"] for number, claim in claims.items()}
+    assert {number: claim.verdict for number, claim in claims.items()} == expected
+    numbers = {number: claim.more["numbers"] for number, claim in claims.items()}
     assert numbers[1]["simulated_rates_that_moved"] == 0
     assert set(numbers[1]["moved_while_the_gradient_was_zero"]) == {
         "weight decay",
@@ -214,7 +219,7 @@ def test_verdicts(claims):
 def test_store_draw_and_redraw(result, tmp_path, monkeypatch, capsys):
     options = dataclasses.replace(OPTIONS, out=tmp_path / "out")
     monkeypatch.setattr(example, "simulate", lambda options: result)
-    example.run(options)
+    conduct(example.EXPERIMENT, options)
     summary = json.loads((options.out / "summary.json").read_text())
     assert len(summary["claims"]) == 6
     assert summary["comparisons"] == summary["comparisons_that_agree"] == len(summary["cases"]) + 6
@@ -224,14 +229,14 @@ def test_store_draw_and_redraw(result, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(example, "simulate", lambda options: pytest.fail("recomputed"))
     for suffix in ("png", "pdf"):
         (options.out / f"numerical_example.{suffix}").unlink()
-    example.run(dataclasses.replace(options, draw=True))
+    conduct(example.EXPERIMENT, dataclasses.replace(options, draw=True))
     for suffix in ("png", "pdf"):
         assert (options.out / f"numerical_example.{suffix}").stat().st_size > 10_000
     xr.testing.assert_equal(store.open_result(options.out).load(), result)
 
     other = dataclasses.replace(options, seeds=3)
-    with pytest.raises(ValueError, match="another grid"):
-        example.run(other)
+    with pytest.raises(ValueError, match="another question"):
+        conduct(example.EXPERIMENT, other)
 
 
 @pytest.mark.parametrize(
@@ -257,7 +262,7 @@ def test_bad_input_is_refused_before_anything_runs(change, message, tmp_path, mo
     if "config" in change:
         change["config"] = dataclasses.replace(OPTIONS.config, **change["config"])
     with pytest.raises(ValueError, match=message):
-        example.run(dataclasses.replace(OPTIONS, **change))
+        conduct(example.EXPERIMENT, dataclasses.replace(OPTIONS, **change))
     assert not (tmp_path / "out").exists()
 
 

@@ -7,7 +7,6 @@ from relu_dynamics.figures.maps import draw_channel_forks as draw_channel_forks
 from relu_dynamics.figures.maps import draw_channels as draw_channels
 from relu_dynamics.figures.maps import draw_incidence as draw_incidence
 from relu_dynamics.figures.maps import draw_map as draw_map
-from relu_dynamics.figures.maps import draw_numerical_example as draw_numerical_example
 from relu_dynamics.figures.maps import draw_pooled as draw_pooled
 from relu_dynamics.figures.maps import draw_recovery_map as draw_recovery_map
 from relu_dynamics.figures.maps import draw_unit as draw_unit
