@@ -61,14 +61,7 @@ SCRIPTS = (
         paper={"rates": 32, "biases": 24, "seeds": 64, "fork_seeds": 256},
     ),
     script_of("causes"),
-    Script(
-        "consequences",
-        {
-            "consequences": "What dead units cost when they are killed on purpose: loss, time to a "
-            "threshold and memorized labels against the dead share."
-        },
-        paper={"seeds": 1000},
-    ),
+    script_of("consequences"),
     Script(
         "remedies",
         {

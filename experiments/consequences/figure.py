@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from relu_dynamics.figures.style import PAGE, STYLE
 
-_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_PANELS = (  # arm, quantity, label, title
+COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+PANELS = (  # arm, quantity, label, title
     ("killed at step 0", "loss", "held-out loss (nats)", "what is learned"),
     ("killed at step 0", "steps", "steps to threshold", "time to threshold"),
     ("memorizing", "error", "training error", "capacity: random labels"),
@@ -24,7 +24,7 @@ def draw_consequences(summary: Mapping[str, Any]) -> Figure:
     without dead units, and by how much a dead unit differs from one that is not there."""
     with plt.style.context(STYLE):
         figure, grid = plt.subplots(2, 3, figsize=(PAGE, 4.6))
-        for axes, (arm, quantity, label, title) in zip(grid[0], _PANELS, strict=True):
+        for axes, (arm, quantity, label, title) in zip(grid[0], PANELS, strict=True):
             _draw_curves(axes, summary, arm, quantity)
             axes.set(ylabel=label, title=title, xlabel="dead fraction")
         grid[0, 0].legend(title="units per layer", title_fontsize=7, labelspacing=0.2)
@@ -48,7 +48,7 @@ def _bars(axes: Axes, x, y, ends, **style):
 
 
 def _draw_curves(axes: Axes, summary, arm: str, quantity: str):
-    for width, colour in zip(summary["widths"], _COLOURS, strict=False):
+    for width, colour in zip(summary["widths"], COLOURS, strict=False):
         _, x, y, ends = _points(summary, arm, width, quantity)
         _bars(axes, x, y, ends, color=colour, marker="o", label=str(width))
     axes.axvline(0.4, color="0.6", linewidth=0.7, linestyle=(0, (3, 2)), zorder=0)
@@ -57,7 +57,7 @@ def _draw_curves(axes: Axes, summary, arm: str, quantity: str):
 
 def _draw_relative(axes: Axes, summary):
     """Loss over that without dead units, and where it is 10 % worse."""
-    for width, colour in zip(summary["widths"], _COLOURS, strict=False):
+    for width, colour in zip(summary["widths"], COLOURS, strict=False):
         _, x, y, ends = _points(summary, "killed at step 0", width, "loss")
         _bars(axes, x, y / y[0], ends / y[0], color=colour, marker="o")
         test = next(
@@ -82,7 +82,7 @@ def _draw_relative(axes: Axes, summary):
 
 def _draw_by_units(axes: Axes, summary):
     """The same losses over the number of units left."""
-    for width, colour in zip(summary["widths"], _COLOURS, strict=False):
+    for width, colour in zip(summary["widths"], COLOURS, strict=False):
         rows, _, y, ends = _points(summary, "killed at step 0", width, "loss")
         units = [r["units_left"] for r in rows]
         _bars(axes, units, y, ends, color=colour, marker="o", linewidth=0.8)
@@ -107,7 +107,7 @@ def _draw_by_units(axes: Axes, summary):
 
 def _draw_arms(axes: Axes, summary):
     """Killed late over killed early."""
-    for width, colour in zip(summary["widths"], _COLOURS, strict=False):
+    for width, colour in zip(summary["widths"], COLOURS, strict=False):
         for arm, face in (("killed at step 0", colour), ("killed at half", "white")):
             _, x, y, ends = _points(summary, arm, width, "loss")
             line = "-" if face == colour else (0, (3, 1.5))

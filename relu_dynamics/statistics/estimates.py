@@ -313,6 +313,14 @@ def hazards(result: xr.Dataset, layer: int | None = None, windows: int = 4) -> x
     return xr.Dataset(data, coordinates, attributes)
 
 
+def hazard_as_json(window: xr.Dataset) -> dict[str, float]:
+    """One cell and window of `hazards` as plain values for a summary: death and recovery with their
+    intervals and events, and the dead fraction observed."""
+    names = ("death", "death_low", "death_high", "recovery", "recovery_low", "recovery_high")
+    row = {name: float(window[name]) for name in (*names, "observed")}
+    return row | {name: int(window[name]) for name in ("death_events", "recovery_events")}
+
+
 def _balance(died, living, back, dead) -> np.ndarray:
     """death / (death + recovery) of hazards pooled over the last axis; nan where both are 0."""
     death = died.sum(-1) / np.maximum(living.sum(-1), 1)
