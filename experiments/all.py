@@ -80,7 +80,7 @@ SCRIPTS = (
         },
         paper={"seeds": 1000},
     ),
-    Script("born_dead", {"born_dead": "P(a new network is constant) lies between its bounds."}),
+    script_of("born_dead"),
     Script(
         "collapse",
         {"collapse": "Deep narrow networks train to a constant; asymmetric initialization helps."},

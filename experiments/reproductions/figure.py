@@ -18,54 +18,6 @@ NAMES = {"he": "He", "rai": "asym."}
 Summary = Mapping[str, Any]
 
 
-def draw_born_dead(summary: Summary) -> Figure:
-    """P(born dead) over depth, a line a width, with exact bounds as bands."""
-    rows = summary["rows"]
-    widths = sorted({row["width"] for row in rows})
-    with plt.style.context(STYLE):
-        figure, axes = plt.subplots(figsize=(COLUMN, 3.3))
-        for width, colour in zip(widths, COLOURS, strict=False):
-            for init in dict.fromkeys(row["init"] for row in rows):
-                own = [r for r in rows if r["width"] == width and r["init"] == init]
-                own = sorted((r for r in own if r["estimate"] > 0), key=lambda r: r["depth"])
-                if not own:
-                    continue
-                he = own[0]["zero_bias"]
-                style = {"marker": "o" if he else "s", "mfc": colour if he else "white"}
-                line = {"linestyle": "none" if he else (0, (2, 1.5)), "linewidth": 0.7}
-                label = f"{width}" if he else None
-                draw_points(
-                    axes, [r["depth"] for r in own], own, color=colour, label=label, **style, **line
-                )
-            depths = np.arange(3, max(3, *(row["depth"] for row in rows)) + 1)
-            low, high = theory.born_dead_network_bounds(width, depths)
-            axes.fill_between(depths, low, high, color=colour, alpha=0.2, linewidth=0)
-        axes.plot([], [], "s", mfc="white", color="0.3", label="asym.")
-        axes.set(
-            xscale="log",
-            yscale="log",
-            ylim=(3e-6, 1.5),
-            xlabel="weight layers",
-            ylabel="P(network born dead)",
-        )
-        ticks = sorted({row["depth"] for row in rows})
-        axes.set_xticks(ticks, [str(t) for t in ticks])
-        axes.minorticks_off()
-        figure.legend(
-            title="width", title_fontsize=7, loc="outside upper center", ncols=6, columnspacing=0.6
-        )
-        most, least = (f(row["trials"] for row in rows) for f in (max, min))
-        networks = f"{most:,}" if most == least else f"{most:,} (asymmetric: {least:,})"
-        write_caption(
-            figure,
-            f"{networks} networks per width. Bands: proved bounds at zero bias. 95 % intervals "
-            "(Clopper-Pearson), mostly smaller than the marks; cells without a dead network are "
-            "not drawn. Born dead: a layer silent on the whole domain.",
-            64,
-        )
-    return figure
-
-
 def draw_collapse(summary: Summary) -> Figure:
     """Shares of collapsed and half-collapsed runs, with those dead at birth."""
     rows = summary["rows"]
