@@ -81,10 +81,7 @@ SCRIPTS = (
         paper={"seeds": 1000},
     ),
     script_of("born_dead"),
-    Script(
-        "collapse",
-        {"collapse": "Deep narrow networks train to a constant; asymmetric initialization helps."},
-    ),
+    script_of("collapse"),
     script_of("target_variance"),
     Script(
         "layers",

@@ -15,7 +15,7 @@ from experiments import NAMES as EVERY_NAME
 from experiments import REPRODUCTIONS as NAMES
 from experiments import __main__ as command
 from experiments import reproductions
-from experiments.reproductions import born_dead, published
+from experiments.reproductions import born_dead, collapse, published
 from relu_dynamics import cli, statistics, theory
 from relu_dynamics.config import Config
 from relu_dynamics.engine import initialization, models, tasks, training
@@ -153,7 +153,7 @@ def test_collapse_is_read_off_the_output():
 
     def read(params):
         given = run._replace(state=run.state._replace(params=params))
-        return [float(x) for x in reproductions.collapse_reading(config, task, given)]
+        return [float(x) for x in collapse.collapse_reading(config, task, given)]
 
     zero = jax.tree.map(np.zeros_like, run.state.params)
     whole, left, right, misfit, _ = read(zero)

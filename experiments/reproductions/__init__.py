@@ -29,15 +29,12 @@ from experiments.reproductions import figure
 from experiments.reproductions.published import (
     DOHARE,
     FULL,
-    LU,
     SIMON,
     SOHL,
     UVA,
-    against,
     against_exact,
     check_counts,
     entry,
-    initializer,
     print_table,
 )
 from relu_dynamics import (
@@ -97,193 +94,6 @@ def conduct(
         claims.print_claims(summary["claims"])
     stem = name.replace("-", "_")
     print("wrote", *figures.save(draw(summary), out / stem, summary["provenance"]))
-
-
-# Collapse -----------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Collapse:
-    """P(a trained deep and narrow network is constant)."""
-
-    targets: tuple[str, ...] = ("abs", "x_sin_5x", "step_sine")
-    """1-D targets of Lu et al."""
-    init: tuple[str, ...] = ("he", "rai")
-    """Initializers."""
-    width: int = 2
-    """Units of every hidden layer."""
-    depth: int = 10
-    """Weight layers."""
-    learning_rate: float = 1e-3
-    """Of Adam."""
-    steps: int = 4000
-    """Full-batch steps."""
-    points: int = 48
-    """Training points, evenly over [-sqrt 3, sqrt 3]."""
-    runs: int = 1000
-    """Networks a target and initializer."""
-    root_seed: int = 0
-    """Decides all noise together with the seeds."""
-    out: pathlib.Path | None = None
-    """Output folder; by default runs/collapse-<hash of the question>."""
-    draw: bool = False
-    """Only draw again from what is stored."""
-
-
-CONSTANT = 1e-6  # a smaller range of the output is a constant's rounding
-FITTED = 1e-3  # mean squared error
-
-
-def collapse_reading(config: Config, task: tasks.Task, run: training.Run) -> tuple:
-    """(range of the output on the domain, on its left half, on its right half, mean squared error,
-    whether a layer was silent at step 0) of a run."""
-    output = models.apply(config, run.state.params, task.inputs).output[:, 0]
-    half = config.examples // 2
-    silent = run.history.dead_at_start.reshape(len(config.hidden), -1).all(1).any()
-    ranges = [jnp.ptp(part) for part in (output, output[:half], output[-half:])]
-    return (*ranges, jnp.mean((output - task.targets[:, 0]) ** 2), silent)
-
-
-def run_collapse(options: Collapse) -> None:
-    """Trains ensembles of deep and narrow networks and counts constants."""
-    check_counts(width=options.width, runs=options.runs)
-    if options.depth < 2 or options.points < 4 or options.points % 2:
-        raise ValueError(
-            f"depth={options.depth}, points={options.points}: use at least 2 weight layers and an "
-            "even number of points >= 4."
-        )
-    if not options.targets or not options.init:
-        raise ValueError("targets and init must name at least one each.")
-    study = {}
-    for target in options.targets:
-        for init in options.init:
-            config = Config(
-                task=target,
-                hidden=(options.width,) * (options.depth - 1),
-                initializer=initializer(init),
-                optimizer="adam",
-                steps=options.steps,
-                probe_every=options.steps,
-                examples=options.points,
-                **FULL,
-            )
-            if tasks.TASKS.get(target) and tasks.TASKS[target].target is None:
-                raise ValueError(f"targets: {target!r} is not an analytic 1-D target.")
-            axes = {"learning_rate": (options.learning_rate,)}
-            study[target, init] = make_grid(config, axes, options.runs, root_seed=options.root_seed)
-
-    def compute(out):
-        rows, collapsed = [], {}
-        for (target, init), grid in study.items():
-            print(f"{target}, {init}: {grid.runs:,} runs of {options.steps:,} steps", flush=True)
-            whole, first, second, misfit, born = (
-                x[:, 0] for x in ensembles.train_all(grid, collapse_reading, 250)
-            )
-            constant = whole <= CONSTANT
-            half = ~constant & ((first <= CONSTANT) | (second <= CONSTANT))
-            collapsed[target, init] = constant
-            row = {"target": target, "init": init, "not_finite": int((~np.isfinite(misfit)).sum())}
-            for name, events in (
-                ("collapsed", constant),
-                ("half", half),
-                ("born_dead", born),
-                ("fitted", misfit < FITTED),
-            ):
-                row[name] = statistics.exact_interval(events.sum(), len(events)).as_json()
-            rows.append(row)
-        return {
-            "question": "how probable is a network that is constant after training?",
-            "definition": f"collapsed: the output's range over {options.points} points of "
-            f"[-sqrt 3, sqrt 3] is <= {CONSTANT:g}; half: on one half-line only; born dead: a "
-            "hidden layer with all units <= 0 on all points at step 0",
-            "interval": "Clopper-Pearson, 95 %; differences: t over paired seeds",
-            "rows": rows,
-            "table": collapse_table(options, rows),
-            "claims": collapse_claims(options, rows, collapsed),
-        }
-
-    grid = next(iter(study.values()))
-    conduct("collapse", options, grid, compute, figure.draw_collapse)
-
-
-PUBLISHED_RUNS = {  # (target, init): (text, low, high)
-    ("abs", "he"): ("> 90 %", 0.9, 1.0),
-    ("x_sin_5x", "he"): ("91.9 %", 0.909, 0.929),
-    ("x_sin_5x", "rai"): ("29.2 %", 0.282, 0.302),
-    ("step_sine", "he"): ("93.8 %", 0.928, 0.948),
-    ("step_sine", "rai"): ("32.6 %", 0.316, 0.336),
-}
-
-
-def collapse_table(options: Collapse, rows: Sequence[Mapping]) -> list[dict]:
-    """Published shares (1,000 runs, no interval printed) beside ours."""
-    out = []
-    if (options.width, options.depth) != (2, 10):
-        return out
-    for row in rows:
-        if (row["target"], row["init"]) in PUBLISHED_RUNS:
-            text, low, high = PUBLISHED_RUNS[row["target"], row["init"]]
-            if text.startswith(">"):
-                verdict = against(row["collapsed"], low, high)
-            else:  # two samples of runs: apart or not
-                theirs = statistics.exact_interval(round(float(text[:-2]) * 10), 1000)
-                ends = row["collapsed"]["interval"]
-                apart = ends[0] > theirs.high or ends[1] < theirs.low
-                verdict = "refuted" if apart else "confirmed"
-            quantity = f"{row['target']}, width 2, 10 weight layers, {row['init']}: collapsed"
-            out.append(entry(LU, quantity, text, row["collapsed"], verdict))
-    return out
-
-
-LEAST_GAIN = 0.35  # published: about 60 points
-
-
-def collapse_claims(options, rows, collapsed) -> list[Claim]:
-    """Collapse at He's initialization, and how much less at the asymmetric one."""
-    found = []
-    shape = f"width {options.width}, {options.depth} weight layers"
-    for row in rows:
-        if (row["target"], row["init"]) == ("abs", "he"):
-            share = row["collapsed"]
-            found.append(
-                Claim(
-                    claim=f"Deep and narrow networks collapse to a constant: >= 90 % ({shape})",
-                    source=LU,
-                    verdict=against(share, 0.9, 1.0),
-                    finding=f"{share['estimate']:.1%} of {share['trials']:,} runs "
-                    f"[{share['interval'][0]:.1%}, {share['interval'][1]:.1%}], of which "
-                    f"{row['born_dead']['estimate']:.1%} were constant at birth; half-collapsed "
-                    f"{row['half']['estimate']:.1%}.",
-                    estimate=share["estimate"],
-                    interval=tuple(share["interval"]),
-                    count=f"{share['trials']:,} runs",
-                    definition="constant on the domain after training",
-                    more_seeds=None,
-                    figure="collapse",
-                )
-            )
-    for target in options.targets:
-        if {(target, "he"), (target, "rai")} <= collapsed.keys():
-            pair = [collapsed[target, init].astype(float) for init in ("he", "rai")]
-            gain = statistics.paired_mean(*pair, bounds=(-1, 1))
-            row = {"interval": [float(gain.low), float(gain.high)]}
-            found.append(
-                Claim(
-                    claim=f"The randomized asymmetric initialization collapses at least 35 points "
-                    f"less often ({target})",
-                    source=LU,
-                    verdict=against(row, LEAST_GAIN),
-                    finding=f"He {pair[0].mean():.1%}, asymmetric {pair[1].mean():.1%}: "
-                    f"{100 * float(gain.estimate):.1f} points less "
-                    f"[{100 * float(gain.low):.1f}, {100 * float(gain.high):.1f}].",
-                    estimate=float(gain.estimate),
-                    interval=(float(gain.low), float(gain.high)),
-                    count=f"{options.runs:,} runs per arm",
-                    definition="constant on the domain after training; paired by seed",
-                    figure="collapse",
-                )
-            )
-    return found
 
 
 # Dead units per layer -----------------------------------------------------------------------------
@@ -1092,12 +902,6 @@ def boundary_claim(images: Sequence[Mapping], options: Boundary, event: str) -> 
 # The command line ---------------------------------------------------------------------------------
 
 COMMANDS = {
-    "collapse": cli.Command(
-        run_collapse,
-        Collapse(),
-        Collapse(targets=("abs",), runs=100, steps=500, learning_rate=3e-3, points=16),
-        "P(a trained deep and narrow network is constant).",
-    ),
     "layers": cli.Command(
         run_layers,
         Layers(),

@@ -18,34 +18,6 @@ NAMES = {"he": "He", "rai": "asym."}
 Summary = Mapping[str, Any]
 
 
-def draw_collapse(summary: Summary) -> Figure:
-    """Shares of collapsed and half-collapsed runs, with those dead at birth."""
-    rows = summary["rows"]
-    with plt.style.context(STYLE):
-        figure, axes = plt.subplots(figsize=(COLUMN, 3.0))
-        x = np.arange(len(rows))
-        kinds = (("born_dead", "born dead"), ("collapsed", "collapsed"), ("half", "half-collapsed"))
-        for i, ((kind, label), colour) in enumerate(zip(kinds, COLOURS, strict=False)):
-            own = [row[kind] for row in rows]
-            place = x + 0.27 * (i - 1)
-            axes.bar(place, [r["estimate"] for r in own], 0.25, color=colour, label=label)
-            draw_points(axes, place, own, linestyle="none", color="black", marker="")
-        names = [f"{r['target']}\n{NAMES.get(r['init'], r['init'])}" for r in rows]
-        axes.set_xticks(x, names, fontsize=6)
-        axes.set(ylim=(0, 1.25), yticks=np.arange(0, 1.01, 0.2), ylabel="share of runs")
-        axes.legend(loc="upper center", ncols=3, columnspacing=0.8, handlelength=1.0)
-        asked = summary["options"]
-        write_caption(
-            figure,
-            f"{asked['runs']:,} runs per pair of bars, {asked['depth']} weight layers of width "
-            f"{asked['width']}, Adam at {asked['learning_rate']:g}, {asked['steps']:,} full-batch "
-            "steps; 95 % intervals (Clopper-Pearson). Collapsed: constant on [-sqrt 3, sqrt 3]; "
-            "half: on one half-line only.",
-            64,
-        )
-    return figure
-
-
 def draw_layers(summary: Summary) -> Figure:
     """Dead per layer before and after training, and recovery of what began dead."""
     rows = summary["rows"]
