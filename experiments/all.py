@@ -73,11 +73,8 @@ SCRIPTS = (
         },
         paper={"seeds": 1000},
     ),
-    Script("born_dead", {"born_dead": "P(a new network is constant) lies between its bounds."}),
-    Script(
-        "collapse",
-        {"collapse": "Deep narrow networks train to a constant; asymmetric initialization helps."},
-    ),
+    script_of("born_dead"),
+    script_of("collapse"),
     script_of("target_variance"),
     Script(
         "layers",

@@ -15,6 +15,7 @@ from experiments import NAMES as EVERY_NAME
 from experiments import REPRODUCTIONS as NAMES
 from experiments import __main__ as command
 from experiments import reproductions
+from experiments.reproductions import born_dead, collapse, published
 from relu_dynamics import cli, statistics, theory
 from relu_dynamics.config import Config
 from relu_dynamics.engine import initialization, models, tasks, training
@@ -84,13 +85,13 @@ def test_help_lists_the_names(capsys):
 
 def born_dead_config(width, depth, init="he_normal"):
     hidden = (width,) * (depth - 1)
-    return Config(task="abs", hidden=hidden, initializer=init, examples=2, **reproductions.FULL)
+    return Config(task="abs", hidden=hidden, initializer=init, examples=2, **published.FULL)
 
 
 @pytest.mark.parametrize("width", [2, 3])
 def test_born_dead_networks_follow_the_exact_law_and_the_bounds(width):
     inputs = np.array([[1.0], [-1.0]], np.float32)
-    first = reproductions.silent_layers(born_dead_config(width, 10), inputs, 8000, 0)
+    first = born_dead.silent_layers(born_dead_config(width, 10), inputs, 8000, 0)
     three = statistics.exact_interval((first <= 2).sum(), 8000, level=0.999)
     exact = theory.born_dead_network_probability(width, 3)  # 5/32, 11/256
     assert three.low <= exact <= three.high
@@ -104,7 +105,7 @@ def test_born_dead_networks_follow_the_exact_law_and_the_bounds(width):
 def test_the_first_silent_layer_by_hand():
     config = born_dead_config(2, 5)
     inputs = np.array([[1.0], [-1.0]], np.float32)
-    first = reproductions.silent_layers(config, inputs, 20, 0)
+    first = born_dead.silent_layers(config, inputs, 20, 0)
     root = run_key(0, 2)
     for number in range(20):
         key = jax.random.fold_in(jax.random.fold_in(root, 4), number)
@@ -116,7 +117,7 @@ def test_the_first_silent_layer_by_hand():
 def test_rai_is_born_dead_less_often():
     inputs = np.linspace(-(3**0.5), 3**0.5, 17, dtype=np.float32)[:, None]
     config = born_dead_config(2, 10, "randomized_asymmetric")
-    first = reproductions.silent_layers(config, inputs, 3000, 0)
+    first = born_dead.silent_layers(config, inputs, 3000, 0)
     share = statistics.exact_interval((first <= 9).sum(), 3000, level=0.999)
     assert share.low < 0.244 < share.high  # 20,000 networks by other code
     assert 3 * share.high < 0.88
@@ -135,13 +136,13 @@ def test_rai_is_born_dead_less_often():
     ],
 )
 def test_verdicts_by_interval(ends, low, high, verdict):
-    assert reproductions.against({"interval": list(ends)}, low, high) == verdict
+    assert published.against({"interval": list(ends)}, low, high) == verdict
 
 
 def test_a_born_dead_share_below_a_collapsed_one_is_no_refutation():
-    row = {"init": "he", "width": 2, "depth": 10, "zero_bias": True, "trials": 1000, "seeds": 1}
+    row = {"init": "he", "width": 2, "depth": 10, "zero_bias": True, "trials": 1000, "seeds": 1000}
     row |= {"estimate": 0.88, "interval": [0.87, 0.89], "bounds": [0.85, 0.9]}
-    (line,) = reproductions.born_dead_table([row])
+    (line,) = born_dead.published_table([row])
     assert line["verdict"].startswith("conditional")
 
 
@@ -152,7 +153,7 @@ def test_collapse_is_read_off_the_output():
 
     def read(params):
         given = run._replace(state=run.state._replace(params=params))
-        return [float(x) for x in reproductions.collapse_reading(config, task, given)]
+        return [float(x) for x in collapse.collapse_reading(config, task, given)]
 
     zero = jax.tree.map(np.zeros_like, run.state.params)
     whole, left, right, misfit, _ = read(zero)
@@ -192,7 +193,7 @@ def test_uniform_initial_weights_and_biases():
 
 def test_silent_latents_follow_their_law():
     config = Config(
-        task="teacher_student", dimension=64, hidden=(64,), examples=20, **reproductions.FULL
+        task="teacher_student", dimension=64, hidden=(64,), examples=20, **published.FULL
     )
     keys = reproductions.ensembles.run_keys(0, tuple(range(200)))
     silent = reproductions.silent_latents(config, (0.5, 1.0, 15.0), (1, 20), keys)

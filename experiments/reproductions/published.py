@@ -7,7 +7,7 @@ import numpy as np
 
 from relu_dynamics.checks import check_choice
 from relu_dynamics.engine import initializers
-from relu_dynamics.statistics import claims
+from relu_dynamics.statistics import claims, exact_interval
 
 LU = "Lu et al., arXiv 1903.06733"
 ARNEKVIST = "Arnekvist et al., arXiv 2005.06195"
@@ -45,6 +45,14 @@ def against_exact(row: Mapping[str, Any], exact: float) -> str:
     """Whether the interval holds the exact value."""
     low, high = row["interval"]
     return "confirmed" if low <= exact <= high else "refuted"
+
+
+def against_counts(row: Mapping[str, Any], successes: int, trials: int) -> str:
+    """Whether ours is the share that published counts show: their interval (Clopper-Pearson) and
+    ours meet."""
+    theirs = exact_interval(successes, trials)
+    low, high = row["interval"]
+    return "refuted" if low > theirs.high or high < theirs.low else "confirmed"
 
 
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
