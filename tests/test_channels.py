@@ -129,11 +129,11 @@ def _stepper(config, x64):
     def step(config, task, state):
         seen = terms_.see_layers(config, state.params, task.probe)
         _, bound = evaluate(config, state.params, task.probe)
-        state, _, record, _, _ = accounts_._accounted_step(
-            config, task, run_key(0, 0), jnp.arange(12), state, seen
-        )
-        _, next_bound = evaluate(config, state.params, task.probe)
-        return state, terms_.named_entry(config, record), bound + next_bound
+        after, moves = accounts_._accounted_step(config, task, run_key(0, 0), state, jnp.arange(12))
+        now = terms_.see_layers(config, after.params, task.probe)
+        record = accounts_._step_record(config, state.params, moves, seen, now)
+        _, next_bound = evaluate(config, after.params, task.probe)
+        return after, terms_.named_entry(config, record), bound + next_bound
 
     return jax.jit(step)
 
