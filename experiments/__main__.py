@@ -4,14 +4,13 @@ import functools
 import importlib
 import sys
 
-from experiments import NAMES, REPRODUCTIONS, find, reproductions
+from experiments import NAMES, find
 from experiments import all as everything
 from relu_dynamics import cli
 from relu_dynamics.experiment import conduct
 
 NOT_YET_RECORDS = {
     "channels", "remedies", "one_unit",
-    *(name.replace("-", "_") for name in reproductions.COMMANDS),
 }  # fmt: skip
 
 
@@ -30,8 +29,6 @@ def command_of(name: str) -> cli.Command:
 
 def _script(name: str) -> cli.Command:
     """A NAME that conducts itself."""
-    if name in REPRODUCTIONS:
-        return reproductions.COMMANDS[name.replace("_", "-")]
     module = importlib.import_module(f"experiments.{name}")
     return cli.Command(module.run, module.DEFAULTS, module.QUICK, module.__doc__ or "")
 

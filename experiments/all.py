@@ -76,19 +76,10 @@ SCRIPTS = (
     script_of("born_dead"),
     script_of("collapse"),
     script_of("target_variance"),
-    Script(
-        "layers",
-        {
-            "layers": "Dead units by layer, before and after training: the first layer never "
-            "recovers."
-        },
-    ),
-    Script("continual", {"continual": "Dead units under tasks that keep changing."}),
-    Script(
-        "autoencoder_birth",
-        {"autoencoder_birth": "Silent latents at initialization follow their law."},
-    ),
-    Script("boundary", {"boundary": "The boundary of recovery, magnified."}),
+    script_of("layers"),
+    script_of("continual"),
+    script_of("autoencoder_birth"),
+    script_of("boundary"),
     Script(
         "one_unit",
         {

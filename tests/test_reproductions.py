@@ -14,12 +14,21 @@ from scipy.special import ndtr
 from experiments import NAMES as EVERY_NAME
 from experiments import REPRODUCTIONS as NAMES
 from experiments import __main__ as command
-from experiments import reproductions
-from experiments.reproductions import born_dead, collapse, published
+from experiments.reproductions import (
+    autoencoder_birth,
+    born_dead,
+    boundary,
+    box_counting,
+    collapse,
+    layers,
+    published,
+    slopes,
+)
 from relu_dynamics import cli, statistics, theory
 from relu_dynamics.config import Config
 from relu_dynamics.engine import initialization, models, tasks, training
 from relu_dynamics.engine.keys import run_key
+from relu_dynamics.sweeps import ensembles
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -169,13 +178,13 @@ def test_collapse_is_read_off_the_output():
 
 
 def test_the_first_layer_is_certified_and_slopes_are_exact():
-    options = reproductions.Layers(
+    options = layers.Options(
         hidden=(16, 8), initial_biases=(-20.0,), steps=20, seeds=1, certified_seeds=1
     )
-    grid = reproductions.layers_study(options)["layer 1 begins dead"]
-    certified = reproductions.first_layer_certificates(options, grid)
+    grid = layers.make_grids(options)[layers.forced_name(1)]
+    certified = layers.first_layer_certificates(options, grid)
     assert certified["dead"] >= 4 and certified["never"] == certified["dead"]
-    assert {row["verdict"] for row in reproductions.activation_rows()} == {"confirmed"}
+    assert {row["verdict"] for row in slopes.activation_rows()} == {"confirmed"}
 
 
 def test_uniform_initial_weights_and_biases():
@@ -195,8 +204,8 @@ def test_silent_latents_follow_their_law():
     config = Config(
         task="teacher_student", dimension=64, hidden=(64,), examples=20, **published.FULL
     )
-    keys = reproductions.ensembles.run_keys(0, tuple(range(200)))
-    silent = reproductions.silent_latents(config, (0.5, 1.0, 15.0), (1, 20), keys)
+    keys = ensembles.run_keys(0, tuple(range(200)))
+    silent = autoencoder_birth.silent_latents(config, (0.5, 1.0, 15.0), (1, 20), keys)
     assert silent.shape == (200, 3, 2)
     for i, gamma in enumerate((0.5, 1.0, 15.0)):
         for j, samples in enumerate((1, 20)):
@@ -234,14 +243,14 @@ def test_smooth_boundaries_stay_below_the_limit(size, shape):
         "circle": circle(size),
         "slope": x[:, None] * 0.37 + 3 < x[None, :],
     }[shape]
-    found = reproductions.box_dimension(reproductions.edges(inside.astype(int), 0, 1))
-    assert 0.85 < found["dimension"] <= reproductions.SMOOTH
+    found = box_counting.box_dimension(box_counting.edges(inside.astype(int), 0, 1))
+    assert 0.85 < found["dimension"] <= boundary.SMOOTH
 
 
 def test_rough_boundaries_have_a_larger_dimension():
     noise = np.random.default_rng(0).random((128, 128)) < 0.5
     assert (
-        reproductions.box_dimension(reproductions.edges(noise.astype(int), 0, 1))["dimension"] > 1.9
+        box_counting.box_dimension(box_counting.edges(noise.astype(int), 0, 1))["dimension"] > 1.9
     )
     # The boundary of a Koch-like construction: a Sierpinski carpet, log 8 / log 3 = 1.893
     carpet = np.ones((1, 1), bool)
@@ -249,26 +258,26 @@ def test_rough_boundaries_have_a_larger_dimension():
         row = np.concatenate([carpet] * 3, 1)
         middle = np.concatenate([carpet, np.zeros_like(carpet), carpet], 1)
         carpet = np.concatenate([row, middle, row])
-    assert reproductions.box_dimension(carpet)["dimension"] == pytest.approx(1.893, abs=0.1)
-    assert reproductions.box_dimension(np.zeros((64, 64), bool)) is None
+    assert box_counting.box_dimension(carpet)["dimension"] == pytest.approx(1.893, abs=0.1)
+    assert box_counting.box_dimension(np.zeros((64, 64), bool)) is None
 
 
 def test_an_edge_lies_between_two_classes_only():
     image = np.array([[0, 0, 1], [0, 2, 1], [0, 0, 2]])
-    found = reproductions.edges(image, 0, 1)
+    found = box_counting.edges(image, 0, 1)
     np.testing.assert_array_equal(np.argwhere(found), [[0, 1]])
-    np.testing.assert_array_equal(np.argwhere(reproductions.edges(image, 1, 2)), [[1, 1], [1, 2]])
+    np.testing.assert_array_equal(np.argwhere(box_counting.edges(image, 1, 2)), [[1, 1], [1, 2]])
 
 
 def test_zooms_go_where_the_boundary_is():
-    boundary = np.zeros((64, 64), bool)
-    boundary[40:44, 8:12] = True
-    left, low = reproductions.choose_zoom(boundary, 8)
+    line = np.zeros((64, 64), bool)
+    line[40:44, 8:12] = True
+    left, low = box_counting.choose_zoom(line, 8)
     assert 36 / 64 <= left <= 40 / 64 and 4 / 64 <= low <= 8 / 64
-    points = reproductions.axis_points((0.01, 1.0), 2)
+    points = boundary.axis_points((0.01, 1.0), 2)
     np.testing.assert_allclose(points, [10**-1.5, 10**-0.5])
-    assert reproductions.part_of((0.01, 1.0), 0.5, 1.0) == pytest.approx((0.1, 1.0))
-    assert reproductions.part_of((-3.0, -1.0), 0.25, 0.5) == pytest.approx((-2.5, -2.0))
+    assert boundary.part_of((0.01, 1.0), 0.5, 1.0) == pytest.approx((0.1, 1.0))
+    assert boundary.part_of((-3.0, -1.0), 0.25, 0.5) == pytest.approx((-2.5, -2.0))
 
 
 def test_the_verdict_on_the_boundary():
@@ -276,7 +285,7 @@ def test_the_verdict_on_the_boundary():
         images = [
             {"event": "ever", "recovery": {"dimension": d} if d else None} for d in dimensions
         ]
-        return reproductions.boundary_claim(images, reproductions.Boundary(), "ever").verdict
+        return boundary.boundary_claim(images, boundary.Options(), "ever").verdict
 
     assert verdict(1.0, 1.01, 1.02) == "refuted"
     assert verdict(1.5, 1.55, 1.6) == "confirmed"

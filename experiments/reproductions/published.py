@@ -16,7 +16,12 @@ DOHARE = "Dohare et al., Nature 632:768"
 SIMON = "setting of Simon, Adams & Zou, arXiv 2605.31518"
 SOHL = "Sohl-Dickstein, arXiv 2402.06184"
 INITS = {"he": "he_normal", "rai": "randomized_asymmetric"}
-FULL = {"batch_size": None, "initial_bias": 0.0, "biased_layer": 1, "biased_units": 1}
+FULL: dict[str, Any] = {
+    "batch_size": None,
+    "initial_bias": 0.0,
+    "biased_layer": 1,
+    "biased_units": 1,
+}
 
 
 def entry(source: str, quantity: str, published: str, row: Mapping[str, Any], verdict: str) -> dict:
