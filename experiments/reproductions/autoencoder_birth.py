@@ -183,7 +183,7 @@ def birth_claim(rows: Sequence[Mapping]) -> Claim:
 
 
 def draw_autoencoder_birth(summary: Mapping) -> Drawing:
-    """P(silent latent) over gamma, a curve a number of tokens, with the law."""
+    """P(silent latent) over gamma, a curve per number of tokens, with the law."""
     rows = summary["rows"]
     positive = [r["gamma"] for r in rows if r["gamma"]]
     gammas = np.geomspace(min(positive), max(positive), 60)

@@ -296,7 +296,7 @@ def monotone_claim(steps: Sequence[tuple[Mapping, Mapping]], axis: str, word: st
 
 
 def draw_born_dead(summary: Mapping) -> Drawing:
-    """P(born dead) over depth, a line a width, with exact bounds as bands."""
+    """P(born dead) over depth, a line per width, with exact bounds as bands."""
     rows = summary["rows"]
     widths = sorted({row["width"] for row in rows})
     with plt.style.context(STYLE):

@@ -268,7 +268,7 @@ CLASSES = (("still dead", "#3B4B7A"), ("recovered", "#F0C75E"), ("diverged", "#E
 
 
 def draw_boundary(summary: Mapping) -> Drawing:
-    """A row an event: its images with the window of the next, and their box counts."""
+    """A row per event: its images with the window of the next, and their box counts."""
     events = list(dict.fromkeys(image["event"] for image in summary["images"]))
     rows = [[i for i in summary["images"] if i["event"] == event] for event in events]
     columns = 1 + max(map(len, rows))
@@ -295,10 +295,10 @@ def draw_boundary(summary: Mapping) -> Drawing:
         write_caption(
             figure,
             f"One network (seed {asked['seed']}), {summary['pixels']} x {summary['pixels']} runs "
-            f"an image, {asked['steps']} full-batch steps. Recovered: one of four units, dead on "
+            f"per image, {asked['steps']} full-batch steps. Recovered: one of four units, dead on "
             "the training inputs at step 0, is alive at some step (ever) or at the last one (end). "
             "White square: the next image, where most boundary lies. Box counts: sides in pixels, "
-            "with the dimension of each image. One seed a pixel: an image has no interval.",
+            "with the dimension of each image. One seed per pixel: an image has no interval.",
         )
     return figure
 

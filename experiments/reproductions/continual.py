@@ -222,7 +222,7 @@ def late_claims(name: str, rate: float, curves: Curves) -> list[Claim]:
 
 
 def draw_continual(summary: Mapping) -> Drawing:
-    """Loss and dead share of every period, a column a task."""
+    """Loss and dead share of every period, a column per task."""
     rows = summary["rows"]
     names = list(dict.fromkeys(r["task"] for r in rows))
     with plt.style.context(STYLE):
