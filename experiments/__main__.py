@@ -10,7 +10,7 @@ from relu_dynamics import cli
 from relu_dynamics.experiment import conduct
 
 NOT_YET_RECORDS = {
-    "channels", "remedies", "one_unit",
+    "channels", "remedies",
 }  # fmt: skip
 
 

@@ -80,16 +80,7 @@ SCRIPTS = (
     script_of("continual"),
     script_of("autoencoder_birth"),
     script_of("boundary"),
-    Script(
-        "one_unit",
-        {
-            "one_unit_life": "One unit dies, sinks, climbs and comes back.",
-            "one_unit_ridges": "Its pre-activations over all examples meanwhile.",
-            "one_unit_account": "What moved it, to the last digit.",
-            "one_unit_network": "Where gradient flows, and where a dead unit stops it.",
-            "one_unit_layer": "A whole layer in motion.",
-        },
-    ),
+    script_of("one_unit"),
 )  # fmt: skip
 
 

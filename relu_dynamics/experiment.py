@@ -12,8 +12,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import matplotlib.figure
-
 from relu_dynamics import figures, store
 from relu_dynamics.grid import Grid
 from relu_dynamics.statistics import claims
@@ -24,7 +22,9 @@ class Figure(NamedTuple):
     """One figure of an experiment."""
 
     sentence: str  # what it shows, as the gallery says it
-    draw: Callable[[Any], matplotlib.figure.Figure]  # of what `Experiment.stored` returns
+    draw: Callable[[Any], Any]  # of what `Experiment.stored` returns
+    save: Callable[[Any, pathlib.Path, dict[str, str]], list[pathlib.Path]] = figures.save
+    """(what `draw` returned, path without suffix, provenance) -> the files that it wrote"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ def conduct(experiment: Experiment, options: Any) -> None:
     provenance = studies.read_summary(out, ("provenance",))["provenance"]
     stored = experiment.stored(out)
     for stem, figure in experiment.figures.items():
-        print("wrote", *figures.save(figure.draw(stored), out / stem, provenance))
+        print("wrote", *figure.save(figure.draw(stored), out / stem, provenance))
     experiment.finish(options, out)
 
 

@@ -12,24 +12,22 @@ import pytest
 from PIL import Image
 
 from experiments import one_unit as experiment
-from relu_dynamics.engine.outcomes import NEVER
-from relu_dynamics.figures.units import (
-    Life,
-    Network,
-    _amount,
-    _short,
-    animate_layer,
-    density,
-    draw_account,
+from experiments.one_unit.account_figure import amount_text, draw_account, draw_waterfall
+from experiments.one_unit.analysis import Life, life_phases, network_of
+from experiments.one_unit.drawing import density
+from experiments.one_unit.layer_figure import animate_layer, save_animation
+from experiments.one_unit.life_figure import draw_life, draw_ridges, ridge_steps
+from experiments.one_unit.lives import Units, choose, count_lives
+from experiments.one_unit.network import Network
+from experiments.one_unit.network_figure import (
     draw_flow,
-    draw_life,
     draw_network,
-    draw_ridges,
-    draw_waterfall,
     gradient_power,
-    life_phases,
-    ridge_steps,
+    short_text,
 )
+from relu_dynamics import store
+from relu_dynamics.engine.outcomes import NEVER
+from relu_dynamics.experiment import conduct
 
 ROOT = pathlib.Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "experiments", "one_unit"]
@@ -89,10 +87,10 @@ def test_the_steps_of_a_ridgeline_hold_both_events_and_stay_in_the_run():
 
 
 def test_numbers_on_figures_show_0_only_for_0():
-    assert _short(0.0) == "0" and _short(1e-9) == "<.01"
-    assert _short(0.5) == ".50" and _short(123.0) == "123"
-    assert _amount(0) == "0" and _amount(-1e-5) != "0"
-    assert _amount(0.25) == "+.25" and _amount(10.0) == "+10.00"
+    assert short_text(0.0) == "0" and short_text(1e-9) == "<.01"
+    assert short_text(0.5) == ".50" and short_text(123.0) == "123"
+    assert amount_text(0) == "0" and amount_text(-1e-5) != "0"
+    assert amount_text(0.25) == "+.25" and amount_text(10.0) == "+10.00"
 
 
 def _units(**changes):
@@ -102,17 +100,17 @@ def _units(**changes):
         "for_good": [[True, False, False], [True, False, True]],
         "climb": [[1.0, np.nan, np.nan], [2.0, 9.0, 3.0]],
     }
-    return experiment.Units(**{k: np.array(v) for k, v in (base | changes).items()})
+    return Units(**{k: np.array(v) for k, v in (base | changes).items()})
 
 
 def test_the_rule_takes_the_largest_climb_among_those_that_stayed():
-    assert experiment.choose(_units()) == (1, 2)  # not the larger climb that did not last
+    assert choose(_units()) == (1, 2)  # not the larger climb that did not last
     with pytest.raises(ValueError, match="recovered for good"):
-        experiment.choose(_units(for_good=np.zeros((2, 3), bool)))
+        choose(_units(for_good=np.zeros((2, 3), bool)))
 
 
 def test_lives_are_counted_over_all_units():
-    rows = experiment.count_lives(_units())
+    rows = count_lives(_units())
     assert (rows["died"]["successes"], rows["died"]["trials"]) == (5, 6)
     assert (rows["recovered_of_the_dead"]["successes"], rows["died"]["seeds"]) == (4, 2)
     assert (rows["for_good_of_the_dead"]["successes"]) == 3
@@ -168,8 +166,7 @@ def test_whole_figures_of_hand_made_records():
 def test_an_animation_is_a_gif_that_says_where_it_comes_from(tmp_path):
     rng = np.random.default_rng(0)
     z = rng.normal(size=(3, 2, 20)) - np.array([0, 5, 0])[:, None, None]
-    path = animate_layer(
-        tmp_path / "layer.gif",
+    animation = animate_layer(
         np.array([0, 2, 4]),
         z,
         np.arange(5),
@@ -177,8 +174,9 @@ def test_an_animation_is_a_gif_that_says_where_it_comes_from(tmp_path):
         [16, 17],
         17,
         "caption",
-        {"grid_hash": "abc", "git_commit": "def", "command": "one_unit.py"},
     )
+    facts = {"grid_hash": "abc", "git_commit": "def", "command": "one_unit"}
+    (path,) = save_animation(animation, tmp_path / "layer", facts)
     with Image.open(path) as gif:
         assert gif.n_frames == 3 and gif.info["duration"] >= 1000
         assert b"grid_hash=abc" in gif.info["comment"] and b"def" in gif.info["comment"]
@@ -198,14 +196,14 @@ def test_an_animation_is_a_gif_that_says_where_it_comes_from(tmp_path):
     ],
 )
 def test_bad_input_is_refused_before_anything_runs(change, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "compute", lambda options: pytest.fail("ran"))
+    monkeypatch.setattr(experiment, "simulate", lambda options: pytest.fail("ran"))
     options = dataclasses.replace(experiment.QUICK, out=tmp_path / "out")
     for name, value in change.items():
         if isinstance(value, dict):
             value = dataclasses.replace(getattr(options, name), **value)
         options = dataclasses.replace(options, **{name: value})
     with pytest.raises(ValueError, match=message):
-        experiment.run(options)
+        conduct(experiment.EXPERIMENT, options)
     assert not (tmp_path / "out").exists()
 
 
@@ -231,7 +229,7 @@ def test_quick_runs_end_to_end_and_draws_again(tmp_path):
     assert summary["most_moved_by_gradient_while_dead"] == 0
     # The account and the watched run are other programs of the same run.
     assert max(summary["programs_agree_within"].values()) < 1e-3
-    network = experiment.network_of(experiment.store.open_result(out).load())
+    network = network_of(store.open_result(out).load())
     (gone,) = np.flatnonzero(network.dead[-1])
     assert (network.gradients[-2][:, gone] == 0).all() and (network.gradients[-1][gone] == 0).all()
     assert (network.carried[-1][gone] == 0).all() and network.gradients[-1].max() > 0
