@@ -35,7 +35,8 @@ def _script(name: str) -> cli.Command:
 
 def main() -> None:
     """Runs what the command line names."""
-    cli.main_by_name(sys.argv[1:], (*NAMES, "all"), command_of, __doc__ or "")
+    command = "python -m experiments"
+    cli.main_by_name(sys.argv[1:], (*NAMES, "all"), command_of, __doc__ or "", command)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ every option can still be overridden. `EXIT_CODES` lists the exit codes.
 """
 
 import contextlib
+import dataclasses
 import io
 import os
 import pathlib
@@ -20,6 +21,7 @@ import tyro
 
 from relu_dynamics import checks, config_files, store
 from relu_dynamics.checks import check_choice
+from relu_dynamics.config import Config
 from relu_dynamics.grid import VersionError
 from relu_dynamics.sweeps.blocks import OutOfMemoryError, block_devices
 from relu_dynamics.sweeps.plan import check_jax
@@ -122,8 +124,10 @@ def main_by_name(
     names: tuple[str, ...],
     command_of: Callable[[str], Command],
     description: str,
+    command: str,
 ) -> None:
-    """`main` for a command line that begins with the NAME of one of several commands.
+    """`main` for a command line that begins with the NAME of one of several commands; `command` is
+    what stands before it.
 
     Only the command that is named is made. Ends as `guard` does.
     """
@@ -131,7 +135,7 @@ def main_by_name(
     def parse_and_run():
         name, others = choose(arguments, names, description)
         run, *how = command_of(name)
-        options = parse(others, *how)
+        options = parse(others, *how, f"{command} {name}")
         use_private_cache()
         start_jax()
         run(options)
@@ -195,26 +199,62 @@ def _leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def parse(arguments: list[str], defaults: Options, quick: Options, description: str) -> Options:
-    """The options of a command line; raises a one-line ValueError when it is not understood."""
+def parse(
+    arguments: list[str],
+    defaults: Options,
+    quick: Options,
+    description: str,
+    command: str | None = None,
+) -> Options:
+    """The options of a command line; raises a one-line ValueError when it is not understood.
+
+    --help leaves out the fields of configs, which --help-all lists too. `command` is what the user
+    typed before the options; by default the script."""
     chosen = quick if "--quick" in arguments else defaults
     left, files = _take_files([argument for argument in arguments if argument != "--quick"])
     for file in files:
         chosen = config_files.from_mapping(config_files.read_file(pathlib.Path(file)), chosen)
+    everything = "--help-all" in left
+    left = ["--help" if argument == "--help-all" else argument for argument in left]
     messages = io.StringIO()
+    page = io.TextIOWrapper(io.BytesIO(), encoding=sys.stdout.encoding or "utf-8")
     try:
-        with contextlib.redirect_stderr(messages):
+        with contextlib.redirect_stderr(messages), contextlib.redirect_stdout(page):
             return tyro.cli(
                 type(chosen),
                 default=chosen,
                 args=left,
+                prog=command,
                 description=f"{description}\n\n--quick: smaller defaults, under half a minute."
-                "\n\n--config-file FILE: options from a JSON or TOML file; those given here win.",
+                "\n--config-file FILE: options from a JSON or TOML file; those given here win.",
             )
     except SystemExit as ended:
         if not ended.code:
+            page.seek(0)
+            text = page.read()
+            print(text if everything else _without_configs(text, chosen), end="")
             raise
         raise ValueError(_first_sentence(messages.getvalue())) from None
+
+
+def _without_configs(page: str, options: Any) -> str:
+    """A page of help with one line for all fields of every `Config` among the options."""
+    configs = [f.name for f in dataclasses.fields(options) if f.type in (Config, "Config")]
+    prefixes = [f"--{name.replace('_', '-')}." for name in configs]
+    kept: list[str] = []
+    inside = None  # the config whose fields are left out
+    for line in page.splitlines():
+        content = line.strip(" │")
+        found = next((prefix for prefix in prefixes if content.startswith(prefix)), None)
+        if found and found != inside:
+            text = f"{found}FIELD VALUE: any field of this config; --help-all lists them."
+            start = line.index(content)
+            kept.append(line[:start] + text + line[start + len(text) :])
+        if found or not content or content[0] in "-╰─":
+            inside = found
+        if inside is None:
+            kept.append(line)
+    return "\n".join(kept) + "\n"
 
 
 def _take_files(arguments: list[str]) -> tuple[list[str], list[str]]:

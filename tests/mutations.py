@@ -52,8 +52,8 @@ MUTATIONS = (
     Mutation(
         "ReLU has the derivative 1/2 at 0",
         "engine/activations.py",
-        '    "relu": jax.nn.relu,\n',
-        '    "relu": lambda z: jnp.maximum(z, 0),\n',
+        '    "relu": Activation(jax.nn.relu, ',
+        '    "relu": Activation(lambda z: jnp.maximum(z, 0), ',
         "test_training.py",
     ),
     Mutation(

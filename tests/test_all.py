@@ -31,6 +31,7 @@ Image.new("RGB", (3000, 300)).save(out / "tiny.png")
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
     (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "__init__.py").touch()
     (tmp_path / "experiments" / "__main__.py").write_text(f"CLAIM = {CLAIM!r}\n{TINY}")
     monkeypatch.setattr(experiment, "ROOT", tmp_path)
     script = experiment.Script("tiny", {"tiny": "It is so."}, {"seeds": 9})

@@ -663,7 +663,7 @@ def test_bad_input_is_refused():
         ("horizon=-1", lambda: certify(config, task, state, horizon=-1)),
         ("horizon=1.5", lambda: certify(config, task, state, horizon=1.5)),
         (
-            "weights of shape",
+            r"\['kernel'\] has shape \(1, 2\)",
             lambda: certify(dataclasses.replace(config, hidden=(3,)), task, state, horizon=1),
         ),
         ("must both be", lambda: power(certify(config, task, state, horizon=1), [1, 2, 3])),

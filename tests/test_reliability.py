@@ -236,6 +236,18 @@ def parse(*arguments):
     return cli.parse(list(arguments), Options(), Options(seeds=1), "A test.")
 
 
+def test_help_fits_a_screen_and_help_all_lists_the_fields_of_the_config(capsys):
+    pages = []
+    for argument in ("--help", "--help-all"):
+        with pytest.raises(SystemExit):
+            parse(argument)
+        pages.append(capsys.readouterr().out)
+    short, whole = pages
+    assert len(short.splitlines()) < 30 and "--config.FIELD" in short and "--seeds" in short
+    assert all(f"--config.{f.name.replace('_', '-')}" in whole for f in dataclasses.fields(Config))
+    assert "--config.steps" not in short
+
+
 def test_a_file_then_the_command_line(tmp_path):
     file = tmp_path / "options.toml"
     file.write_text('seeds = 7\nrates = [0.5, 1]\nout = "there"\n[config]\nsteps = 80\n')

@@ -337,8 +337,8 @@ def _config_key(config):
 
 def test_frozen_upstream_does_not_move_and_the_rest_does():
     config = dataclasses.replace(SMALL, upstream_rate=0.0)
-    before = _start(*_config_key(config)).params
-    after = training.train(config).state.params
+    start = _start(*_config_key(config))
+    before, after = start.params, training.train(config, state=start).state.params
     chex.assert_trees_all_equal(before["hidden_1"], after["hidden_1"])
     assert not np.array_equal(before["output"]["kernel"], after["output"]["kernel"])
 
