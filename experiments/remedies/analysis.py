@@ -11,6 +11,7 @@ import xarray as xr
 from experiments.remedies.comparisons import (
     DEFINITIONS,
     Cell,
+    Key,
     Results,
     birth_cell,
     birth_values,
@@ -35,43 +36,58 @@ class Trained(NamedTuple):
 def ranking(
     results: Results,
     options: Options,
-    compared: Mapping[tuple[str, str, bool, str], tuple[Claim, dict]],
+    compared: Mapping[Key, tuple[Claim, dict]],
     timed: Mapping[str, Mapping],
 ) -> list[dict]:
     """Every variant with its paired differences to plain ReLU, fewest dead units first (mean over
     the tasks; from birth; those of diverged runs count as dead)."""
     rows = []
     for arm, low in variants(options):
-        row: dict[str, Any] = {"arm": arm, "low_rate": low, "label": label_of(arm, low)}
-        row["time"] = timed[arm]
-        row["tasks"] = {}
-        for task in options.tasks:
-            cell = birth_cell(options, low)
-            result = results[task][arm]
-            entry: dict[str, Any] = birth_row(result, cell)
-            for measure in ("dead", "flat", "held_loss") + tuple(
-                f"recovered {bias:g}" for bias in options.biases
-            ):
-                if (found := compared.get((task, arm, low, measure))) is None:
-                    entry["difference", measure] = None
-                    continue
-                claim, note = found
-                sign = 1 if measure.startswith("recovered") else -1  # own minus plain
-                ends = sorted(sign * end for end in claim.interval or (np.nan, np.nan))
-                entry["difference", measure] = {
-                    "estimate": sign * claim.estimate,
-                    "interval": ends,
-                    "p_value": claim.p_value,
-                    "verdict": claim.verdict,
-                    **note,
-                }
-            row["tasks"][task] = {
-                **{k: v for k, v in entry.items() if not isinstance(k, tuple)},
-                "difference": {k[1]: v for k, v in entry.items() if isinstance(k, tuple)},
+        tasks: dict[str, dict[str, Any]] = {
+            task: {
+                **birth_row(results[task][arm], birth_cell(options, low)),
+                "difference": difference_rows(options, compared, (task, arm, low)),
             }
-        row["lost"] = float(np.mean([t["lost"]["estimate"] for t in row["tasks"].values()]))
-        rows.append(row)
+            for task in options.tasks
+        }
+        rows.append(
+            {
+                "arm": arm,
+                "low_rate": low,
+                "label": label_of(arm, low),
+                "time": timed[arm],
+                "tasks": tasks,
+                "lost": float(np.mean([entry["lost"]["estimate"] for entry in tasks.values()])),
+            }
+        )
     return sorted(rows, key=lambda row: row["lost"])
+
+
+def difference_rows(
+    options: Options,
+    compared: Mapping[Key, tuple[Claim, dict]],
+    variant: tuple[str, str, bool],
+) -> dict[str, dict | None]:
+    """Every measure of a (task, arm, low) minus that of plain ReLU; None where there is none."""
+    cohorts = (f"recovered {bias:g}" for bias in options.biases)
+    return {
+        measure: difference_row(measure, *compared[*variant, measure])
+        if (*variant, measure) in compared
+        else None
+        for measure in ("dead", "flat", "held_loss", *cohorts)
+    }
+
+
+def difference_row(measure: str, claim: Claim, note: Mapping[str, Any]) -> dict[str, Any]:
+    """A claim on a measure as the variant's minus plain ReLU's, with its note."""
+    sign = 1 if measure.startswith("recovered") else -1
+    return {
+        "estimate": None if claim.estimate is None else sign * claim.estimate,
+        "interval": sorted(sign * end for end in claim.interval or (np.nan, np.nan)),
+        "p_value": claim.p_value,
+        "verdict": claim.verdict,
+        **note,
+    }
 
 
 def birth_row(result: xr.Dataset, cell: Cell) -> dict[str, Any]:
@@ -166,7 +182,7 @@ def summarize(options: Options, trained: Trained) -> dict:
     }
 
 
-def print_summary(summary: dict) -> None:
+def print_summary(summary: Mapping[str, Any]) -> None:
     """The headline as text."""
     claims.print_claims(summary["claims"])
     for ranked in summary["rankings"]:

@@ -2,6 +2,7 @@
 by seed; the differences of a base rate as one family."""
 
 from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -12,6 +13,7 @@ from experiments.remedies.sweep import (
     Options,
     variants,
 )
+from relu_dynamics import statistics
 from relu_dynamics.engine.outcomes import NEVER, Outcome
 from relu_dynamics.statistics import claims, estimates
 from relu_dynamics.statistics.claims import Claim
@@ -81,65 +83,89 @@ def cohort_counts(
     }
 
 
-def comparisons(
-    results: Results, options: Options
-) -> dict[tuple[str, str, bool, str], tuple[Claim, dict]]:
-    """(task, arm, low, measure) -> the claim that the variant lowers the measure (raises it, for
-    recoveries) against plain ReLU at the base rate, with the false-discovery rate controlled over
-    all of them, and the means of both with what they rest on."""
-    keys, made, more = [], [], []
+class Difference(NamedTuple):
+    """One measure of a variant and of plain ReLU, one number per seed in each, [seeds]."""
 
-    def add(key, better, worse, bounds, note, least=LEAST):
-        keys.append(key)
-        made.append(
-            claims.difference_claim(
-                " ".join(map(str, key)),
-                "dying ReLU",
-                better,
-                worse,
-                finding="{estimate:+.3f} [{low:+.3f}, {high:+.3f}]",
-                definition=DEFINITIONS[key[-1].split(" ")[0]],
-                least=least,
-                bounds=bounds,
-            )
-        )
-        more.append(note)
+    better: np.ndarray  # what is claimed to be larger
+    worse: np.ndarray
+    note: dict[str, Any]  # the means of both and what they rest on
 
+
+Key = tuple[str, str, bool, str]  # task, arm, low, measure
+
+
+def comparisons(results: Results, options: Options) -> dict[Key, tuple[Claim, dict]]:
+    """The claims that a variant lowers a measure (raises it, for recoveries) against plain ReLU at
+    the base rate, with the false-discovery rate controlled over all of them, and the means of both
+    with what they rest on."""
+    found: dict[Key, Difference] = {}
     for task in options.tasks:
-        plain = results[task][PLAIN]
-        base = birth_values(plain, birth_cell(options, False))
         for arm, low in variants(options):
-            own = birth_values(results[task][arm], birth_cell(options, low))
-            for measure, values in own.items():
-                kept = np.isfinite(values) & np.isfinite(base[measure])
-                note = {"seeds": int(kept.sum()), "left_out": int((~kept).sum())}
-                if kept.sum() < 2:
-                    continue
-                first, second = base[measure][kept], values[kept]
-                note |= {"plain": float(first.mean()), "own": float(second.mean())}
-                share = measure in ("dead", "flat")
-                bounds, least = ((-1, 1), LEAST) if share else (None, 0.0)
-                add((task, arm, low, measure), first, second, bounds, note, least)
-            for bias in () if arm in NO_COHORT else options.biases:
-                cells = [
-                    {"learning_rate": r, "initial_bias": bias}
-                    for r in (options.low_rate if low else options.rate, options.rate)
-                ]
-                found = cohort_counts(results[task][arm], plain, *cells)
-                kept = found["trials"] > 0
-                if kept.sum() < 2:
-                    continue
-                own_back, plain_back = (
-                    found[n][kept] / found["trials"][kept] for n in ("first", "second")
-                )
-                units = int(found["trials"].sum())
-                note = {
-                    "seeds": int(kept.sum()),
-                    "units": units,
-                    "overlap": units / int(found["union"].sum()),
-                    "plain": float(plain_back.mean()),
-                    "own": float(own_back.mean()),
-                }
-                key = (task, arm, low, f"recovered {bias:g}")
-                add(key, own_back, plain_back, (-1, 1), note)
-    return dict(zip(keys, zip(claims.controlled(made), more, strict=True), strict=True))
+            own = birth_differences(results[task], options, arm, low)
+            own |= cohort_differences(results[task], options, arm, low)
+            found |= {(task, arm, low, measure): pair for measure, pair in own.items()}
+    made = {key: difference_claim(key, pair) for key, pair in found.items()}
+    controlled = claims.controlled_by_key(made)
+    return {key: (claim, found[key].note) for key, claim in controlled.items()}
+
+
+def difference_claim(key: Key, pair: Difference) -> Claim:
+    """The claim on one measure of one variant; a loss has no bounds and no least difference."""
+    measure = key[-1]
+    loss = measure == "held_loss"
+    return claims.difference_claim(
+        " ".join(map(str, key)),
+        "dying ReLU",
+        pair.better,
+        pair.worse,
+        finding="{estimate:+.3f} [{low:+.3f}, {high:+.3f}]",
+        definition=DEFINITIONS[measure.split(" ")[0]],
+        least=0.0 if loss else LEAST,
+        bounds=None if loss else (-1, 1),
+    )
+
+
+def birth_differences(
+    results: Mapping[str, xr.Dataset], options: Options, arm: str, low: bool
+) -> dict[str, Difference]:
+    """What is compared from birth on one task, by measure; not where fewer than two seeds are
+    finite in both."""
+    plain = birth_values(results[PLAIN], birth_cell(options, False))
+    own = birth_values(results[arm], birth_cell(options, low))
+    found = {}
+    for measure, values in own.items():
+        first, second = statistics.finite_pairs(plain[measure], values)
+        if len(first) < 2:
+            continue
+        note = {"seeds": len(first), "left_out": len(values) - len(first)}
+        note |= {"plain": float(first.mean()), "own": float(second.mean())}
+        found[measure] = Difference(first, second, note)
+    return found
+
+
+def cohort_differences(
+    results: Mapping[str, xr.Dataset], options: Options, arm: str, low: bool
+) -> dict[str, Difference]:
+    """Recoveries of the same dead cohort on one task, by measure (one per bias); not where fewer
+    than two seeds have units dead in both."""
+    found = {}
+    for bias in () if arm in NO_COHORT else options.biases:
+        own_cell, plain_cell = (
+            {"learning_rate": rate, "initial_bias": bias}
+            for rate in (options.low_rate if low else options.rate, options.rate)
+        )
+        counts = cohort_counts(results[arm], results[PLAIN], own_cell, plain_cell)
+        kept = counts["trials"] > 0
+        if kept.sum() < 2:
+            continue
+        own, plain = (counts[n][kept] / counts["trials"][kept] for n in ("first", "second"))
+        units = int(counts["trials"].sum())
+        note = {
+            "seeds": int(kept.sum()),
+            "units": units,
+            "overlap": units / int(counts["union"].sum()),
+            "plain": float(plain.mean()),
+            "own": float(own.mean()),
+        }
+        found[f"recovered {bias:g}"] = Difference(own, plain, note)
+    return found

@@ -9,6 +9,7 @@ from experiments.remedies.comparisons import (
     DEFINITIONS,
     LEAST,
     Cell,
+    Key,
     Results,
     birth_cell,
     birth_values,
@@ -52,8 +53,9 @@ def birth_claims(results: Results, options: Options) -> list[Claim]:
                     (birth_values(results[task][name], cell), results[task][name], cell)
                     for name, cell in zip((against, arm), cells, strict=True)
                 ]
-                pairs.append([values["dead"] for values, _, _ in sides])
-                parts[arm, low, where] = _reduction(what, than, *pairs[-1], "")
+                without, own = (values["dead"] for values, _, _ in sides)
+                pairs.append([without, own])
+                parts[arm, low, where] = _reduction(what, than, without, own, "")
                 notes.append(f"{where}: {_dead_flat_loss(sides)}")
         first, second = np.mean(pairs, axis=0)
         overall[arm, low] = _reduction(what, than, first, second, "; ".join(notes))
@@ -105,7 +107,7 @@ def _reduction(what: str, than: str, without, own, note: str) -> Claim:
 
 
 def cohort_claims(
-    options: Options, compared: Mapping[tuple[str, str, bool, str], tuple[Claim, dict]]
+    options: Options, compared: Mapping[Key, tuple[Claim, dict]]
 ) -> dict[tuple[str, bool], dict[str, tuple[Claim, dict]]]:
     """(arm, low) -> task and base rate -> how the first dead cohort did, for the remedies that the
     article names but initializers."""
