@@ -62,17 +62,7 @@ SCRIPTS = (
     ),
     script_of("causes"),
     script_of("consequences"),
-    Script(
-        "remedies",
-        {
-            "remedies_ranking": "What helps against dead units, against plain ReLU on the same "
-            "seeds, and what it costs.",
-            "remedies_ranking_mild": "The same where plain ReLU loses fewer units.",
-            "remedies_activations": "Activations and their derivatives, with the points where a "
-            "gradient ends or turns.",
-        },
-        paper={"seeds": 1000},
-    ),
+    script_of("remedies"),
     script_of("born_dead"),
     script_of("collapse"),
     script_of("target_variance"),

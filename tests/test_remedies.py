@@ -14,7 +14,7 @@ import pytest
 import xarray as xr
 
 from experiments import __main__ as command
-from experiments import remedies as experiment
+from experiments.remedies import analysis, comparisons, shapes, sweep, verdicts
 from relu_dynamics import theory
 from relu_dynamics.engine.activations import ACTIVATIONS
 from relu_dynamics.engine.outcomes import NEVER, Outcome
@@ -37,15 +37,15 @@ COMMAND = [sys.executable, "-m", "experiments", "remedies"]
 )
 def test_the_derivative_is_0_where_theory_says_and_negative_below(name, point, known):
     assert abs(point - known) < 1e-6
-    at, below, above = experiment.derivative(name, np.array([point, point - 0.01, point + 0.01]))
+    at, below, above = shapes.derivative(name, np.array([point, point - 0.01, point + 0.01]))
     assert abs(at) < 1e-6 and below < 0 < above
 
 
 def test_where_the_float32_derivative_is_exactly_0():
-    shapes = experiment.shapes()
-    assert shapes["stationary"]["gelu"] == theory.gelu_stationary_point()
-    assert shapes["stationary"]["silu"] == theory.silu_stationary_point()
-    found = shapes["flat_below"]
+    drawn = shapes.shapes()
+    assert drawn["stationary"]["gelu"] == theory.gelu_stationary_point()
+    assert drawn["stationary"]["silu"] == theory.silu_stationary_point()
+    found = drawn["flat_below"]
     assert found["relu"] == 0
     assert found["leaky_relu"] is None and found["prelu"] is None
     # e^z is 0 in float32 where it is below the smallest normal number, 2^-126. But JAX 0.10 has the
@@ -56,33 +56,33 @@ def test_where_the_float32_derivative_is_exactly_0():
     assert np.exp(np.float32(found["elu"])) > 0
     assert -15 <= found["gelu"] <= -10  # FIELD: exact GELU is flat by -15
     for name in ("elu", "gelu", "silu"):
-        left, right = experiment.derivative(name, np.array([found[name], found[name] + 0.011]))
+        left, right = shapes.derivative(name, np.array([found[name], found[name] + 0.011]))
         assert left == 0 and right != 0
 
 
 def test_a_relu_has_no_derivative_at_0():
-    assert experiment.derivative("relu", np.array([-1.0, 0.0, 1.0])).tolist() == [0, 0, 1]
+    assert shapes.derivative("relu", np.array([-1.0, 0.0, 1.0])).tolist() == [0, 0, 1]
 
 
 # The arms -----------------------------------------------------------------------------------------
 
 
 def test_every_arm_is_a_config_that_can_run():
-    for arm in experiment.REMEDIES:
-        made = validate(experiment.arm_config(experiment.DEFAULTS, "digits", arm))
+    for arm in sweep.REMEDIES:
+        made = validate(sweep.arm_config(sweep.DEFAULTS, "digits", arm))
         assert made.activation in ACTIVATIONS
-    grids = experiment.task_grids(experiment.DEFAULTS, "digits")
+    grids = sweep.task_grids(sweep.DEFAULTS, "digits")
     assert len({(g.root_seed, g.seeds) for g in grids.values()}) == 1  # paired by seed
 
 
 def test_every_variant_is_compared_once_and_plain_relu_never_with_itself():
-    found = experiment.variants(experiment.DEFAULTS)
-    assert len(found) == len(set(found)) == 2 * len(experiment.REMEDIES) - 1
-    milder = experiment.bases(experiment.DEFAULTS)[1]
-    assert len(experiment.variants(milder)) == len(experiment.REMEDIES)
+    found = sweep.variants(sweep.DEFAULTS)
+    assert len(found) == len(set(found)) == 2 * len(sweep.REMEDIES) - 1
+    milder = sweep.bases(sweep.DEFAULTS)[1]
+    assert len(sweep.variants(milder)) == len(sweep.REMEDIES)
     assert ("relu", False) not in found and ("relu", True) in found
-    assert experiment.label_of("relu", True) == "lower rate"
-    assert experiment.label_of("batch", True) == "BatchNorm + lower rate"
+    assert sweep.label_of("relu", True) == "lower rate"
+    assert sweep.label_of("batch", True) == "BatchNorm + lower rate"
 
 
 # The same dead cohort -----------------------------------------------------------------------------
@@ -110,7 +110,7 @@ def test_the_cohort_is_paired_on_units_dead_in_both_arms():
     first = _result([[1, 1, 0, 1], [1, 1, 1, 1]], [[1, 0, 0, 1], [1, 1, 0, 1]])
     second = _result([[1, 0, 1, 1], [1, 1, 0, 1]], [[0, 0, 1, 0], [1, 0, 0, 0]])
     cell = {"learning_rate": 0.1, "initial_bias": -5.0}
-    found = experiment.cohort_counts(first, second, cell, cell)
+    found = comparisons.cohort_counts(first, second, cell, cell)
     assert found["trials"].tolist() == [1, 2] and found["union"].tolist() == [3, 3]
     assert found["first"].tolist() == [1, 2] and found["second"].tolist() == [0, 1]
 
@@ -129,7 +129,7 @@ def test_a_share_at_the_last_look_weighs_layers_by_width_and_knows_diverged_runs
         {"identity": json.dumps({"config": {"hidden": [10, 30]}, "axes": []})},
     )
     cell = {"learning_rate": 0.1, "initial_bias": 0.0}
-    found = experiment.last_share(result, "layer_flat_fraction", cell, 1.0)
+    found = comparisons.last_share(result, "layer_flat_fraction", cell, 1.0)
     assert found.tolist() == [(10 * 0.5 + 30 * 0.25) / 40, 1.0]
 
 
@@ -138,9 +138,9 @@ def test_a_share_at_the_last_look_weighs_layers_by_width_and_knows_diverged_runs
 
 def test_birth_claims_follow_the_planted_effect(monkeypatch):
     options = dataclasses.replace(
-        experiment.DEFAULTS, arms=("leaky_relu", "elu", "too_large"), tasks=("a", "b")
+        sweep.DEFAULTS, arms=("leaky_relu", "elu", "too_large"), tasks=("a", "b")
     )
-    results = {t: {arm: (t, arm) for arm in experiment.arm_names(options)} for t in options.tasks}
+    results = {t: {arm: (t, arm) for arm in sweep.arm_names(options)} for t in options.tasks}
     noise = np.random.default_rng(0)
 
     def values(result, cell):
@@ -153,9 +153,9 @@ def test_birth_claims_follow_the_planted_effect(monkeypatch):
         names = ("dead", "flat", "held_loss", "held_error")
         return {name: dead + noise.uniform(0, 1e-4, 40) for name in names}
 
-    monkeypatch.setattr(experiment, "birth_values", values)
-    monkeypatch.setattr(experiment, "_dead_flat_loss", lambda sides: "")
-    made = {c.claim.split(" reduces")[0]: c for c in experiment.birth_claims(results, options)}
+    monkeypatch.setattr(verdicts, "birth_values", values)
+    monkeypatch.setattr(verdicts, "_dead_flat_loss", lambda sides: "")
+    made = {c.claim.split(" reduces")[0]: c for c in verdicts.birth_claims(results, options)}
     assert made["Leaky ReLU"].verdict == "confirmed"
     assert made["Leaky ReLU"].estimate == pytest.approx(0.3, abs=1e-3)
     assert made["A low learning rate"].verdict == "confirmed"
@@ -178,8 +178,8 @@ def test_price_counts_variants_by_hand():
         row("confirmed", "undecided", [-1, 2]),
         row("refuted", "confirmed", [-2, -1]),
     ]
-    options = dataclasses.replace(experiment.DEFAULTS, tasks=("a",))
-    assert experiment.price(rows, options) == {
+    options = dataclasses.replace(sweep.DEFAULTS, tasks=("a",))
+    assert analysis.price(rows, options) == {
         "a": {"lower loss": 1, "higher loss": 1, "undecided": 1}
     }
 
@@ -199,7 +199,7 @@ def test_price_counts_variants_by_hand():
 )
 def test_bad_options_get_one_line(changes, words):
     with pytest.raises(ValueError, match=words) as raised:
-        experiment.run(dataclasses.replace(experiment.DEFAULTS, **changes))
+        sweep.make_grids(dataclasses.replace(sweep.DEFAULTS, **changes))
     assert "\n" not in str(raised.value)
 
 

@@ -1,9 +1,8 @@
 """Figures, from the summary alone: the ranking of the remedies with
 their paired intervals, and the shapes of the activations with their derivatives."""
 
-import functools
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -188,10 +187,3 @@ def draw_activations(summary: Mapping) -> Figure:
             color="0.25",
         )
     return figure
-
-
-FIGURES: dict[str, Callable[[Mapping], Figure]] = {
-    "remedies_ranking": draw_ranking,
-    "remedies_ranking_mild": functools.partial(draw_ranking, place=1),
-    "remedies_activations": draw_activations,
-}
