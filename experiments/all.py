@@ -51,15 +51,7 @@ def script_of(name: str) -> Script:
 SCRIPTS = (
     script_of("recovery_map"),
     script_of("numerical_example"),
-    Script(
-        "channels",
-        {
-            "channels": "P(recover) with one channel open at a time: without any it is exactly 0.",
-            "channels_forks": "The same dead cohort with one channel switched off: what the "
-            "channel brought.",
-        },
-        paper={"rates": 32, "biases": 24, "seeds": 64, "fork_seeds": 256},
-    ),
+    script_of("channels"),
     script_of("causes"),
     script_of("consequences"),
     script_of("remedies"),

@@ -9,12 +9,21 @@ import sys
 import jax
 import numpy as np
 import pytest
+import xarray as xr
 
-from experiments import channels as experiment
-from relu_dynamics import certificates, channels, statistics, store
+from experiments.channels import EXPERIMENT, sweep
+from experiments.channels.closed_forms import decay_steps, within_an_evaluation
+from experiments.channels.collapse import collapse
+from experiments.channels.counts import certificate_row
+from experiments.channels.step_0 import certify_panel, step_0
+from experiments.channels.verdicts import collapse_claim
+from relu_dynamics import certificates, channels, store
 from relu_dynamics.engine.outcomes import NEVER
 from relu_dynamics.engine.step import parameter_updates
+from relu_dynamics.experiment import conduct
+from relu_dynamics.grid import make_grid
 from relu_dynamics.statistics.claims import VERDICTS
+from relu_dynamics.sweeps import studies
 
 ROOT = pathlib.Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "experiments", "channels"]
@@ -23,9 +32,9 @@ pytestmark = pytest.mark.slow  # nine programs to compile
 
 
 TINY = dataclasses.replace(
-    experiment.QUICK,
+    sweep.QUICK,
     config=dataclasses.replace(
-        experiment.BASE,
+        sweep.BASE,
         hidden=(8,),
         biased_units=4,
         examples=64,
@@ -46,7 +55,7 @@ TINY = dataclasses.replace(
 def out(tmp_path_factory):
     """The folder of one whole tiny run."""
     folder = tmp_path_factory.mktemp("channels")
-    experiment.run(dataclasses.replace(TINY, out=folder))
+    conduct(EXPERIMENT, dataclasses.replace(TINY, out=folder))
     return folder
 
 
@@ -66,20 +75,20 @@ def claims(summary, start):
 
 
 def grid_of(name):
-    channel = next(c for c in experiment.CHANNELS if c.name == name)
-    return experiment.channel_grid(TINY, channel)
+    channel = next(c for c in sweep.CHANNELS if c.name == name)
+    return sweep.channel_grid(TINY, channel)
 
 
 def test_every_channel_makes_a_grid_that_can_run():
-    options = experiment.DEFAULTS
-    chosen = experiment.chosen_channels(options)
-    assert [c.name for c in chosen] == list(experiment.NAMES) and len(chosen) == 12
+    options = sweep.DEFAULTS
+    chosen = sweep.chosen_channels(options)
+    assert [c.name for c in chosen] == list(sweep.NAMES) and len(chosen) == 12
     for channel in chosen:
-        grid = experiment.channel_grid(options, channel)
+        grid = sweep.channel_grid(options, channel)
         assert grid.config.biased_layer == channel.layers == len(grid.config.hidden)
         assert len(dict(grid.axes)["initial_bias"]) == options.biases
         if channel.name != "all":  # one channel open at a time
-            opened = [f for f in experiment.CLOSED if getattr(grid.config, f)]
+            opened = [f for f in sweep.CLOSED if getattr(grid.config, f)]
             assert len(opened) <= 1
 
 
@@ -95,10 +104,10 @@ def test_without_a_channel_nobody_recovers_and_all_are_certified(summary):
 def test_closed_channels_are_plain_sgd():
     """A coefficient of 0 and a missing term give the same update, bit for bit."""
     config = grid_of("none").config
-    plain = dataclasses.replace(config, **experiment.PLAIN)
+    plain = dataclasses.replace(config, **sweep.PLAIN)
     updates = []
     for one in (config, plain):
-        _, state = experiment._step_0(one, 0, 0)
+        _, state = step_0(one, 0, 0)
         gradients = jax.tree.map(lambda leaf: leaf + 0.1, state.params)
         update, _ = parameter_updates(one, jax.random.key(1), state, gradients)
         updates.append(jax.tree.map(np.asarray, update))
@@ -118,17 +127,17 @@ def test_layer_norm_recovers_and_batch_norm_does_not(summary):
 def test_decay_acts_at_the_closed_form_step_in_every_unit(out):
     grid = grid_of("decay")
     result = store.open_result(out / "decay").load()
-    steps = experiment.decay_steps(result, grid.config)
-    assert experiment.within_an_evaluation(steps, grid.config)[steps.counted].all()
+    steps = decay_steps(result, grid.config)
+    assert within_an_evaluation(steps, grid.config)[steps.counted].all()
     back = steps.counted & np.isfinite(steps.looked)
     assert back.sum() >= 5 and (steps.predicted[back] <= steps.looked[back] + 1).all()
     late = steps._replace(predicted=steps.predicted + 2 * grid.config.probe_every)
-    assert not experiment.within_an_evaluation(late, grid.config)[back].any()
+    assert not within_an_evaluation(late, grid.config)[back].any()
 
 
 def test_a_fork_keeps_one_cohort_and_agrees_with_the_account(summary):
     names = [fork["name"] for fork in summary["forks"]]
-    assert names == list(experiment.chosen_forks(TINY)) == list(experiment.FORKED)[:2]
+    assert names == list(sweep.chosen_forks(TINY)) == list(sweep.FORKED)[:2]
     for fork in summary["forks"]:
         rows = fork["rows"]
         assert rows[0]["arm"] == "as_is" and len({row["cohort"] for row in rows}) == 1
@@ -171,9 +180,9 @@ def test_draw_makes_the_figures_again_without_training(out, monkeypatch):
     def refuse(*arguments, **others):
         raise AssertionError("trained")
 
-    monkeypatch.setattr(experiment, "sweep_grid", refuse)
+    monkeypatch.setattr(studies, "sweep_grid", refuse)
     monkeypatch.setattr(channels, "fork", refuse)
-    experiment.run(dataclasses.replace(TINY, out=out, draw=True))
+    conduct(EXPERIMENT, dataclasses.replace(TINY, out=out, draw=True))
     assert all((out / name).is_file() for name in names)
 
 
@@ -181,9 +190,7 @@ def test_collapse_is_flat_where_time_is_only_rescaled():
     """Hand-made histories: recovery at rate * step = 4 at every rate, then earlier at the last."""
     rates, seeds, units = [0.1, 0.2, 0.4, 0.8], 12, 6
     config = dataclasses.replace(TINY.config, steps=80, probe_every=1)
-    grid = experiment.make_grid(
-        config, {"learning_rate": rates, "initial_bias": [-4.0]}, list(range(seeds))
-    )
+    grid = make_grid(config, {"learning_rate": rates, "initial_bias": [-4.0]}, list(range(seeds)))
     draws = np.random.default_rng(0).uniform(2, 14, (seeds, units))  # rate * step of recovery
     first = np.stack([np.ceil(draws / rate) for rate in rates])[:, None]
     dims = ("learning_rate", "initial_bias", "seed", "unit")
@@ -191,7 +198,7 @@ def test_collapse_is_flat_where_time_is_only_rescaled():
     def result(first):
         first = np.where(first > config.steps, NEVER, first)
         true = (dims, np.ones(first.shape, bool))
-        return experiment.xr.Dataset(
+        return xr.Dataset(
             {
                 "first_recovery": (dims, first),
                 "dead_at_start": true,
@@ -202,11 +209,11 @@ def test_collapse_is_flat_where_time_is_only_rescaled():
             {"identity": json.dumps(grid.identity)},
         )
 
-    flat = experiment.collapse_claim(experiment.collapse(result(first)))
-    assert flat["verdict"] == "undecided" and flat["comparisons_apart"][0] == 0
+    flat = collapse_claim(collapse(result(first)))
+    assert flat.verdict == "undecided" and flat.more["comparisons_apart"][0] == 0
     first[3] = np.ceil(first[3] / 4)
-    broken = experiment.collapse_claim(experiment.collapse(result(first)))
-    assert broken["verdict"] == "refuted" and broken["breaks_at"] == [0.8]
+    broken = collapse_claim(collapse(result(first)))
+    assert broken.verdict == "refuted" and broken.more["breaks_at"] == [0.8]
 
 
 @pytest.mark.parametrize(
@@ -223,22 +230,17 @@ def test_collapse_is_flat_where_time_is_only_rescaled():
 )
 def test_bad_input_is_refused_before_anything_runs(change, words):
     with pytest.raises(ValueError, match=words.replace("(", r"\(")):
-        experiment.run(dataclasses.replace(TINY, **change))
+        conduct(EXPERIMENT, dataclasses.replace(TINY, **change))
 
 
 def test_a_contradicted_certificate_is_not_passed_over(out):
     result = store.open_result(out / "layer_norm").load()
-    certified = experiment.certify_panel(result, grid_of("layer_norm"), 1)
+    certified = certify_panel(result, grid_of("layer_norm"), 1)
     wrong = certified._replace(
         verdict=np.full_like(certified.verdict, certificates.Verdict.CERTIFIED_NEVER)
     )
     with pytest.raises(ValueError, match="certified never to recover did"):
-        experiment.certificate_row(wrong)
-
-
-def test_rows_are_plain_values():
-    row = experiment.as_row(statistics.exact_interval(3, 10))
-    assert json.loads(json.dumps(row)) == row and row["trials"] == 10
+        certificate_row(wrong)
 
 
 @pytest.mark.slow

@@ -3,8 +3,6 @@
 Widths are those of a paper: COLUMN for one column, PAGE for the text width, in inches.
 """
 
-from relu_dynamics.figures.maps import draw_channel_forks as draw_channel_forks
-from relu_dynamics.figures.maps import draw_channels as draw_channels
 from relu_dynamics.figures.maps import draw_incidence as draw_incidence
 from relu_dynamics.figures.maps import draw_map as draw_map
 from relu_dynamics.figures.maps import draw_pooled as draw_pooled
