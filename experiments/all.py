@@ -24,7 +24,7 @@ import rich.console
 import rich.progress
 from PIL import Image, PngImagePlugin
 
-from experiments import find
+from experiments import NAMES, find
 from relu_dynamics import store
 from relu_dynamics.statistics import claims
 
@@ -48,22 +48,7 @@ def script_of(name: str) -> Script:
     return Script(name, sentences, experiment.paper)
 
 
-SCRIPTS = (
-    script_of("recovery_map"),
-    script_of("numerical_example"),
-    script_of("channels"),
-    script_of("causes"),
-    script_of("consequences"),
-    script_of("remedies"),
-    script_of("born_dead"),
-    script_of("collapse"),
-    script_of("target_variance"),
-    script_of("layers"),
-    script_of("continual"),
-    script_of("autoencoder_birth"),
-    script_of("boundary"),
-    script_of("one_unit"),
-)  # fmt: skip
+SCRIPTS = tuple(map(script_of, NAMES))
 
 
 @dataclasses.dataclass(frozen=True)

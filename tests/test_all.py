@@ -5,7 +5,6 @@ import json
 import pytest
 from PIL import Image, PngImagePlugin
 
-from experiments import NAMES
 from experiments import all as experiment
 from relu_dynamics import store
 
@@ -37,10 +36,6 @@ def tiny(tmp_path, monkeypatch):
     script = experiment.Script("tiny", {"tiny": "It is so."}, {"seeds": 9})
     monkeypatch.setattr(experiment, "SCRIPTS", (script,))
     return experiment
-
-
-def test_every_experiment_is_in_the_table():
-    assert [script.name for script in experiment.SCRIPTS] == list(NAMES)
 
 
 def test_scripts_run_once_and_pages_are_written(tiny, tmp_path, capsys):
