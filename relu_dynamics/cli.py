@@ -134,8 +134,8 @@ def main_by_name(
 
     def parse_and_run():
         name, others = choose(arguments, names, description)
-        run, *how = command_of(name)
-        options = parse(others, *how, f"{command} {name}")
+        run, defaults, quick, text = command_of(name)
+        options = parse(others, defaults, quick, text, f"{command} {name}")
         use_private_cache()
         start_jax()
         run(options)
