@@ -155,4 +155,4 @@ def test_quick_consequences(tmp_path):
         assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["awakened"] == 0 and summary["killed_units"] > 0
-    assert (tmp_path / "png").stat().st_size > 10_000
+    assert (tmp_path / "consequences.png").stat().st_size > 10_000
