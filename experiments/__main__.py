@@ -23,7 +23,7 @@ def command_of(name: str) -> cli.Command:
 def main() -> None:
     """Runs what the command line names."""
     command = "python -m experiments"
-    cli.main_by_name(sys.argv[1:], (*NAMES, "all"), command_of, __doc__ or "", command)
+    cli.main(sys.argv[1:], (*NAMES, "all"), command_of, __doc__ or "", command)
 
 
 if __name__ == "__main__":

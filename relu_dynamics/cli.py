@@ -1,6 +1,6 @@
 """The command line that every experiment script shares: options by tyro, errors in one line.
 
-A script defines a dataclass of options with defaults and calls `main`. `--quick` swaps the
+A command has a dataclass of options with defaults, and `main` runs it. `--quick` swaps the
 defaults for those of `quick`; `--config-file FILE` (JSON or TOML) replaces those that it names;
 every option can still be overridden. `EXIT_CODES` lists the exit codes.
 """
@@ -51,21 +51,6 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, code: int):
         super().__init__(code)
         self.code = code
-
-
-def main(run: Callable[[Any], None], defaults: Any, quick: Any, description: str) -> None:
-    """Parses the command line and calls `run(options)`.
-
-    Ends as `guard` does.
-    """
-
-    def parse_and_run():
-        options = parse(sys.argv[1:], defaults, quick, description)
-        use_private_cache()
-        start_jax()
-        run(options)
-
-    guard(parse_and_run)
 
 
 def start_jax() -> None:
@@ -119,15 +104,15 @@ class Command(NamedTuple):
     description: str
 
 
-def main_by_name(
+def main(
     arguments: list[str],
     names: tuple[str, ...],
     command_of: Callable[[str], Command],
     description: str,
     command: str,
 ) -> None:
-    """`main` for a command line that begins with the NAME of one of several commands; `command` is
-    what stands before it.
+    """Runs the command whose NAME begins the command line, and ends as `guard` does; `command` is
+    what stands before the NAME.
 
     Only the command that is named is made. Ends as `guard` does.
     """
@@ -204,12 +189,12 @@ def parse(
     defaults: Options,
     quick: Options,
     description: str,
-    command: str | None = None,
+    command: str,
 ) -> Options:
     """The options of a command line; raises a one-line ValueError when it is not understood.
 
     --help leaves out the fields of configs, which --help-all lists too. `command` is what the user
-    typed before the options; by default the script."""
+    typed before the options."""
     chosen = quick if "--quick" in arguments else defaults
     left, files = _take_files([argument for argument in arguments if argument != "--quick"])
     for file in files:

@@ -6,11 +6,14 @@ between stands with each experiment: grids are data, the analysis reads results 
 training, figures know what is stored.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
+
+import jax
 
 from relu_dynamics import figures, store
 from relu_dynamics.grid import Grid
@@ -95,11 +98,35 @@ def conduct(experiment: Experiment, options: Any) -> None:
     out = options.out or pathlib.Path("runs") / f"{experiment.name}-{question[:12]}"
     if not options.draw:
         _answer(experiment, options, grids, question, out)
-    provenance = studies.read_summary(out, ("provenance",))["provenance"]
+    provenance = _summary_of(experiment, out)["provenance"]
     stored = experiment.stored(out)
     for stem, figure in experiment.figures.items():
         print("wrote", *figure.save(figure.draw(stored), out / stem, provenance))
     experiment.finish(options, out)
+
+
+@contextlib.contextmanager
+def compiling(fast: bool) -> Iterator[None]:
+    """Inside, programs are compiled with fewer optimizations where `fast`: quicker for short runs,
+    slower for long ones, and they round otherwise."""
+    setting = "jax_disable_most_optimizations"
+    before = jax.config.read(setting)
+    jax.config.update(setting, fast or before)
+    try:
+        yield
+    finally:
+        jax.config.update(setting, before)
+
+
+def _summary_of(experiment: Experiment, out: pathlib.Path) -> dict[str, Any]:
+    """The summary in a folder; raises a `FolderError` when it is that of another experiment."""
+    summary = studies.read_summary(out, ("provenance", "question"))
+    if summary["question"] != experiment.question:
+        raise store.FolderError(
+            f"{str(out)!r} does not hold {experiment.name}: it asks {summary['question']!r}; use "
+            "another --out."
+        )
+    return summary
 
 
 def _answer(

@@ -77,6 +77,9 @@ def test_drawing_again_trains_nothing(tmp_path):
     calls.clear()
     conduct(experiment, Count(out=tmp_path, draw=True))
     assert calls == ["draw 3", tmp_path.name]
+    other = dataclasses.replace(experiment, name="weigh", question="how heavy?")
+    with pytest.raises(store.FolderError, match="does not hold weigh: it asks 'how many"):
+        conduct(other, Count(out=tmp_path, draw=True))
 
 
 def test_another_question_is_refused_and_has_another_folder(tmp_path, monkeypatch):

@@ -233,7 +233,7 @@ class Options:
 
 
 def parse(*arguments):
-    return cli.parse(list(arguments), Options(), Options(seeds=1), "A test.")
+    return cli.parse(list(arguments), Options(), Options(seeds=1), "A test.", "script")
 
 
 def test_help_fits_a_screen_and_help_all_lists_the_fields_of_the_config(capsys):
@@ -300,7 +300,8 @@ def test_every_end_has_its_exit_code_and_one_line(error, code, monkeypatch, caps
     def run(options):
         raise error
 
-    cli.main(run, Options(), Options(), "A test.")
+    make = lambda name: cli.Command(run, Options(), Options(), "A test.")  # noqa: E731
+    cli.main(["fail"], ("fail",), make, "Tests.", "script")
     assert codes == ([] if code is None else [code])
     said = capsys.readouterr()
     assert len((said.err or said.out).strip().splitlines()) == 1

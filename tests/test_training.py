@@ -605,3 +605,16 @@ def test_batches_are_independent_draws_with_replacement():
         same = (drawn[apart:] == drawn[:-apart]).sum()
         places = drawn[apart:].size
         assert abs(same - places * chance) < 5.5 * np.sqrt(places * chance * (1 - chance))
+
+
+@pytest.mark.parametrize("count", [0, -5, 2.5, True, "5", None, float("nan")])
+def test_steps_that_are_none_are_refused(count):
+    with pytest.raises(ValueError, match=r"^count=.* must be a whole number of steps >= 1"):
+        interventions.every(count, lift_biases)
+    with pytest.raises(ValueError, match=r"^when=.* must be a whole number of steps >= 0"):
+        interventions.at(count if count != 0 else -1, lift_biases)
+
+
+def test_a_step_that_returns_something_else_is_refused():
+    with pytest.raises(ValueError, match="^step=.* returned NoneType; a step returns"):
+        training.train(SMALL, step=lambda *arguments: None)

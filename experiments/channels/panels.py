@@ -1,17 +1,17 @@
 """Trains the panels and the forks, and certifies the units of the panels at step 0."""
 
-import contextlib
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
-import jax
 import xarray as xr
 
 from experiments.channels.closed_forms import BOUNDARIES
 from experiments.channels.forks import Fork, make_fork
 from experiments.channels.step_0 import Certified, Start, certify_panel, start_of
 from experiments.channels.sweep import CHANNELS, Channel, Options, chosen_forks
+from relu_dynamics.engine.activations import activation_of
+from relu_dynamics.experiment import compiling
 from relu_dynamics.grid import Grid
 from relu_dynamics.sweeps import studies
 
@@ -35,7 +35,7 @@ class Results(NamedTuple):
 
 def train(options: Options, grids: Mapping[str, Grid], out: pathlib.Path) -> Results:
     """Panels, stored in a folder each, and forks, which are made anew by every call."""
-    with _compiling(options.fast_compile):
+    with compiling(options.fast_compile):
         results = studies.sweep_study(grids, out)
         panels = {
             channel.name: make_panel(options, channel, grids[channel.name], results[channel.name])
@@ -51,18 +51,7 @@ def make_panel(options: Options, channel: Channel, grid: Grid, result: xr.Datase
     start = certified = None
     if channel.name in BOUNDARIES:
         start = start_of(grid.config, grid.seeds, grid.root_seed)
-    if grid.config.activation == "relu":
+    if activation_of(grid.config).rectifies:
         seeds = len(grid.seeds) if channel.name == "none" else options.certified_seeds
         certified = certify_panel(result, grid, seeds)
     return Panel(channel, grid, result, start, certified)
-
-
-@contextlib.contextmanager
-def _compiling(fast: bool) -> Iterator[None]:
-    """Programs are compiled with fewer optimizations where `fast`."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", fast or before)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_disable_most_optimizations", before)

@@ -16,8 +16,6 @@ minute.
 import pathlib
 from collections.abc import Mapping
 
-import jax
-
 from experiments.consequences import missing
 from experiments.consequences.analysis import Results, print_summary, summarize
 from experiments.consequences.figure import draw_consequences
@@ -29,21 +27,21 @@ from experiments.consequences.sweep import (
     make_grids,
     new_grids,
 )
-from relu_dynamics.experiment import Experiment, Figure
+from relu_dynamics.experiment import Experiment, Figure, compiling
 from relu_dynamics.grid import Grid
 from relu_dynamics.sweeps import studies
 
 
 def train(options: Options, grids: Mapping[str, Grid], out: pathlib.Path) -> Results:
     """Networks with killed units, new and smaller ones, and one with its killed units cut out."""
-    jax.config.update("jax_disable_most_optimizations", options.fast_compile)
     new = new_grids(options)
     killed = {name: grid for name, grid in grids.items() if name not in new}
-    return Results(
-        studies.sweep_study(killed, out),
-        missing.train_new(new, out),
-        missing.widest_difference(options),
-    )
+    with compiling(options.fast_compile):
+        return Results(
+            studies.sweep_study(killed, out),
+            missing.train_new(new, out),
+            missing.widest_difference(options),
+        )
 
 
 EXPERIMENT = Experiment(

@@ -69,17 +69,20 @@ def _adam_decay(config, lifts):
     )
 
 
+# What is left in the trace of the optimizers that keep one.
+TRACE_RESIDUES = {"momentum": theory.heavy_ball_residue, "nesterov": theory.nesterov_residue}
+
+
 def residue(config: Config, memory: dict[str, float]) -> np.ndarray:
     """Movement of the bias after 1, 2, ... `config.steps` steps without gradient, from what the
     optimizer remembers of it."""
     steps, rate = np.arange(1, config.steps + 1), config.learning_rate
-    if config.optimizer == "adam":
+    if config.optimizer not in TRACE_RESIDUES:  # Adam
         first = steps[:1000]  # what follows is below 1e-40 of the whole
         moved = theory.adam_residue(**memory, learning_rate=rate, steps=first)
         return np.pad(moved, (0, len(steps) - len(first)), mode="edge")
-    form = {"momentum": theory.heavy_ball_residue, "nesterov": theory.nesterov_residue}
     momentum = cast(float, config.momentum)
-    return form[config.optimizer](memory["trace"], rate, momentum, steps)
+    return TRACE_RESIDUES[config.optimizer](memory["trace"], rate, momentum, steps)
 
 
 def _from_memory(memory):
@@ -99,9 +102,7 @@ def _ten_steps(config):
 def _at_threshold(factor):
     def memory(config):
         # the residue is proportional to the trace
-        whole = (
-            theory.heavy_ball_residue if config.optimizer == "momentum" else theory.nesterov_residue
-        )
+        whole = TRACE_RESIDUES[config.optimizer]
         unit = whole(-1.0, config.learning_rate, cast(float, config.momentum))
         return {"trace": -factor * float(depth(config)) / unit}
 
@@ -121,7 +122,7 @@ def _largest_adam(config, b1=0.9, b2=0.999):
 
 
 def _left(panel, variant, optimizer, memory):
-    uses = () if optimizer == "adam" else ("momentum",)
+    uses = ("momentum",) if optimizer in TRACE_RESIDUES else ()
     change = {"optimizer": optimizer}
     return Source(panel, variant, _from_memory(memory), uses, change, memory)
 

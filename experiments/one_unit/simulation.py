@@ -16,6 +16,7 @@ from relu_dynamics import channels
 from relu_dynamics.config import Config
 from relu_dynamics.engine import models, tasks, training
 from relu_dynamics.engine.keys import purpose_key, run_key
+from relu_dynamics.engine.normalizations import normalization_of
 from relu_dynamics.engine.step import train_step
 
 
@@ -108,23 +109,12 @@ def open_channels(config: Config) -> tuple[str, ...]:
         "decay": decays,
         "noise": "noise" in sources,
         "upstream": config.biased_layer > 1,
-        "normalization": config.normalization != "none",
+        "normalization": normalization_of(config).present,
     }
     return ("gradient", *(name for name, there in has.items() if there), "handover")
 
 
 def moved_by_channel(config: Config, entries: channels.Entry) -> np.ndarray:
     """What every channel moved the margin of one unit by, [steps, channels], from its account."""
-    terms = entries.margin.terms
-    whole = {name: sum(getattr(terms, name)) for name in channels.SOURCES}
-    moved = {
-        "gradient": whole["gradient"],
-        "outside": whole["outside"],
-        "residue": whole["residue"],
-        "decay": whole["coupled_decay"] + whole["decoupled_decay"],
-        "noise": whole["noise"],
-        "upstream": terms.upstream + terms.cross,
-        "normalization": terms.normalization,
-        "handover": entries.handover,
-    }
+    moved = channels.moved_by_channel(entries.margin.terms) | {"handover": entries.handover}
     return np.stack([np.asarray(moved[name])[:, 0] for name in open_channels(config)], axis=1)

@@ -63,7 +63,7 @@ def make_grids(options: Options) -> dict[str, Grid]:
     config = options.config
     if config.probe_every != 1:
         raise ValueError(
-            f"config.probe_every={config.probe_every}: a life is told step by step; use 1."
+            f"config.probe_every={config.probe_every}: a life is shown step by step; use 1."
         )
     for name, least in (("frames", 2), ("network_seeds", 1)):
         if getattr(options, name) < least:

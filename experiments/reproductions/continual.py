@@ -255,7 +255,7 @@ def draw_continual(summary: Mapping) -> Drawing:
 
 EXPERIMENT = Experiment(
     name="continual",
-    question="do dead units pile up while the task keeps changing?",
+    question="do dead units pile up while the task changes for ever?",
     description=__doc__ or "",
     defaults=DEFAULTS,
     quick=QUICK,

@@ -44,6 +44,7 @@ from relu_dynamics.channels.accounts import Shares as Shares
 from relu_dynamics.channels.accounts import SpellAccount as SpellAccount
 from relu_dynamics.channels.accounts import account as account
 from relu_dynamics.channels.accounts import layer_units as layer_units
+from relu_dynamics.channels.accounts import moved_by_channel as moved_by_channel
 from relu_dynamics.channels.accounts import spell_account as spell_account
 from relu_dynamics.channels.accounts import spell_shares as spell_shares
 from relu_dynamics.channels.accounts import spell_sums as spell_sums

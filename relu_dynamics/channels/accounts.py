@@ -15,6 +15,7 @@ from relu_dynamics.channels.terms import (
     SOURCES,
     VIEWS,
     Entry,
+    Terms,
     empty_record,
     layer_record,
     named_entry,
@@ -290,6 +291,20 @@ def spell_sums(account: Account) -> SpellAccount:
     return SpellAccount(sums, account.spell.sum(0, dtype=jnp.int32), account.history)
 
 
+def moved_by_channel(terms: Terms) -> dict[str, Any]:
+    """What every channel of `Shares` moved z by, from an account's terms, [..., units] each."""
+    whole = {name: sum(getattr(terms, name)) for name in SOURCES}
+    return {
+        "gradient": whole["gradient"],
+        "outside": whole["outside"],
+        "residue": whole["residue"],
+        "decay": whole["coupled_decay"] + whole["decoupled_decay"],
+        "noise": whole["noise"],
+        "upstream": terms.upstream + terms.cross,
+        "normalization": terms.normalization,
+    }
+
+
 def spell_shares(account: Account | SpellAccount, view: str = "margin") -> Shares:
     """Which fraction of the climb over the dead spell each channel brought, [..., units].
 
@@ -302,17 +317,8 @@ def spell_shares(account: Account | SpellAccount, view: str = "margin") -> Share
     sums = (spell_sums(account) if isinstance(account, Account) else account).sums
     balance = getattr(sums, view)
     handover = sums.handover if view == "margin" else jnp.zeros_like(sums.handover)
-    terms = balance.terms
-    whole = {name: sum(getattr(terms, name)) for name in SOURCES}
     climb = balance.change + handover
-    brought = {
-        "gradient": whole["gradient"],
-        "outside": whole["outside"],
-        "residue": whole["residue"],
-        "decay": whole["coupled_decay"] + whole["decoupled_decay"],
-        "noise": whole["noise"],
-        "upstream": terms.upstream + terms.cross,
-        "normalization": terms.normalization,
+    brought = moved_by_channel(balance.terms) | {
         "handover": handover,
         "rounding": balance.residual,
     }

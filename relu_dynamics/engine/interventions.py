@@ -10,7 +10,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from relu_dynamics.checks import short_repr
 from relu_dynamics.config import Config
 from relu_dynamics.engine.keys import purpose_key
 from relu_dynamics.engine.models import Params, layer_name
@@ -51,13 +53,24 @@ def kill_share(config: Config, task: Task | None, key: jax.Array, state: State) 
 
 
 def at(when: int, change: Callable) -> Callable[[Callable], Callable]:
-    """Makes of a step one that first changes the state at the step `when`."""
+    """Makes of a step one that first changes the state at the step `when`, a whole number >= 0.
+    Raises a ValueError for another one."""
+    _check_step("when", when, 0)
     return _changing(change, lambda step: step == when)
 
 
 def every(count: int | jax.Array, change: Callable) -> Callable[[Callable], Callable]:
-    """Makes of a step one that first changes the state at the steps `count`, 2 `count`, ..."""
+    """Makes of a step one that first changes the state at the steps `count`, 2 `count`, ...: a
+    whole number >= 1 or a traced one. Raises a ValueError for another one."""
+    if not isinstance(count, jax.Array):
+        _check_step("count", count, 1)
     return _changing(change, lambda step: (step > 0) & (step % count == 0))
+
+
+def _check_step(name: str, value: Any, least: int) -> None:
+    whole = isinstance(value, int | float | np.number) and float(value).is_integer()
+    if isinstance(value, bool) or not whole or value < least:
+        raise ValueError(f"{name}={short_repr(value)} must be a whole number of steps >= {least}.")
 
 
 def _changing(change, is_due):

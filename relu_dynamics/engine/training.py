@@ -90,7 +90,13 @@ def scan_steps(
 
     def observed_step(shared, carry, indices):
         before, kept = carry
-        after, snapshot = step(*shared, before, indices)
+        made = step(*shared, before, indices)
+        if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], State)):
+            raise ValueError(
+                f"step={short_repr(step)} returned {type(made).__name__}; a step returns "
+                "(State, snapshot), as train_step does."
+            )
+        after, snapshot = made
         kept, out = observe(kept, before, after, snapshot)
         return (after, kept), out
 

@@ -131,7 +131,7 @@ def validate(config: Config) -> Config:
             f"momentum={config.momentum!r} is not used by optimizer={config.optimizer!r}; "
             f"use one of {', '.join(users)}, or momentum=None."
         )
-    static |= _check_schedule(config) | _check_looks(config)
+    static |= _check_schedule(config) | _check_events(config)
     if config.change_every is not None and tasks.TASKS[config.task].renew is None:
         changing = ", ".join(name for name, kind in tasks.TASKS.items() if kind.renew)
         raise ValueError(
@@ -197,7 +197,7 @@ def _check_schedule(config: Config) -> dict[str, int | None]:
     return counts
 
 
-def _check_looks(config: Config) -> dict[str, int]:
+def _check_events(config: Config) -> dict[str, int]:
     """The checked steps at which something happens between two segments of a run."""
     counts = {"killed_at": _check_count(config, "killed_at", 0)}
     if config.change_every is not None:

@@ -85,11 +85,6 @@ def sweep_study(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def open_study(names: Mapping[str, Grid], out: pathlib.Path) -> dict[str, xr.Dataset]:
-    """The stored results of a study's arms; raises as `store.open_result` when one is missing."""
-    return {name: store.open_result(out / folder_name(name)).load() for name in names}
-
-
 def read_summary(out: pathlib.Path, needed: Collection[str] = ()) -> dict[str, Any]:
     """The summary.json of a study; raises a `store.FolderError` when there is none, or when it is
     one without the `needed` parts."""
