@@ -75,12 +75,16 @@ class Config:
     learning_rate: float = _traced(0.1, "learning rate", at_least=0)
     """Step size of the optimizer, >= 0 (traced)."""
     initial_bias: float = _traced(-6.0, "initial bias")
-    """Added at step 0 to the bias of the first `biased_units` units of `biased_layer`; all
-    biases start at 0, unless the initializer sets them. With a normalization it is the
+    """Added at step 0 to the bias of the first `biased_units` units of `biased_layer`; 0 leaves
+    all biases as `bias_law` and the initializer make them. With a normalization it is the
     normalization's shift (traced)."""
+    bias_scale: float | None = _traced(None, "scale of the initial biases", since="0.2.0")
+    """The scale of `bias_law`: the constant, the standard deviation or half the width (traced when
+    given)."""
     momentum: float | None = _traced(None, "momentum", at_least=0, below=1)
     """Heavy-ball or Nesterov momentum, or Adam's b1, in [0, 1). None: the optimizer's own
-    default, 0.9 (traced when given)."""
+    default, 0.9; 0.9 itself is another program, in which Adam's 1 - b1 is a float32, so results
+    agree with None to rounding only (traced when given)."""
     weight_decay: float | None = _traced(None, "weight decay", at_least=0)
     """Decay coefficient, >= 0; how it enters is `decay_kind` (traced when given)."""
     noise_scale: float | None = _traced(None, "noise scale", at_least=0)
@@ -127,8 +131,15 @@ class Config:
     """Width of every hidden layer."""
     activation: str = _static("relu")
     """Name of the activation, see `relu_dynamics.engine.activations.ACTIVATIONS`."""
-    initializer: str = _static("he_normal")
-    """Name of the weight initializer, see `relu_dynamics.engine.initializers.INITIALIZERS`."""
+    initializer: str | tuple[str, ...] = _static("he_normal")
+    """Name of the weight initializer, see `relu_dynamics.engine.initializers.INITIALIZERS`; or one
+    name per hidden layer and one for the output."""
+    bias_law: str | tuple[str, ...] = _static("initializer", since="0.2.0")
+    """Law of the hidden layers' biases at step 0, one name or one per hidden layer: initializer (as
+    it sets them, mostly 0), constant, normal or uniform, times `bias_scale`. With a normalization
+    it is the law of its shift."""
+    hidden_bias: bool | tuple[bool, ...] = _static(True, since="0.2.0")
+    """Whether the hidden layers have a bias: all of them, or one answer per hidden layer."""
     normalization: str = _static("none")
     """What comes between the affine map and the activation: none, batch, layer, rms or group; or
     weight, which normalizes the incoming weights instead of z."""
@@ -222,6 +233,11 @@ def to_json(config: Config) -> str:
         if field.metadata.get("since") and fields[name] == field.default:
             del fields[name]
     return json.dumps(fields, sort_keys=True, separators=(",", ":"))
+
+
+def differs(config: Config, name: str) -> bool:
+    """Whether a field of the config is not at its default."""
+    return getattr(config, name) != FIELDS[name].default
 
 
 def with_defaults(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ import numpy as np
 from relu_dynamics.checks import check_choice, short_repr
 from relu_dynamics.config import TRACED, Config, check_number, to_json
 from relu_dynamics.config_files import from_mapping
+from relu_dynamics.engine.initialization import check_initialization
 from relu_dynamics.engine.outcomes import DEFINITION_VERSION
 from relu_dynamics.engine.validation import validate
 
@@ -175,6 +176,9 @@ def make_grid(
     if not isinstance(config, Config):
         raise ValueError(f"config={short_repr(config)} must be a Config.")
     config = validate(dataclasses.replace(config, **{n: values[0] for n, values in checked}))
+    for name, values in checked:
+        for value in values if name == "initial_bias" else ():  # 0 leaves a layer without bias
+            check_initialization(dataclasses.replace(config, initial_bias=value))
     numbers = _check_seeds(seeds)
     if isinstance(root_seed, bool) or not isinstance(root_seed, int) or not 0 <= root_seed < 2**32:
         raise ValueError(

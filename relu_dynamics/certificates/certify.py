@@ -35,7 +35,8 @@ from relu_dynamics.statistics.intervals import Interval
 # The fields under which the theorems were proved; all others must stay at their defaults.
 COVERED = frozenset(
     """
-    learning_rate initial_bias momentum weight_decay noise_scale upstream_rate outside_gradient
+    learning_rate initial_bias bias_law bias_scale momentum weight_decay noise_scale upstream_rate
+    outside_gradient
     weight_scale scaling_dose killed_fraction target_scale
     task examples dimension input_scaling hidden activation initializer normalization output_bias
     optimizer warmup_steps decay_steps decay_kind decay_targets batch_size batch_order steps

@@ -27,7 +27,8 @@ SOURCES = ("gradient", "outside", "residue", "coupled_decay", "decoupled_decay",
 # arm of a fork changes what it says and nothing else; all others must stay at their defaults.
 COVERED = frozenset(
     """
-    learning_rate initial_bias momentum weight_decay noise_scale upstream_rate outside_gradient
+    learning_rate initial_bias bias_law bias_scale momentum weight_decay noise_scale upstream_rate
+    outside_gradient
     clip_norm weight_scale scaling_dose killed_fraction target_scale
     task examples dimension input_scaling hidden activation initializer normalization output_bias
     optimizer schedule warmup_steps decay_steps decay_kind decay_targets batch_size batch_order

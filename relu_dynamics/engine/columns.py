@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from relu_dynamics.config import Config
 from relu_dynamics.engine import models, probes
 from relu_dynamics.engine.activations import activation_of
+from relu_dynamics.engine.initializers import has_shift
 from relu_dynamics.engine.models import PRECISION, Params, layer_name
 from relu_dynamics.engine.normalizations import normalization_of
 from relu_dynamics.engine.tasks import TASKS
@@ -32,6 +33,7 @@ def is_one_unit(config: Config) -> bool:
         and config.hidden == (1,)
         and activation_of(config).elementwise
         and not normalization_of(config).present
+        and has_shift(config, 1)
         and kind.outputs == 1
         and not kind.classes
     )

@@ -1,11 +1,14 @@
-"""Initializers: the weights at step 0, one row each."""
+"""Initializers and bias laws: the weights and the biases at step 0, one row each."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from relu_dynamics.config import Config
+from relu_dynamics.engine.normalizations import normalization_of
 
 Affine = dict[str, jax.Array]  # one affine map: kernel [fan_in, units], and bias [units] if it has
 
@@ -48,7 +51,8 @@ def _standardized(affine: Affine, inputs: jax.Array) -> Affine:
     values = inputs @ affine["kernel"]
     deviation = values.std(0, keepdims=True)
     factor = jnp.where(deviation > 0, 1 / jnp.where(deviation > 0, deviation, 1), 1)
-    return {"kernel": affine["kernel"] * factor, "bias": -values.mean(0) * factor[0]}
+    kernel = affine["kernel"] * factor
+    return {"kernel": kernel, **({"bias": -values.mean(0) * factor[0]} if "bias" in affine else {})}
 
 
 _HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -68,4 +72,40 @@ INITIALIZERS: dict[str, Initializer] = {
     ),
     "too_small": Initializer(nn.initializers.variance_scaling(0.02, "fan_in", "normal")),
     "too_large": Initializer(nn.initializers.variance_scaling(200.0, "fan_in", "normal")),
+    # Constants; `weight_scale` makes 0.5 or 0.01 of the 1.
+    "zeros": Initializer(nn.initializers.zeros),
+    "ones": Initializer(nn.initializers.ones),
+    "minus_ones": Initializer(nn.initializers.constant(-1.0)),
 }
+
+
+# The laws of the hidden layers' biases, of (key, shape), for `bias_scale` = 1; None: the biases
+# stay as the initializer sets them.
+BIAS_LAWS: dict[str, Callable[[jax.Array, tuple[int]], jax.Array] | None] = {
+    "initializer": None,
+    "constant": lambda key, shape: jnp.ones(shape),
+    "normal": jax.random.normal,
+    "uniform": lambda key, shape: jax.random.uniform(key, shape, minval=-1, maxval=1),
+}
+
+
+def per_layer(value: Any, layers: int) -> tuple:
+    """A field that holds one value, or one per layer, as one per layer."""
+    return value if isinstance(value, tuple) else (value,) * layers
+
+
+def initializers_of(config: Config) -> tuple[Initializer, ...]:
+    """The rows of `INITIALIZERS` that the config names, of the hidden layers and the output."""
+    return tuple(INITIALIZERS[n] for n in per_layer(config.initializer, len(config.hidden) + 1))
+
+
+def fits_inputs(config: Config) -> bool:
+    """Whether an initializer of a hidden layer is fitted to the training inputs."""
+    return any(row.fit is not None for row in initializers_of(config)[:-1])
+
+
+def has_shift(config: Config, layer: int) -> bool:
+    """Whether the units of hidden layer `layer` (from 1) have a bias, or a normalization's shift
+    in its place."""
+    biases = per_layer(config.hidden_bias, len(config.hidden))
+    return biases[layer - 1] or normalization_of(config).present

@@ -22,8 +22,9 @@ from relu_dynamics.engine.tasks import Task
 
 def kill(config: Config, params: Params, memory: Any, key: jax.Array) -> tuple[Params, Any]:
     """(parameters, memory) with `config.killed_fraction` of every hidden layer's units killed:
-    incoming weights 0 and bias -1. `memory` is any tree that holds copies of the parameters' tree
-    (an optimizer's state); a killed unit's entries in it become 0. `key` is consumed."""
+    incoming weights 0 and bias -1, where there is one. `memory` is any tree that holds copies of
+    the parameters' tree (an optimizer's state); a killed unit's entries in it become 0. `key` is
+    consumed."""
     if config.killed_fraction is None:
         return params, memory
     killed = {}
@@ -34,11 +35,9 @@ def kill(config: Config, params: Params, memory: Any, key: jax.Array) -> tuple[P
     def without(tree, bias):
         out = dict(tree)
         for name, gone in killed.items():
-            out[name] = {
-                **tree[name],
-                "kernel": jnp.where(gone[None, :], 0, tree[name]["kernel"]),
-                "bias": jnp.where(gone, bias, tree[name]["bias"]),
-            }
+            out[name] = {**tree[name], "kernel": jnp.where(gone[None, :], 0, tree[name]["kernel"])}
+            if "bias" in tree[name]:
+                out[name]["bias"] = jnp.where(gone, bias, tree[name]["bias"])
         return out
 
     is_params = lambda node: isinstance(node, dict) and node.keys() == params.keys()  # noqa: E731

@@ -13,9 +13,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from relu_dynamics.config import Config
+from relu_dynamics.config import Config, differs
 from relu_dynamics.engine.activations import ACTIVATIONS, activation_of
-from relu_dynamics.engine.initializers import INITIALIZERS
+from relu_dynamics.engine.initializers import INITIALIZERS, has_shift, per_layer
 from relu_dynamics.engine.normalizations import (
     NORM_EPSILON,
     NORMALIZATIONS,
@@ -45,22 +45,30 @@ class MLP(nn.Module):
     hidden: tuple[int, ...]
     outputs: int
     activation: str
-    initializer: str
+    initializer: str | tuple[str, ...]
     normalization: str
     output_bias: bool
+    hidden_bias: bool | tuple[bool, ...] = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> Forward:
-        kernel_init = INITIALIZERS[self.initializer].weights
+        names = per_layer(self.initializer, len(self.hidden) + 1)
+        kernel_inits = [INITIALIZERS[name].weights for name in names]
+        biases = per_layer(self.hidden_bias, len(self.hidden))
         preactivations, inputs = [], []
         for layer, width in enumerate(self.hidden, start=1):
             inputs.append(x)
-            z = nn.Dense(width, kernel_init=kernel_init, name=layer_name(layer))(x)
+            z = nn.Dense(
+                width,
+                use_bias=biases[layer - 1],
+                kernel_init=kernel_inits[layer - 1],
+                name=layer_name(layer),
+            )(x)
             z = self._normalize(layer, z)
             preactivations.append(z)
             x = self.connect(x, self._activate(layer, z))
         output = nn.Dense(
-            self.outputs, kernel_init=kernel_init, use_bias=self.output_bias, name="output"
+            self.outputs, kernel_init=kernel_inits[-1], use_bias=self.output_bias, name="output"
         )(x)
         return Forward(output, tuple(preactivations), tuple(inputs))
 
@@ -137,6 +145,8 @@ def slope_name(layer: int) -> str:
 
 def build(config: Config) -> MLP:
     """The Flax module of a config."""
+    # A network of a user's own need not know the fields that came later.
+    own = {name: getattr(config, name) for name in ("hidden_bias",) if differs(config, name)}
     return MODELS[config.model](
         hidden=config.hidden,
         outputs=TASKS[config.task].outputs,
@@ -144,6 +154,7 @@ def build(config: Config) -> MLP:
         initializer=config.initializer,
         normalization=config.normalization,
         output_bias=config.output_bias,
+        **own,
     )
 
 
@@ -180,7 +191,9 @@ def with_vector(
 
 def shift(config: Config, params: Params, layer: int) -> jax.Array:
     """The additive shift of hidden layer `layer`'s pre-activations, [units]; without a
-    normalization it is the layer's bias."""
+    normalization it is the layer's bias, and 0 where it has none."""
+    if not has_shift(config, layer):
+        return jnp.zeros(config.hidden[layer - 1])
     return _vector(params, normalization_of(config).shift, layer)
 
 

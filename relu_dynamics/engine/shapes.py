@@ -6,6 +6,7 @@ import chex
 import jax.numpy as jnp
 
 from relu_dynamics.config import Config
+from relu_dynamics.engine.initializers import per_layer
 from relu_dynamics.engine.models import Params, layer_name
 from relu_dynamics.engine.tasks import TASKS, Task, input_dimension
 
@@ -36,7 +37,8 @@ def check_state(config: Config, step: Any, params: Params) -> None:
             )
         group = params[layer_name(layer)]
         _check(f"{name}['kernel']", group["kernel"], (None, width), float, remedy)
-        _check(f"{name}['bias']", group["bias"], (width,), float, remedy)
+        if per_layer(config.hidden_bias, len(config.hidden))[layer - 1]:
+            _check(f"{name}['bias']", group["bias"], (width,), float, remedy)
 
 
 def _check(field: str, value: Any, shape: tuple, kind: type, remedy: str) -> None:

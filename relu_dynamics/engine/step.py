@@ -198,5 +198,6 @@ def gradient_norms(config: Config, gradients: models.Params) -> jax.Array:
     norms = []
     for layer in range(1, len(config.hidden) + 1):
         group = gradients[models.layer_name(layer)]
-        norms.append(jnp.sqrt(jnp.sum(group["kernel"] ** 2, axis=0) + group["bias"] ** 2))
+        squares = jnp.sum(group["kernel"] ** 2, axis=0)
+        norms.append(jnp.sqrt(squares + group["bias"] ** 2 if "bias" in group else squares))
     return jnp.concatenate(norms)

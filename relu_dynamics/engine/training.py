@@ -21,7 +21,7 @@ from relu_dynamics.config import Config
 from relu_dynamics.engine import columns, initialization, models, outcomes, probes, tasks
 from relu_dynamics.engine.columns import lanes_last, scan_stretch
 from relu_dynamics.engine.evaluation import probe_statistics
-from relu_dynamics.engine.initializers import INITIALIZERS
+from relu_dynamics.engine.initializers import fits_inputs
 from relu_dynamics.engine.interventions import kill_share, with_interventions
 from relu_dynamics.engine.keys import purpose_key, run_key
 from relu_dynamics.engine.memory import check_memory, trace_bytes
@@ -58,7 +58,7 @@ class Run(NamedTuple):
 def start(config: Config, key: jax.Array) -> State:
     """The state at step 0 of the run with this config and run key."""
     inputs = None
-    if INITIALIZERS[config.initializer].fit is not None:
+    if fits_inputs(config):
         data = tasks.load_data(config)
         inputs = tasks.make_task(config, purpose_key(key, "task"), data).inputs
     params = initialization.initialize(config, purpose_key(key, "init"), inputs)

@@ -10,8 +10,9 @@ import numpy as np
 from relu_dynamics.checks import check_choice, short_repr
 from relu_dynamics.config import FIELDS, TRACED, Config, check_number
 from relu_dynamics.config_files import from_mapping, parse_json, read_file
-from relu_dynamics.engine import initializers, models, normalizations, optimizers, tasks
+from relu_dynamics.engine import models, normalizations, optimizers, tasks
 from relu_dynamics.engine.activations import ACTIVATIONS
+from relu_dynamics.engine.initialization import check_initialization
 from relu_dynamics.engine.normalizations import normalization_of
 
 MOST_UNITS = 2**20  # of a layer
@@ -24,7 +25,6 @@ _CHOICES: dict[str, Collection[str]] = {
     "input_scaling": tasks.SCALINGS,
     "model": models.MODELS,
     "activation": ACTIVATIONS,
-    "initializer": initializers.INITIALIZERS,
     "normalization": normalizations.NORMALIZATIONS,
     "optimizer": optimizers.OPTIMIZERS,
     "schedule": optimizers.SCHEDULES,
@@ -113,6 +113,7 @@ def validate(config: Config) -> Config:
     static["biased_layer"] = _check_count(config, "biased_layer", 1, len(config.hidden))
     width = config.hidden[config.biased_layer - 1]
     static["biased_units"] = _check_count(config, "biased_units", 1, int(width))
+    static |= check_initialization(config)
     if config.upstream_rate is not None and config.biased_layer == 1:
         raise ValueError(
             f"upstream_rate={config.upstream_rate!r} needs a layer below biased_layer=1; "
