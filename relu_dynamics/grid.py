@@ -23,7 +23,10 @@ from relu_dynamics.checks import check_choice, short_repr
 from relu_dynamics.config import TRACED, Config, check_number, to_json
 from relu_dynamics.config_files import from_mapping
 from relu_dynamics.engine.initialization import check_initialization
+from relu_dynamics.engine.models import Params
 from relu_dynamics.engine.outcomes import DEFINITION_VERSION
+from relu_dynamics.engine.starting import StartingPoint, starting_point
+from relu_dynamics.engine.step import State
 from relu_dynamics.engine.validation import validate
 
 SCHEMA_VERSION = 2  # of stored blocks and labelled results
@@ -54,6 +57,7 @@ class Grid:
     seeds: tuple[int, ...]
     root_seed: int
     lanes: int
+    start: StartingPoint | None = None  # of every run; None: as the config initializes
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -114,6 +118,7 @@ class Grid:
             "definition_version": DEFINITION_VERSION,
             "jax_version": jax.__version__,
             "platform": jax.default_backend(),
+            **({"state": self.start.digest} if self.start else {}),
         }
 
     @functools.cached_property
@@ -162,8 +167,11 @@ def make_grid(
     *,
     root_seed: int = 0,
     lanes: int | None = None,
+    state: State | Params | StartingPoint | None = None,
 ) -> Grid:
-    """A checked grid over `axes` (traced field -> values). `seeds` is their number or a list.
+    """A checked grid over `axes` (traced field -> values). `seeds` is their number or a list, and
+    `state` what every run begins with instead of what the config initializes, see
+    `starting_point`.
 
     Raises a ValueError that names the field, the value and the remedy; nothing is traced.
     """
@@ -189,13 +197,26 @@ def make_grid(
         lanes = default_lanes(config, cells, jax.default_backend())
     if isinstance(lanes, bool) or not isinstance(lanes, int) or not 1 <= lanes <= 2**20:
         raise ValueError(f"lanes={short_repr(lanes)} must be a whole number >= 1 and <= 2^20.")
-    grid = Grid(config, checked, numbers, root_seed, lanes)
+    grid = Grid(config, checked, numbers, root_seed, lanes, _check_start(config, checked, state))
     if grid.runs > MOST_RUNS:
         raise ValueError(
             f"the axes {' x '.join(map(str, grid.shape))} and {len(numbers)} seeds make "
             f"{grid.runs} runs; use at most {MOST_RUNS}: fewer values or fewer seeds."
         )
     return grid
+
+
+def _check_start(config: Config, axes: Any, state: Any) -> StartingPoint | None:
+    """The starting point that a user gave; raises a ValueError when it does not fit the config, or
+    when an axis has no effect with it."""
+    start = starting_point(config, state)
+    for name, _ in axes if start else ():
+        if name in ("weight_scale", "bias_scale"):
+            raise ValueError(
+                f"axis {name} changes what the config initializes, and the runs begin with a given "
+                "state; leave one of them out."
+            )
+    return start
 
 
 def _check_seeds(seeds: Any) -> tuple[int, ...]:
@@ -217,11 +238,13 @@ def _check_seeds(seeds: Any) -> tuple[int, ...]:
     return numbers
 
 
-def grid_from_identity(identity: Any) -> Grid:
-    """The grid whose `identity` this is, as read from a stored result.
+def grid_from_identity(identity: Any, state: State | Params | StartingPoint | None = None) -> Grid:
+    """The grid whose `identity` this is, as read from a stored result, and whose runs began with
+    `state`, of which an identity holds only a digest.
 
-    Raises a ValueError when it is not one, and a `VersionError` when another schema, definition,
-    JAX or platform made it, so this process cannot give the same numbers.
+    Raises a ValueError when it is not one or its runs began with another state, and a
+    `VersionError` when another schema, definition, JAX or platform made it, so this process cannot
+    give the same numbers.
     """
     if not isinstance(identity, Mapping) or not isinstance(identity.get("axes"), list):
         raise ValueError(f"identity={short_repr(identity)} is not a grid's.")
@@ -238,7 +261,14 @@ def grid_from_identity(identity: Any) -> Grid:
         identity.get("seeds", 0),
         root_seed=identity.get("root_seed", -1),
         lanes=identity.get("lanes", 0),
+        state=state,
     )
+    began, given = identity.get("state"), grid.identity.get("state")
+    if began != given:
+        raise ValueError(
+            f"state: the result's runs began with {_state_in_words(began)}, not with "
+            f"{_state_in_words(given)}; give state=... as when it was made."
+        )
     other = [name for name in VERSION_FIELDS if grid.identity[name] != identity.get(name)]
     if other:
         raise VersionError(
@@ -249,6 +279,10 @@ def grid_from_identity(identity: Any) -> Grid:
             + "; install what made it to get the same numbers."
         )
     return grid
+
+
+def _state_in_words(digest: Any) -> str:
+    return f"a given state (sha256 {short_repr(digest)[1:13]})" if digest else "the config's own"
 
 
 def check_name(name: Any) -> str:

@@ -31,6 +31,7 @@ from relu_dynamics.engine.keys import purpose_key, run_key
 from relu_dynamics.engine.memory import check_memory
 from relu_dynamics.engine.outcomes import NEVER, History
 from relu_dynamics.engine.shapes import check_state, check_task
+from relu_dynamics.engine.starting import Given
 from relu_dynamics.engine.step import State, loss_gradients, parameter_updates
 from relu_dynamics.engine.tasks import Task
 from relu_dynamics.engine.validation import check_covered, validate
@@ -157,14 +158,16 @@ def updated_history(config, task, state, history, apply=models.apply):
     )
 
 
-def start_state(config: Config, key: jax.Array) -> State:
+def start_state(config: Config, key: jax.Array, given: Given | None = None) -> State:
     """`training.start` in JAX's present float type (Flax makes float32 parameters under x64)."""
     unbiased = dataclasses.replace(config, initial_bias=0.0)
     with jax.numpy_dtype_promotion("standard"):  # float32 parameters on float64 inputs
-        params = training.start(training.as_arrays(unbiased), key).params
+        begun = training.start(training.as_arrays(unbiased), key, given)
     shift = lambda values: values.at[: config.biased_units].add(config.initial_bias)  # noqa: E731
-    params = models.with_shift(config, _as_floats(params), shift)
-    return State(jnp.int32(0), params, optimizers.make_optimizer(config).init(params))
+    params = models.with_shift(config, _as_floats(begun.params), shift)
+    empty = given is None or given[1] is None
+    memory = optimizers.make_optimizer(config).init(params) if empty else begun.optimizer
+    return State(jnp.int32(0), params, _as_floats(memory))
 
 
 def _as_floats(tree: Any) -> Any:

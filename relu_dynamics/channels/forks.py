@@ -24,7 +24,8 @@ from relu_dynamics.config import Config
 from relu_dynamics.engine import models, outcomes, tasks, training
 from relu_dynamics.engine.keys import run_key
 from relu_dynamics.engine.outcomes import NEVER, History
-from relu_dynamics.engine.step import train_step
+from relu_dynamics.engine.starting import starting_point
+from relu_dynamics.engine.step import State, train_step
 from relu_dynamics.engine.validation import check_covered, validate
 from relu_dynamics.statistics.intervals import Interval
 
@@ -51,8 +52,10 @@ def fork(
     seeds: int | Sequence[int],
     root_seed: int = 0,
     units: Sequence[int] | None = None,
+    state: State | models.Params | None = None,
 ) -> ForkResult:
-    """Continues every seed's run from its state at `step` to the horizon, once for each arm.
+    """Continues every seed's run from its state at `step` to the horizon, once for each arm. Runs
+    begin with `state` where one is given, as those of `sweep`.
 
     The cohort are the units of the biased layer (or those of them in `units`) that are dead on
     the probe set at `step`: one cohort for all arms. All arms see the same batches and the same
@@ -86,7 +89,9 @@ def fork(
     chosen = check_units(config, units, range(layer[0], layer[-1] + 1))
     keys = jnp.stack([run_key(root_seed, seed) for seed in seeds])
     base = traced(config)
-    task, state = _begin(base, keys, tasks.load_data(config))
+    begins = starting_point(config, state)
+    given = begins.arrays if begins else None
+    task, state = _begin(base, keys, tasks.load_data(config), given)
     before = jnp.int32(step // config.probe_every)
     history = _begin_history(base, task, state)
     freezable = any(row.holds == "normalization" for row in rows)
@@ -172,9 +177,10 @@ def _held(what: str | None) -> dict[str, jax.Array]:
 
 
 @jax.jit
-def _begin(config, keys, data):
+def _begin(config, keys, data, given):
     """(task, state at step 0) of every seed, leaves [seeds, ...]."""
-    return jax.vmap(lambda key: (make_task(config, key, data), start_state(config, key)))(keys)
+    start = lambda key: (make_task(config, key, data), start_state(config, key, given))  # noqa: E731
+    return jax.vmap(start)(keys)
 
 
 @jax.jit

@@ -29,6 +29,7 @@ from relu_dynamics.engine.optimizers import make_optimizer
 from relu_dynamics.engine.outcomes import History
 from relu_dynamics.engine.probes import LayerSummary, UnitStatistics
 from relu_dynamics.engine.shapes import check_state, check_task
+from relu_dynamics.engine.starting import Given, StartingPoint, starting_point
 from relu_dynamics.engine.step import State, draw_batch, train_step
 from relu_dynamics.engine.tasks import Task
 from relu_dynamics.engine.validation import validate
@@ -55,14 +56,24 @@ class Run(NamedTuple):
     held_error: jax.Array  # [] fraction wrong or mean squared error, likewise
 
 
-def start(config: Config, key: jax.Array) -> State:
-    """The state at step 0 of the run with this config and run key."""
+def start(config: Config, key: jax.Array, given: Given | None = None) -> State:
+    """The state at step 0 of the run with this config and run key: of the config's initializer, or
+    of `given`, what a user gave (`StartingPoint.arrays`), with the initial bias added."""
+    if given is not None:
+        params, memory = jax.tree.map(jnp.asarray, given)
+        return _begun(config, key, initialization.with_initial_bias(config, params), memory)
     inputs = None
     if fits_inputs(config):
         data = tasks.load_data(config)
         inputs = tasks.make_task(config, purpose_key(key, "task"), data).inputs
     params = initialization.initialize(config, purpose_key(key, "init"), inputs)
-    state = State(jnp.int32(0), params, make_optimizer(config).init(params))
+    return _begun(config, key, params, None)
+
+
+def _begun(config, key, params, memory) -> State:
+    """The state at step 0 with these parameters; the optimizer's memory is empty by default."""
+    memory = make_optimizer(config).init(params) if memory is None else memory
+    state = State(jnp.int32(0), params, memory)
     if config.killed_fraction is not None and config.killed_at == 0:
         state = kill_share(config, None, key, state)
     return state
@@ -117,10 +128,11 @@ def run(
     step: Callable = train_step,
     trace_units: bool = False,
     history: History | None = None,
+    given: Given | None = None,
 ) -> Run:
-    """One whole run as a scan of steps, from `state` (by default step 0's own) for `config.steps`
-    steps; `history` is what was seen before (by default nothing). Pure; jit it, or vmap it over
-    configs.
+    """One whole run as a scan of steps, from `state` (by default that of `start`, which gets
+    `given`) for `config.steps` steps; `history` is what was seen before (by default nothing). Pure;
+    jit it, or vmap it over configs.
 
     `step(config, task, key, state, indices) -> (state, snapshot)` is the step, `train_step` or one
     made from it. It must not close over values that differ between lanes.
@@ -129,7 +141,7 @@ def run(
     the first layer of all lanes is one matrix product.
     """
     every = config.probe_every
-    state = start(config, key) if state is None else state
+    state = start(config, key, given) if state is None else state
     check_task(config, task)
     check_state(config, state.step, state.params)
     made = task  # of which a changing task is made anew in every period
@@ -219,9 +231,9 @@ def run(
 
 
 @functools.partial(jax.jit, static_argnames=("step", "trace_units"))
-def _train(config, key, data, state, *, step, trace_units):
+def _train(config, key, data, state, given, *, step, trace_units):
     task = tasks.make_task(config, purpose_key(key, "task"), data)
-    return run(config, task, key, state, step=step, trace_units=trace_units)
+    return run(config, task, key, state, step=step, trace_units=trace_units, given=given)
 
 
 def train(
@@ -229,27 +241,30 @@ def train(
     seed: int = 0,
     *,
     root_seed: int = 0,
-    state: State | None = None,
+    state: State | models.Params | StartingPoint | None = None,
     step: Callable = train_step,
     trace_units: bool = False,
 ) -> Run:
     """Trains one network, from step 0 or from a given state, and returns all that came out of it.
 
+    A `State`, such as a run's, is continued as it is, at its own step. Parameters alone begin at
+    step 0 with an empty memory of the optimizer, and the config's `initial_bias` is added.
     `step` is the training step, see `run`; make it once, since every new one is compiled anew.
     With `trace_units=True` the trace holds every unit's statistics: of the minibatch and the
     gradient norm at every step, of the probe set at every evaluation (set `probe_every=1` for every
     step). Raises a ValueError for a config that cannot run, and before starting when the trace
     does not fit into memory. A run that resumes after a kill: `store.checkpoints.train`.
     """
-    if state is not None and not isinstance(state, State):
-        raise ValueError(f"state={short_repr(state)} must be a State, such as a run's; or None.")
     if not callable(step):
         raise ValueError(f"step={short_repr(step)} must be a training step, such as train_step.")
     config = validate(config)
+    begins = None if isinstance(state, State) else starting_point(config, state)
     check_memory(trace_bytes(config, trace_units), "use trace_units=False or fewer steps")
     traced = as_arrays(config)
     key = run_key(root_seed, seed)
-    return _train(traced, key, tasks.load_data(config), state, step=step, trace_units=trace_units)
+    data = tasks.load_data(config)
+    state, given = (state, None) if begins is None else (None, begins.arrays)
+    return _train(traced, key, data, state, given, step=step, trace_units=trace_units)
 
 
 def as_arrays(config: Config) -> Config:

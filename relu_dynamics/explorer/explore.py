@@ -10,6 +10,8 @@ import xarray as xr
 from relu_dynamics import store
 from relu_dynamics.checks import short_repr
 from relu_dynamics.config import LABELS
+from relu_dynamics.engine.models import Params
+from relu_dynamics.engine.step import State
 from relu_dynamics.explorer.checks import check_bokeh, check_results
 from relu_dynamics.explorer.numbers import (
     PROVENANCE,
@@ -26,7 +28,9 @@ from relu_dynamics.statistics import estimates
 
 
 def explore(
-    result: xr.Dataset | Mapping[str, xr.Dataset], path: str | os.PathLike = "explorer.html"
+    result: xr.Dataset | Mapping[str, xr.Dataset],
+    path: str | os.PathLike = "explorer.html",
+    state: State | Params | None = None,
 ) -> pathlib.Path:
     """Writes a result as one HTML page to explore in a browser, and returns its path.
 
@@ -35,6 +39,7 @@ def explore(
         results, between which the page switches. The first two axes make the map; of further
         axes, every value is a map of its own.
       path: where the page is written; an existing file is replaced.
+      state: what the sweeps' runs began with, if they were given a state.
 
     One seed of every result is trained again for the z ribbons: the sweep's time over its number
     of seeds, and a compilation. Where that does not give the stored numbers (another JAX, platform
@@ -45,7 +50,7 @@ def explore(
     """
     check_bokeh()
     named = check_results(result)
-    maps = [each for name, one in named.items() for each in build_maps(name, one.compute())]
+    maps = [each for name, one in named.items() for each in build_maps(name, one.compute(), state)]
     path = pathlib.Path(path)
     try:
         store.write_whole(path, render(maps).encode())
@@ -56,10 +61,10 @@ def explore(
     return path
 
 
-def build_maps(name: str, result: xr.Dataset) -> list[dict]:
+def build_maps(name: str, result: xr.Dataset, state: State | Params | None = None) -> list[dict]:
     """One map for every value of the axes beyond the second, as plain values for JSON."""
     axes = estimates.axis_names(result)
-    ribbons, note = trace_ribbons(result)
+    ribbons, note = trace_ribbons(result, state)
     maps = []
     for place in itertools.product(*(range(result.sizes[axis]) for axis in axes[2:])):
         part = result.isel({axis: [i] for axis, i in zip(axes[2:], place, strict=True)})

@@ -14,8 +14,11 @@ from relu_dynamics.config import Config
 from relu_dynamics.engine import tasks, training
 from relu_dynamics.engine.keys import purpose_key
 from relu_dynamics.engine.memory import check_memory, trace_bytes
+from relu_dynamics.engine.models import Params
 from relu_dynamics.engine.outcomes import NEVER, History, Outcome
 from relu_dynamics.engine.probes import UnitStatistics
+from relu_dynamics.engine.starting import Given
+from relu_dynamics.engine.step import State
 from relu_dynamics.explorer.numbers import OUTCOMES, at_risk, cells_of, rounded, shown_evaluations
 from relu_dynamics.grid import Grid, grid_from_identity
 from relu_dynamics.statistics import estimates
@@ -29,15 +32,18 @@ RIBBON_RULE = (
 )
 
 
-def trace_ribbons(result: xr.Dataset) -> tuple[np.ndarray, str]:
-    """(a ribbon or None for every cell, [axes...]; what a reader must know of them)."""
+def trace_ribbons(
+    result: xr.Dataset, state: State | Params | None = None
+) -> tuple[np.ndarray, str]:
+    """(a ribbon or None for every cell, [axes...]; what a reader must know of them). `state` is
+    what the sweep's runs began with, if it was given one."""
     axes = estimates.axis_names(result)
     run = result.isel(seed=_telling_seed(result)).transpose(*axes, ...)
     shape = tuple(run.sizes[axis] for axis in axes)
     ribbons = np.full(shape, None, object)
     units = _telling_units(run)
     try:
-        grid = grid_from_identity(json.loads(result.attrs["identity"]))
+        grid = grid_from_identity(json.loads(result.attrs["identity"]), state)
         traced = _trace_cells(grid, int(run.seed), cells_of(result), units)
     except ValueError as error:
         return ribbons, f"No ribbon: the run cannot be trained again here. {error}"
@@ -79,10 +85,12 @@ class _Traced(NamedTuple):
 
 
 @jax.jit
-def _block_traces(configs: Config, key: jax.Array, data: tuple | None) -> _Traced:
+def _block_traces(
+    configs: Config, key: jax.Array, data: tuple | None, given: Given | None
+) -> _Traced:
     """`blocks.block_program`, returning every unit's record at every evaluation."""
     task = tasks.make_task(configs, purpose_key(key, "task"), data)
-    traced = functools.partial(training.run, trace_units=True)
+    traced = functools.partial(training.run, trace_units=True, given=given)
     runs = jax.vmap(traced, in_axes=(0, None, None))(configs, task, key)
     return _Traced(runs.history, cast(UnitStatistics, runs.trace.probe_units))
 

@@ -20,6 +20,7 @@ from relu_dynamics.engine import memory, tasks, training
 from relu_dynamics.engine.keys import purpose_key, run_key
 from relu_dynamics.engine.outcomes import History
 from relu_dynamics.engine.probes import LayerSummary
+from relu_dynamics.engine.starting import Given
 from relu_dynamics.grid import Grid
 
 Device = Any  # a jax.Device
@@ -62,10 +63,14 @@ def compiler_options() -> dict[str, int] | None:
 
 
 @functools.partial(jax.jit, compiler_options=compiler_options())
-def block_program(configs: Config, key: jax.Array, data: tuple | None) -> BlockResult:
-    """Trains all lanes of a block: configs with [lanes] traced fields, one run key, raw data."""
+def block_program(
+    configs: Config, key: jax.Array, data: tuple | None, given: Given | None = None
+) -> BlockResult:
+    """Trains all lanes of a block: configs with [lanes] traced fields, one run key, raw data, and
+    the state that a user gave for all of them."""
     task, axis = make_block_task(configs, key, data)
-    runs = jax.vmap(training.run, in_axes=(0, axis, None))(configs, task, key)
+    run = functools.partial(training.run, given=given)
+    runs = jax.vmap(run, in_axes=(0, axis, None))(configs, task, key)
     return BlockResult(
         runs.history, runs.trace.probe_layers, runs.trace.loss, runs.held_loss, runs.held_error
     )
@@ -119,7 +124,8 @@ def _arguments(grid: Grid, block: int, device: Device | None) -> tuple:
     """What a block program is called with, on a device."""
     configs = block_configs(grid, grid.block_cells(block))
     key = run_key(grid.root_seed, grid.block_seed(block))
-    return jax.device_put((configs, key, tasks.load_data(grid.config)), device)
+    given = grid.start.arrays if grid.start else None
+    return jax.device_put((configs, key, tasks.load_data(grid.config), given), device)
 
 
 def _memory_remedy(grid: Grid, device: Device | None) -> str:

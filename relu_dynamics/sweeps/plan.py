@@ -17,6 +17,7 @@ from relu_dynamics.engine import outcomes, tasks, training
 from relu_dynamics.engine.evaluation import evaluate
 from relu_dynamics.engine.keys import run_key
 from relu_dynamics.engine.memory import check_memory
+from relu_dynamics.engine.starting import Given
 from relu_dynamics.grid import Grid
 from relu_dynamics.sweeps.blocks import (
     BlockResult,
@@ -101,11 +102,13 @@ def _slurm_shard() -> tuple[int, int] | None:
 
 
 @jax.jit
-def _dead_at_start(configs: Config, key: jax.Array, data: tuple | None) -> jax.Array:
+def _dead_at_start(
+    configs: Config, key: jax.Array, data: tuple | None, given: Given | None
+) -> jax.Array:
     task, axis = make_block_task(configs, key, data)
 
     def count(config, task):
-        params = training.start(config, key).params
+        params = training.start(config, key, given).params
         statistics, _ = evaluate(config, params, task.probe)
         return jnp.sum((statistics.margin <= 0)[biased_slice(config)])
 
@@ -126,12 +129,13 @@ def check_at_risk(grid: Grid) -> int:
     if not any(dict(grid.axes).get("initial_bias", (grid.config.initial_bias,))):
         return 0
     data = tasks.load_data(grid.config)
+    given = grid.start.arrays if grid.start else None
     total = 0
     for seed in grid.seeds:
         key = run_key(grid.root_seed, seed)
         for chunk in range(grid.chunks):
             configs = block_configs(grid, grid.block_cells(chunk))
-            total += int(_dead_at_start(configs, key, data)[: grid.block_size(chunk)].sum())
+            total += int(_dead_at_start(configs, key, data, given)[: grid.block_size(chunk)].sum())
         if total:
             return total
     raise ValueError(

@@ -15,6 +15,8 @@ from relu_dynamics import store
 from relu_dynamics.checks import check_path, short_repr
 from relu_dynamics.config import Config
 from relu_dynamics.engine import training
+from relu_dynamics.engine.models import Params
+from relu_dynamics.engine.step import State
 from relu_dynamics.grid import Grid, grid_from_identity
 from relu_dynamics.sweeps.blocks import BlockResult, run_block
 
@@ -36,6 +38,7 @@ def replay(
     seed: int,
     *,
     trace_units: bool = False,
+    state: State | Params | None = None,
 ) -> Replay:
     """Trains one stored cell again, from the stored folder alone, and checks that the numbers are
     the stored ones, bit for bit.
@@ -47,12 +50,13 @@ def replay(
       trace_units: whether to train the run alone too, with every unit's record at every step.
         A run alone is another program than a block, so it agrees with the stored numbers to
         rounding only.
+      state: what the sweep's runs began with, if it was given one.
 
     Raises a ValueError when there is no such cell, when versions or platform differ from those
     that made the result, and when a number differs.
     """
     folder = None if isinstance(source, xr.Dataset) else check_path("source", source)
-    grid = grid_from_identity(_stored_identity(source, folder))
+    grid = grid_from_identity(_stored_identity(source, folder), state)
     number = _cell_number(grid, cell)
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed not in grid.seeds:
         raise ValueError(
@@ -77,7 +81,9 @@ def replay(
     config = dataclasses.replace(grid.config, **values)
     run = None
     if trace_units:
-        run = training.train(config, int(seed), root_seed=grid.root_seed, trace_units=True)
+        run = training.train(
+            config, int(seed), root_seed=grid.root_seed, state=grid.start, trace_units=True
+        )
     return Replay(config, int(seed), block, lane, result, run)
 
 

@@ -13,6 +13,8 @@ import xarray as xr
 
 from relu_dynamics import store
 from relu_dynamics.config import Config
+from relu_dynamics.engine.models import Params
+from relu_dynamics.engine.step import State
 from relu_dynamics.grid import Grid, make_grid
 from relu_dynamics.sweeps.blocks import BlockResult, Device, run_blocks
 from relu_dynamics.sweeps.executors import RETRIES, AnyExecutor, run_blocks_on
@@ -30,6 +32,7 @@ def sweep(
     progress: bool = False,
     shard: Shard = None,
     executor: AnyExecutor | None = None,
+    state: State | Params | None = None,
 ) -> xr.Dataset:
     """Trains every run of a grid and returns the labelled result.
 
@@ -47,13 +50,17 @@ def sweep(
         is all blocks (of a `jax.distributed` process: its own).
       executor: trains on the workers of a `concurrent.futures.Executor` (or of those that a
         function returns) instead of this process's devices.
+      state: what every run begins with instead of what the config initializes: parameters that you
+        have, or a `State`, whose optimizer's memory is kept too. Seeds then differ in data and
+        minibatches only, steps count from 0, and `initial_bias` is added as always (0 leaves the
+        biases alone). A digest of it is part of the result's identity.
 
     None of `out`, `progress`, `shard` and `executor` changes a bit of the result.
 
     Raises a ValueError on bad input, before anything is traced or written, and an
     `UnfinishedError` when a shard is done and blocks of others are missing.
     """
-    grid = make_grid(config, axes, seeds, root_seed=root_seed, lanes=lanes)
+    grid = make_grid(config, axes, seeds, root_seed=root_seed, lanes=lanes, state=state)
     return sweep_grid(grid, out=out, progress=progress, shard=shard, executor=executor)
 
 

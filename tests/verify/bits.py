@@ -197,9 +197,9 @@ def _leaves_digest(leaves) -> str:
 
 
 @functools.partial(jax.jit, compiler_options=compiler_options())
-def _losses_program(configs, key, data):
+def _losses_program(configs, key, data, given=None):
     """`block_program` of which nobody reads the statistics: XLA leaves them out."""
-    result = inspect.unwrap(block_program)(configs, key, data)
+    result = inspect.unwrap(block_program)(configs, key, data, given)
     return result._replace(history=None, probe_layers=None)
 
 
