@@ -81,3 +81,32 @@ def test_halving_wide_rows_gives_the_numbers_of_halving_arrays(rows, units):
     np.testing.assert_array_equal(found, obvious(z * 2))
     margin = probes.halve(jnp.maximum, jnp.asarray(z))
     np.testing.assert_array_equal(margin, z.max(0))
+
+
+def test_margin_bounds_of_lanes_are_those_of_each_lane():
+    """The rule for jax.vmap, whichever arguments have lanes: a decided lane beside an undecided."""
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((3, 2, 4, 5)).astype(np.float32)
+    weights[0, 0] = -np.abs(weights[0, 0])
+    bias = np.zeros((3, 2, 5), np.float32)
+    bias[1] -= 20
+    inputs = np.abs(rng.standard_normal((7, 4))).astype(np.float32)
+    inputs[0] = 0  # its z is the bias
+
+    def bounds(weights, bias, inputs):
+        z = inputs @ weights + bias[None, :]
+        return probes.margin_bounds(weights, bias, inputs, z), z.max(0)
+
+    of_lanes = jax.jit(jax.vmap(jax.vmap(bounds, (0, 0, None)), (0, 0, None)))
+    found, margin = of_lanes(weights, bias, inputs)
+    own = jax.vmap(jax.vmap(bounds, (0, 0, None)))(weights, bias, np.stack([inputs] * 3))[0]
+    each = [[bounds(weights[i, j], bias[i, j], inputs)[0] for j in range(2)] for i in range(3)]
+    signs = lambda b: (np.asarray(b.lower > 0), np.asarray(b.upper <= 0))  # noqa: E731
+    for i, j in np.ndindex(3, 2):
+        for lanes in (found, own):
+            one = probes.MarginBounds(lanes.lower[i, j], lanes.upper[i, j])
+            np.testing.assert_array_equal(signs(one), signs(each[i][j]))
+    assert (
+        signs(found)[1][0, 0].all() and (margin[0, 0] == 0).all()
+    )  # exactly 0, and certainly dead
+    assert (found.lower <= margin).all() and (margin <= found.upper).all()
