@@ -111,7 +111,7 @@ def contradictions(config, verdicts, start, margins, bounds):
     The verdicts were given at step `start` of the simulation. CERTIFIED_AT is held to its very
     step, without tolerance: it is given only where the crossing is clear of rounding.
     """
-    alive = (margins > np.maximum(bounds, np.float32(config.tolerance)))[start:]
+    alive = ((margins > np.float32(config.tolerance)) & (bounds.lower > 0))[start:]
     first = np.where(alive.any(0), start + alive.argmax(0), -1)
     never, at = verdicts.verdict == NEVER, verdicts.verdict == AT
     with np.errstate(invalid="ignore"):
@@ -291,7 +291,8 @@ def on_the_edge(program, seed):
     certified, wrong = 0, []
     for lane, (config, task, state) in enumerate(zip(configs, tasks, begin, strict=True)):
         verdicts = certify(config, task, state, horizon=config.steps)
-        found = contradictions(config, verdicts, 0, margins[lane], bounds[lane])
+        limits = jax.tree.map(lambda leaf, i=lane: leaf[i], bounds)
+        found = contradictions(config, verdicts, 0, margins[lane], limits)
         wrong += [(name, lane, config) for name in found]
         tops = margins[lane].max(0)[units]
         sure = np.isin(verdicts.verdict, (NEVER, AT))[units]

@@ -126,14 +126,17 @@ def _stepper(config, x64):
     """A compiled (traced config, task, state) -> (next state, Entry, rounding bounds of z before
     and after together); x64 is only a cache key."""
 
+    def rounding(bounds):
+        return (bounds.upper - bounds.lower) / 2
+
     def step(config, task, state):
         seen = terms_.see_layers(config, state.params, task.probe)
-        _, bound = evaluate(config, state.params, task.probe)
+        _, bounds = evaluate(config, state.params, task.probe)
         after, moves = accounts_._accounted_step(config, task, run_key(0, 0), state, jnp.arange(12))
         now = terms_.see_layers(config, after.params, task.probe)
         record = accounts_._step_record(config, state.params, moves, seen, now)
-        _, next_bound = evaluate(config, after.params, task.probe)
-        return after, terms_.named_entry(config, record), bound + next_bound
+        _, next_bounds = evaluate(config, after.params, task.probe)
+        return after, terms_.named_entry(config, record), rounding(bounds) + rounding(next_bounds)
 
     return jax.jit(step)
 

@@ -1,5 +1,7 @@
 """Hand-made margins -> hand-counted events; the edge cases of the definitions."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from relu_dynamics.engine import outcomes
 from relu_dynamics.engine.outcomes import NEVER, History, Outcome
-from relu_dynamics.engine.probes import UnitStatistics
+from relu_dynamics.engine.probes import MarginBounds, UnitStatistics
 
 EVERY = 10
 
@@ -19,12 +21,15 @@ def statistics(margin):
     return UnitStatistics(zeros, margin, zeros, zeros, zeros)
 
 
+def within(margin, bound):
+    return MarginBounds(margin - bound, margin + bound)
+
+
 def play(margins, *, bound=0.0, tolerance=1e-6, sustain=30, loss_at=None) -> History:
     """The history of units whose margins at evaluations 0, 10, 20, ... are the rows of
     `margins`."""
     margins = jnp.asarray(margins, jnp.float32)
-    bounds = jnp.full(margins.shape[1], bound, jnp.float32)
-    history = outcomes.start_history(statistics(margins[0]), bounds)
+    history = outcomes.start_history(statistics(margins[0]), within(margins[0], bound))
     for evaluation, margin in enumerate(margins[1:], start=1):
         loss = jnp.float32(jnp.nan if loss_at == evaluation else 1.0)
         history = outcomes.observe_batch(
@@ -34,7 +39,7 @@ def play(margins, *, bound=0.0, tolerance=1e-6, sustain=30, loss_at=None) -> His
             history,
             jnp.int32(evaluation * EVERY),
             margin,
-            bounds,
+            within(margin, bound),
             since=EVERY,
             tolerance=tolerance,
             sustain=sustain,
@@ -193,15 +198,15 @@ def test_counts_add_up_in_a_million_cells():
     margins[draw.uniform(size=size) < 0.05] = 0
     margins[draw.uniform(size=size) < 0.003] = np.nan
     margins[0][np.isnan(margins[0])] = -1
-    bounds = jnp.full(4, 1e-6, jnp.float32)
+    bounds = functools.partial(within, bound=1e-6)
 
     @jax.jit
     def watch(margins):
-        history = jax.vmap(lambda m: outcomes.start_history(statistics(m), bounds))(margins[0])
+        history = jax.vmap(lambda m: outcomes.start_history(statistics(m), bounds(m)))(margins[0])
         for evaluation in range(1, evaluations + 1):
             history = jax.vmap(
                 lambda h, m, step=evaluation * every: outcomes.observe_probe(
-                    h, jnp.int32(step), m, bounds, since=every, tolerance=1e-6, sustain=2 * every
+                    h, jnp.int32(step), m, bounds(m), since=every, tolerance=1e-6, sustain=2 * every
                 )
             )(history, margins[evaluation])
         return history

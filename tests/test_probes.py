@@ -35,7 +35,7 @@ def test_layer_summary_counts_dead_units_by_layer():
     np.testing.assert_allclose(summary.dead_fraction, [1.0, 0.0])  # NaN is not dead
 
 
-def test_rounding_bound_holds_for_random_units():
+def test_margin_bounds_hold_for_random_units():
     rng = np.random.default_rng(0)
     for fan_in in (1, 4, 64, 784):
         w = rng.normal(size=(fan_in, 50)).astype(np.float32)
@@ -43,9 +43,11 @@ def test_rounding_bound_holds_for_random_units():
         b = rng.normal(-3, 3, 50).astype(np.float32)
         exact = x.astype(np.float64) @ w.astype(np.float64) + b.astype(np.float64)
         found = np.asarray(jnp.asarray(x) @ jnp.asarray(w) + jnp.asarray(b)[None, :], np.float64)
-        bound = np.asarray(probes.rounding_bound(jnp.asarray(w), jnp.asarray(b), jnp.asarray(x)))
-        assert np.all(np.abs(found - exact) <= bound[None, :])
-        assert bound.max() < 1e-4 * fan_in  # and it is no excuse to call everything ambiguous
+        lower, upper = probes.margin_bounds(*(jnp.asarray(a) for a in (w, b, x, found)))
+        for z in (exact, found):
+            assert np.all((lower <= z.max(0)) & (z.max(0) <= upper))
+        # And they are no excuse to call everything ambiguous.
+        assert np.max(upper - lower) < 2e-4 * fan_in
 
 
 @pytest.mark.parametrize("bias", [0.0, -1.0, -2.0])
@@ -79,3 +81,32 @@ def test_halving_wide_rows_gives_the_numbers_of_halving_arrays(rows, units):
     np.testing.assert_array_equal(found, obvious(z * 2))
     margin = probes.halve(jnp.maximum, jnp.asarray(z))
     np.testing.assert_array_equal(margin, z.max(0))
+
+
+def test_margin_bounds_of_lanes_are_those_of_each_lane():
+    """The rule for jax.vmap, whichever arguments have lanes: a decided lane beside an undecided."""
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((3, 2, 4, 5)).astype(np.float32)
+    weights[0, 0] = -np.abs(weights[0, 0])
+    bias = np.zeros((3, 2, 5), np.float32)
+    bias[1] -= 20
+    inputs = np.abs(rng.standard_normal((7, 4))).astype(np.float32)
+    inputs[0] = 0  # its z is the bias
+
+    def bounds(weights, bias, inputs):
+        z = inputs @ weights + bias[None, :]
+        return probes.margin_bounds(weights, bias, inputs, z), z.max(0)
+
+    of_lanes = jax.jit(jax.vmap(jax.vmap(bounds, (0, 0, None)), (0, 0, None)))
+    found, margin = of_lanes(weights, bias, inputs)
+    own = jax.vmap(jax.vmap(bounds, (0, 0, None)))(weights, bias, np.stack([inputs] * 3))[0]
+    each = [[bounds(weights[i, j], bias[i, j], inputs)[0] for j in range(2)] for i in range(3)]
+    signs = lambda b: (np.asarray(b.lower > 0), np.asarray(b.upper <= 0))  # noqa: E731
+    for i, j in np.ndindex(3, 2):
+        for lanes in (found, own):
+            one = probes.MarginBounds(lanes.lower[i, j], lanes.upper[i, j])
+            np.testing.assert_array_equal(signs(one), signs(each[i][j]))
+    assert (
+        signs(found)[1][0, 0].all() and (margin[0, 0] == 0).all()
+    )  # exactly 0, and certainly dead
+    assert (found.lower <= margin).all() and (margin <= found.upper).all()

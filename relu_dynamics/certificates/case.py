@@ -60,6 +60,8 @@ class Case(NamedTuple):
     adam_steps: int  # Adam's count
     z: np.ndarray  # [rows, units]
     error: np.ndarray  # [units] rounding of z
+    lower: np.ndarray  # [units] above 0: every evaluation sees z > 0 on some row, for certain
+    upper: np.ndarray  # [units] at most 0: every evaluation sees z <= 0 on all rows, for certain
     pushed: np.ndarray  # [units] a push from outside the loss moves the unit
     tame: np.ndarray  # [units] its numbers are finite and far from overflow
     readable: bool  # what an evaluation or a batch sees of the unit is in `z`
@@ -162,6 +164,30 @@ def forward(
     return z, error + 4 * UNIT_ROUNDOFF * (np.abs(z) + np.abs(shift))
 
 
+def margin_limits(
+    leaves: dict[str, np.ndarray],
+    x: np.ndarray,
+    x_error: np.ndarray,
+    z: np.ndarray,
+    error: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(lower, upper) of z as an evaluation may bound it, both [rows, units]; x, x_error [rows,
+    fan_in] and z, error as in `forward`.
+
+    An evaluation sees z with its error and allows for as much again.
+    """
+    lower, upper = z - 2 * error, z + 2 * error
+    if "shift" in leaves:
+        return lower, upper
+    negative = no_positive_term(leaves["weights"], leaves["bias"], x - x_error, x + x_error)
+    return lower, np.where(negative, np.minimum(upper, 0), upper)
+
+
+def rectified_error(z: np.ndarray, error: np.ndarray, upper: np.ndarray) -> np.ndarray:
+    """The error of max(z, 0): none where z is certainly at most 0."""
+    return np.where(z > 0, error, np.clip(np.minimum(z + error, upper), 0, None))
+
+
 def _largest(row: Normalization, values: np.ndarray) -> np.ndarray:
     """The largest of the values [rows, units] that are normalized together; broadcasts to them."""
     if row.over_batch:
@@ -175,14 +201,32 @@ def forward_error(
 ) -> np.ndarray:
     """Bound on float32's rounding of x.w + b, [rows, units], for |x| <= magnitudes [rows, fan_in].
 
-    (fan_in + 2) u (sum |w_i x_i| + |b|) for any order of summation (Higham, Accuracy and Stability
-    of Numerical Algorithms, 3.1), and what comes in with x. A thousandth more for second order, and
-    `_TINY` a term for what underflows.
+    That of the sum, and what comes in with x.
     """
     size = (magnitudes + input_error) @ np.abs(weights) + np.abs(bias)
-    rounding = (len(weights) + 2) * UNIT_ROUNDOFF * (1 + 1e-3)
-    underflow = np.where(size > 0, len(weights) * TINY, 0.0)  # a sum of zeros is exact
-    return rounding * size + input_error @ np.abs(weights) + underflow
+    return sum_error(size, len(weights)) + input_error @ np.abs(weights)
+
+
+def sum_error(size: np.ndarray, fan_in: int) -> np.ndarray:
+    """Bound on float32's rounding of a sum x.w + b with size = sum |w_i x_i| + |b|.
+
+    (fan_in + 2) u size for any order of summation (Higham, Accuracy and Stability of Numerical
+    Algorithms, 3.1). A thousandth more for second order, and `TINY` a term for what underflows.
+    """
+    rounding = (fan_in + 2) * UNIT_ROUNDOFF * (1 + 1e-3)
+    return rounding * size + np.where(size > 0, fan_in * TINY, 0.0)  # a sum of zeros is exact
+
+
+def no_positive_term(
+    weights: np.ndarray, bias: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> np.ndarray:
+    """Whether no term of x.w + b is above 0 for any low <= x <= high [..., fan_in], [..., units].
+
+    The sum is then at most 0 in any order of summation, rounded or not.
+    """
+    positive = np.maximum(high, 0) @ np.maximum(weights, 0)
+    positive = positive + np.minimum(low, 0) @ np.minimum(weights, 0)
+    return positive + np.maximum(bias, 0) == 0
 
 
 def norm_size(config: Config, units: int, rows: int) -> int:

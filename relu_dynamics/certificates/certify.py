@@ -13,7 +13,9 @@ from relu_dynamics.certificates.case import (
     forward,
     is_tame,
     layer_leaves,
+    margin_limits,
     optimizer_memory,
+    rectified_error,
     rules_of,
 )
 from relu_dynamics.certificates.movement import decaying, residue_left
@@ -173,6 +175,7 @@ def _cases(config: Config, task: Task, state: State, horizon: int) -> list[Case]
                 f"the config and task need {(x.shape[1], config.hidden[layer - 1])}."
             )
         z, error = forward(config, leaves, x, x_error)
+        lower, upper = margin_limits(leaves, x, x_error, z, error)
         case = Case(
             config=config,
             rules=rules,
@@ -191,6 +194,8 @@ def _cases(config: Config, task: Task, state: State, horizon: int) -> list[Case]
             adam_steps=adam_count(config, state),
             z=z,
             error=error.max(0),
+            lower=lower.max(0),
+            upper=upper.max(0),
             pushed=_pushed(config, layer) & (rate > 0),
             tame=is_tame(leaves, x, z),
             readable=readable,
@@ -200,7 +205,7 @@ def _cases(config: Config, task: Task, state: State, horizon: int) -> list[Case]
             gated=False,
         )
         cases.append(case)
-        x, x_error = np.maximum(z, 0), error  # relu does not spread errors
+        x, x_error = np.maximum(z, 0), rectified_error(z, error, upper)
     return _standing(cases)
 
 
@@ -210,7 +215,7 @@ def _standing(cases: list[Case]) -> list[Case]:
     gate = 0
     for case in cases:
         absorbed = norm_threshold(case).verdict == Verdict.CERTIFIED_NEVER
-        dead = (case.z.max(0) + case.error <= 0) & case.readable
+        dead = (case.upper <= 0) & case.readable
         if ((absorbed | dead) & case.tame).all() and all(quiet[: case.layer]):
             gate = case.layer
     fixed, out = True, []

@@ -7,7 +7,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from relu_dynamics import theory
-from relu_dynamics.certificates.case import forward_error, layer_leaves, norm_size, norm_slack
+from relu_dynamics.certificates.case import (
+    forward_error,
+    layer_leaves,
+    no_positive_term,
+    norm_size,
+    norm_slack,
+    sum_error,
+)
 from relu_dynamics.config import Config
 from relu_dynamics.engine import models
 from relu_dynamics.engine.activations import activation_of
@@ -19,7 +26,7 @@ class DomainBound(NamedTuple):
     """Largest z on a domain of inputs; NumPy, [units] each."""
 
     dead: np.ndarray  # bool, upper <= 0: the unit is silent on the whole domain
-    upper: np.ndarray  # float64, no z on the domain is larger (float32 rounding included)
+    upper: np.ndarray  # float64, no z on the domain is larger, nor its rounding bound in float32
 
 
 def dead_on_box(
@@ -52,12 +59,12 @@ def dead_on_box(
         at = int(np.argmax(low > high))
         raise ValueError(f"low={low[at]} is above high={high[at]} in entry {at} of the box.")
 
-    bounds = [(low, high)]  # of what goes into each layer
+    inputs = seen = (low, high)  # what goes into a layer: of real numbers, and in float32
     relaxed = []  # (weights, bias, lower, upper) of the affine layers so far
     error, uppers = np.zeros(dimension), []
     for leaves in layers:
         weights, bias = leaves["weights"], leaves["bias"]
-        lower, upper = _interval(weights, bias, *bounds[-1])
+        lower, upper = _interval(weights, bias, *inputs)
         if normalization.present:
             size = norm_size(config, len(bias), 0)
             reach = np.abs(leaves["scale"]) * theory.absorbing_shift(
@@ -66,15 +73,22 @@ def dead_on_box(
             reach = reach * (1 + norm_slack(config))
             lower, upper = leaves["shift"] - reach, leaves["shift"] + reach
             error = 4 * UNIT_ROUNDOFF * (np.abs(leaves["shift"]) + reach)
+            seen = lower - error, upper + error
         else:
+            seen = _seen(weights, bias, *seen)
             if relaxation and relaxed:
                 upper = np.minimum(upper, _backward(relaxed, weights, bias, low, high))
                 lower = np.maximum(lower, -_backward(relaxed, -weights, -bias, low, high))
-            largest = np.maximum(np.abs(bounds[-1][0]), np.abs(bounds[-1][1]))
+            largest = np.maximum(np.abs(inputs[0]), np.abs(inputs[1]))
             error = forward_error(largest[None], weights, bias, error)[0]
             relaxed.append((weights, bias, lower, upper))
-        uppers.append(upper + error)
-        bounds.append((np.maximum(lower, 0), np.maximum(upper, 0)))
+            # Two ways to the same bound: layer by layer in float32, or the real one and its error.
+            seen = np.maximum(seen[0], lower - error), np.minimum(seen[1], upper + 2 * error)
+            error = np.where(np.maximum(upper, seen[1]) <= 0, 0, error)  # max(z, 0) is 0 in both
+        uppers.append(seen[1])
+        inputs, seen = (
+            tuple(np.maximum(end, 0) for end in ends) for ends in ((lower, upper), seen)
+        )
     upper = np.concatenate(uppers)
     return DomainBound(upper <= 0, upper)
 
@@ -97,8 +111,10 @@ def dead_on_ball(
         raise ValueError(f"radius={radius!r} must be one finite number >= 0.")
     norm = np.sqrt((weights**2).sum(0))
     furthest = np.abs(centre) + radius
-    error = forward_error(furthest[None], weights, bias, np.zeros(len(centre)))[0]
-    upper = centre @ weights + bias + radius * norm + error
+    error = sum_error(furthest @ np.abs(weights) + np.abs(bias), len(centre))
+    upper = centre @ weights + bias + radius * norm + 2 * error
+    negative = no_positive_term(weights, bias, centre - radius, centre + radius)
+    upper = np.where(negative, np.minimum(upper, 0), upper)
     return DomainBound(upper <= 0, upper)
 
 
@@ -120,9 +136,23 @@ def _point(name: str, value: ArrayLike, dimension: int) -> np.ndarray:
 
 def _interval(weights, bias, low, high) -> tuple[np.ndarray, np.ndarray]:
     """(lower, upper) of x.w + b over low <= x <= high, [units]."""
-    centre, half = (low + high) / 2, (high - low) / 2
-    middle, spread = centre @ weights + bias, half @ np.abs(weights)
-    return middle - spread, middle + spread
+    positive, negative = np.maximum(weights, 0), np.minimum(weights, 0)
+    lower = low @ positive + high @ negative + bias
+    return lower, high @ positive + low @ negative + bias
+
+
+def _seen(weights, bias, low, high) -> tuple[np.ndarray, np.ndarray]:
+    """(lower, upper) of x.w + b over the box as an evaluation in float32 may bound it, [units]."""
+    return -_seen_upper(-weights, -bias, low, high), _seen_upper(weights, bias, low, high)
+
+
+def _seen_upper(weights, bias, low, high):
+    # Every term is largest at one end, and rounding grows with its size at that end.
+    _, upper = _interval(weights, bias, low, high)
+    size = np.abs(high) @ np.maximum(weights, 0) - np.abs(low) @ np.minimum(weights, 0)
+    upper = upper + 2 * sum_error(size + np.abs(bias), len(weights))
+    negative = no_positive_term(weights, bias, low, high)
+    return np.where(negative, np.minimum(upper, 0), upper)
 
 
 def _backward(layers, weights, bias, low, high) -> np.ndarray:

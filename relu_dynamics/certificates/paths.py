@@ -65,7 +65,7 @@ def linear_path(case: Case) -> Claim:
     stateless_coupled = rule_of(case) is Rule.RMSPROP and case.rules.coupled
     if not moves_alone(case) or (stateless_coupled and decaying(case)):
         return no_claim(case)
-    holds = case.z.max(0) + case.error <= -DUST
+    holds = case.upper <= -DUST
     return crossing(case, holds, _follow_linear(case))
 
 

@@ -88,7 +88,7 @@ def _non_positive(case: Case) -> Claim:
 def _not_dead(case: Case) -> Claim:
     """The unit is active on a training example, clear of rounding."""
     margin = case.z.max(0)
-    verdict = np.where(margin > case.error, Verdict.NOT_DEAD, Verdict.POSSIBLE)
+    verdict = np.where(case.lower > 0, Verdict.NOT_DEAD, Verdict.POSSIBLE)
     return Claim(verdict, np.full(len(margin), NEVER), margin, case.error)
 
 
@@ -132,7 +132,7 @@ def _residue_budget(case: Case) -> Claim:
         np.abs(case.parameters["bias"]) + bias,
         np.full(len(largest), case.input_error),
     )[0]
-    slack = np.maximum(error, case.error) + moving_steps(case) * UNIT_ROUNDOFF * reach
+    slack = np.maximum(error, 2 * case.error) + moving_steps(case) * UNIT_ROUNDOFF * reach
     bound = case.z.max(0) + budget + slack
     return _never(case, np.ones(len(bound), bool), bound, slack)
 
@@ -175,7 +175,7 @@ def _adam_path(case: Case) -> Claim:
     """
     if rule_of(case) is not Rule.ADAM or not moves_alone(case):
         return no_claim(case)
-    open_units = case.z.max(0) + case.error <= -DUST
+    open_units = case.upper <= -DUST
     follow = follow_adam(case, open_units)
     return crossing(case, open_units, follow)
 
@@ -211,6 +211,4 @@ def _never(case: Case, holds: np.ndarray, bound: np.ndarray, slack: np.ndarray) 
 
 def _stays(case: Case, holds: bool) -> Claim:
     """z never changes; its rounding may, from one batch shape to another."""
-    bound = case.z.max(0) + case.error
-    # At 0 exactly is dead, and 0 is computed without rounding.
-    return _decided(case, (bound <= 0) & holds & case.readable, bound, case.error)
+    return _decided(case, (case.upper <= 0) & holds & case.readable, case.upper, 2 * case.error)

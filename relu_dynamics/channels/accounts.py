@@ -146,12 +146,12 @@ def start_history(config, task, state, apply=models.apply):
 
 
 def updated_history(config, task, state, history, apply=models.apply):
-    found, bound = evaluate(config, state.params, task.probe, apply)
+    found, bounds = evaluate(config, state.params, task.probe, apply)
     return outcomes.observe_probe(
         history,
         state.step,
         found.margin,
-        bound,
+        bounds,
         since=config.probe_every,
         tolerance=config.tolerance,
         sustain=config.sustain,
@@ -236,7 +236,7 @@ def account(
     `units` are numbers on the axis of all hidden units, see `layer_units`. Under
     `jax.enable_x64(True)` everything is computed in float64 and the terms sum to the change
     of z to about 1e-15 of z; in float32 to a few of z's rounding bounds
-    (`probes.rounding_bound`). x64 also changes the draws, so it is another run of the same law.
+    (`probes.margin_bounds`). x64 also changes the draws, so it is another run of the same law.
     Raises a ValueError for a config that cannot run, for a unit that is not there, and when the
     account would not fit into memory.
     """

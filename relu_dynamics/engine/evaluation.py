@@ -1,4 +1,4 @@
-"""Evaluations: the statistics of z on the probe set, with their rounding bounds."""
+"""Evaluations: the statistics of z on the probe set, and what rounding leaves of the margins."""
 
 from collections.abc import Callable
 
@@ -11,12 +11,13 @@ from relu_dynamics.engine.activations import activation_of
 from relu_dynamics.engine.columns import evaluate_columns
 from relu_dynamics.engine.models import PRECISION
 from relu_dynamics.engine.normalizations import normalization_of
+from relu_dynamics.engine.probes import MarginBounds
 
 
 def evaluate(
     config: Config, params: models.Params, inputs: jax.Array, apply: Callable = models.apply
 ) -> tuple:
-    """(UnitStatistics, rounding bounds), [units] each, of the pre-activations on `inputs`."""
+    """(UnitStatistics, MarginBounds), [units] each, of the pre-activations on `inputs`."""
     return probe_statistics(config, params, inputs, apply)[:2]
 
 
@@ -30,7 +31,7 @@ def probe_statistics(config, params, inputs, apply):
 
 
 def statistics_of(config, params, forward):
-    """(statistics, rounding bounds, `probes.slope_statistics`) of a forward pass."""
+    """(statistics, `MarginBounds`, `probes.slope_statistics`) of a forward pass."""
     statistics = probes.unit_statistics(forward.preactivations)
     bounds = []
     for layer, (z, seen) in enumerate(
@@ -39,11 +40,12 @@ def statistics_of(config, params, forward):
         shift = models.shift(config, params, layer)
         if not normalization_of(config).present:
             weights = params[models.layer_name(layer)]["kernel"]
-            bounds.append(probes.rounding_bound(weights, shift, seen))
+            bounds.append(probes.margin_bounds(weights, shift, seen, z))
         else:
-            bounds.append(probes.normalized_rounding_estimate(shift, z, seen.shape[1]))
+            bounds.append(probes.normalized_margin_bounds(shift, z, seen.shape[1]))
     slope = _slope_statistics(config, params, forward, statistics)
-    return statistics, jnp.concatenate(bounds), slope
+    margins = MarginBounds(*(jnp.concatenate(parts) for parts in zip(*bounds, strict=True)))
+    return statistics, margins, slope
 
 
 def _slope_statistics(config, params, forward, statistics) -> tuple[jax.Array, jax.Array]:

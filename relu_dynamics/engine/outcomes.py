@@ -4,17 +4,19 @@ Definitions, all *on the probe set* (a fixed set of examples, never the training
 
 * margin of a unit: the largest z over the probe set.
 * dead: margin <= 0. Not z < 0: ReLU'(0) = 0 in JAX, so a unit at 0 gets no gradient either.
-* alive again (recovered): margin > max(tolerance, rounding bound of z). Between 0 and that
-  threshold nothing changes: a dead unit stays dead (z = 1e-34 is dust, not a recovery), a living
-  one stays alive.
+* alive again (recovered): margin > tolerance, and some example certainly has z > 0 whatever the
+  rounding (`probes.MarginBounds`). Between 0 and that nothing changes: a dead unit stays dead
+  (z = 1e-34 is dust, not a recovery), a living one stays alive, for at any z > 0 it still gets a
+  gradient.
 * at risk: dead at step 0.
 * sustained: alive at every evaluation for at least `sustain` steps after the recovery. A unit that
   is alive at the horizon, but not yet for that long, is `RECOVERED_UNCONFIRMED`.
 * diverged: the loss or a margin of the run was not finite at some step. It is an outcome of its
   own for every unit at risk, whatever it did before: NaN <= 0 is False, and a diverged run must
   not read as alive. (The step of an earlier recovery stays recorded.)
-* ambiguous: |margin| at step 0 is within the rounding bound, or the unit never recovered but
-  came within rounding of 0 from below. Counted apart, never guessed.
+* ambiguous: rounding decides the sign of the margin at step 0, or the unit never recovered but
+  came so near 0 from below that rounding decided. Counted apart, never guessed. A margin of
+  exactly 0 whose every term is 0 or negative is not ambiguous: no rounding makes it positive.
 
 Axes: `units` of all hidden layers in order; leading axes (runs) where a function says "...".
 """
@@ -27,9 +29,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from relu_dynamics.engine import probes
-from relu_dynamics.engine.probes import UnitStatistics
+from relu_dynamics.engine.probes import MarginBounds, UnitStatistics
 
-DEFINITION_VERSION = 1  # part of a stored result's identity: raise it when a definition changes
+# Part of a stored result's identity: raise it when a definition changes. Since 2 a sign that no
+# order of summation can change is certain (sums of terms of one sign, exact zeros), and rounding is
+# judged example by example; in 1 these units were ambiguous.
+DEFINITION_VERSION = 2
 
 NEVER = -1  # the step of an event that did not happen
 
@@ -76,13 +81,13 @@ class History(NamedTuple):
     diverged_at: Array  # [] first step at which the loss or a margin was not finite
 
 
-def start_history(statistics: UnitStatistics, bound: jax.Array) -> History:
-    """The history at step 0 from probe statistics and rounding bounds, both [units]."""
+def start_history(statistics: UnitStatistics, bounds: MarginBounds) -> History:
+    """The history at step 0 from probe statistics and the bounds of their margins, [units]."""
     margin = statistics.margin
     dead = margin <= 0
     never = jnp.full(margin.shape, NEVER, jnp.int32)
     none = jnp.zeros(margin.shape, jnp.int32)
-    near = jnp.abs(margin) <= bound
+    near = (bounds.lower <= 0) & (bounds.upper > 0)
     return History(
         margin_at_start=margin,
         dead_at_start=dead,
@@ -154,7 +159,7 @@ def observe_probe(
     history: History,
     step: jax.Array,
     margin: jax.Array,
-    bound: jax.Array,
+    bounds: MarginBounds,
     *,
     since: int,
     tolerance: float,
@@ -163,13 +168,13 @@ def observe_probe(
     """The history after an evaluation on the probe set at `step`, `since` steps after the last
     evaluation.
 
-    margin and bound are [units]; the events are those of the module's definitions. Once a run
+    margin and its bounds are [units]; the events are those of the module's definitions. Once a run
     has diverged its history no longer changes.
     """
     diverged_at = _first(history.diverged_at, ~jnp.isfinite(margin).all(), step)
     running = diverged_at == NEVER
-    threshold = jnp.maximum(bound, tolerance)
-    alive = jnp.where(margin > threshold, True, jnp.where(margin <= 0, False, history.alive))
+    revived = (margin > tolerance) & (bounds.lower > 0)
+    alive = jnp.where(revived, True, jnp.where(margin <= 0, False, history.alive))
     recovers = running & alive & ~history.alive
     dies = running & ~alive & history.alive
     spell_start = jnp.where(recovers | dies, step, history.spell_start)
@@ -177,7 +182,7 @@ def observe_probe(
     recovered = recovers | (history.recoveries > 0)
     lasted = running & alive & recovered & (step - spell_start >= sustain)
     first_recovery = _first(history.first_recovery, recovers, step)
-    brushes = running & (first_recovery == NEVER) & ~alive & (margin > -bound)
+    brushes = running & (first_recovery == NEVER) & ~alive & (bounds.upper > 0)
     keep = lambda new, old: jnp.where(running, new, old)  # noqa: E731
     return history._replace(
         batch_first_active=_first_active(history, step),

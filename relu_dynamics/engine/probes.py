@@ -23,6 +23,16 @@ class UnitStatistics(NamedTuple):
     minimum: jax.Array
 
 
+class MarginBounds(NamedTuple):
+    """Bounds on each unit's margin whatever z's rounding: [units], in the units of z.
+
+    `lower` > 0: the unit is certainly active on some example; `upper` <= 0: certainly on none.
+    """
+
+    lower: jax.Array
+    upper: jax.Array
+
+
 class LayerSummary(NamedTuple):
     """One number per layer; all [layers]."""
 
@@ -140,25 +150,66 @@ def layer_summary(
     )
 
 
-def rounding_bound(weights: jax.Array, bias: jax.Array, inputs: jax.Array) -> jax.Array:
-    """A bound on the float32 rounding error of each unit's z = x.w + b over a batch, [units].
+def margin_bounds(
+    weights: jax.Array, bias: jax.Array, inputs: jax.Array, z: jax.Array
+) -> MarginBounds:
+    """Bounds on the margins of z = x.w + b, [units] each, from float32's z [batch, units].
 
-    weights [fan_in, units], bias [units], inputs [batch, fan_in]. Any order of summation errs by
-    at most (fan_in + 2) u (sum |w_i x_i| + |b|) to first order in the unit roundoff u = 2^-24
-    (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1); the sum is bounded by
-    the norms (Cauchy-Schwarz). It speaks of this layer's arithmetic, inputs taken as given.
+    weights [fan_in, units], bias [units], inputs [batch, fan_in]. Any order of summation errs on
+    an example by at most (fan_in + 2) u (sum |w_i x_i| + |b|) to first order in the unit roundoff
+    u = 2^-24 (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1). Where all terms
+    have one sign, z is far larger than that, and where all are 0 there is no error: such signs
+    are exact. Where the norms (Cauchy-Schwarz) decide the sign of every margin, they bound the
+    sums; else the sums are computed. The bounds speak of this layer's arithmetic, inputs taken as
+    given, and a product that underflows counts as 0, as it does in z.
     """
     input_norm = jnp.sqrt(jnp.max(jnp.sum(inputs**2, axis=1)))
     weight_norm = jnp.sqrt(jnp.sum(weights**2, axis=0))
-    fan_in = weights.shape[0]
-    return (fan_in + 2) * UNIT_ROUNDOFF * (weight_norm * input_norm + jnp.abs(bias))
+    error = _allowance(weights) * (weight_norm * input_norm + jnp.abs(bias))
+    margin = halve(jnp.maximum, z)
+    return _narrowed(MarginBounds(margin - error, margin + error), weights, bias, inputs, z)
 
 
-def normalized_rounding_estimate(shift: jax.Array, z: jax.Array, fan_in: int) -> jax.Array:
-    """An estimate, not a bound, of the rounding error of normalized z [batch, units], [units].
+def _allowance(weights: jax.Array) -> float:
+    return (weights.shape[0] + 2) * UNIT_ROUNDOFF
+
+
+def _narrow(bounds, weights, bias, inputs, z):
+    """The bounds, narrowed by the rounding of every example's own sum."""
+    with jax.default_matmul_precision("highest"):
+        size = jnp.abs(inputs) @ jnp.abs(weights) + jnp.abs(bias)[None, :]
+    error = _allowance(weights) * size
+    return MarginBounds(
+        lower=jnp.maximum(bounds.lower, halve(jnp.maximum, z - error)),
+        upper=jnp.minimum(bounds.upper, halve(jnp.maximum, z + error)),
+    )
+
+
+def _if_undecided(narrow, bounds, *layer):
+    undecided = (bounds.lower <= 0) & (bounds.upper > 0)
+    return jax.lax.cond(undecided.any(), narrow, lambda bounds, *_: bounds, bounds, *layer)
+
+
+@jax.custom_batching.custom_vmap
+def _narrowed(bounds, weights, bias, inputs, z):
+    return _if_undecided(_narrow, bounds, weights, bias, inputs, z)
+
+
+@_narrowed.def_vmap
+def _narrowed_lanes(lanes, batched, *arguments):
+    # jax.vmap of a condition would compute both sides in every lane, at every evaluation.
+    axes = jax.tree.map(lambda b: 0 if b else None, tuple(batched))
+    narrow = jax.vmap(_narrow, in_axes=axes, axis_size=lanes)
+    return _if_undecided(narrow, *arguments), MarginBounds(True, True)
+
+
+def normalized_margin_bounds(shift: jax.Array, z: jax.Array, fan_in: int) -> MarginBounds:
+    """`margin_bounds` of normalized z [batch, units]: an estimate of the rounding error, no bound.
 
     The normalization divides the affine map's error by a deviation that is of the size of the
     map itself, so the error is taken relative to the normalized values' own size.
     """
     size = jnp.max(jnp.abs(z - shift[None, :]), axis=0) + jnp.abs(shift)
-    return 4 * (fan_in + 2) * UNIT_ROUNDOFF * size
+    error = 4 * (fan_in + 2) * UNIT_ROUNDOFF * size
+    margin = halve(jnp.maximum, z)
+    return MarginBounds(margin - error, margin + error)

@@ -154,8 +154,8 @@ def run(
     def evaluate_probe(params, step):
         return probe_statistics(config, params, task_at(step).probe, models.apply)
 
-    statistics, bound, slope = evaluate_probe(state.params, state.step)
-    history = outcomes.start_history(statistics, bound) if history is None else history
+    statistics, bounds, slope = evaluate_probe(state.params, state.step)
+    history = outcomes.start_history(statistics, bounds) if history is None else history
     history_at_start = history
 
     def probe_record(statistics, slope, before, after):
@@ -192,12 +192,12 @@ def run(
         before = carry[1]
         (state, history), (losses, record) = train_steps(config, task_at(first), key, carry)
         # An evaluation belongs to the period before it: what was learned, before the task changes.
-        statistics, bound, slope = evaluate_probe(state.params, first)
+        statistics, bounds, slope = evaluate_probe(state.params, first)
         history = outcomes.observe_probe(
             history,
             state.step,
             statistics.margin,
-            bound,
+            bounds,
             since=every,
             tolerance=config.tolerance,
             sustain=config.sustain,
