@@ -19,8 +19,9 @@ import jax
 from relu_dynamics.checks import is_real_number, short_repr
 
 
-def _static(default: Any) -> Any:
-    return dataclasses.field(default=default, metadata={"static": True})
+def _static(default: Any, *, since: bool = False) -> Any:
+    """A field that shapes the program; `since`: results were stored before it was there."""
+    return dataclasses.field(default=default, metadata={"static": True, "since": since})
 
 
 class Range(NamedTuple):
@@ -113,6 +114,10 @@ class Config:
     """Input dimension of the Gaussian teacher-student task (other tasks have their own)."""
     input_scaling: str = _static("standardized")
     """How inputs are scaled: standardized, minmax, raw, shifted or one_bad_feature."""
+    row_order: str = _static("shuffled", since=True)
+    """Order of a data set's rows before the first `examples` of them train: shuffled by the seed,
+    or given: as they are, so that with batch_order="sequential" they are trained on in their own
+    order."""
     change_every: int | None = _static(None)
     """Steps after which the task is replaced by a new one, again and again (continual learning); a
     multiple of `probe_every`. None: one task."""
@@ -208,5 +213,10 @@ def check_number(field: str, value: Any) -> float:
 
 
 def to_json(config: Config) -> str:
-    """The config as one line of canonical JSON (sorted keys), for hashes and attributes."""
-    return json.dumps(dataclasses.asdict(config), sort_keys=True, separators=(",", ":"))
+    """The config as one line of canonical JSON (sorted keys), for hashes and attributes. Fields
+    that are younger than stored results are left out at their default: nothing changed."""
+    values = dataclasses.asdict(config)
+    for name, field in FIELDS.items():
+        if field.metadata.get("since") and values[name] == field.default:
+            del values[name]
+    return json.dumps(values, sort_keys=True, separators=(",", ":"))

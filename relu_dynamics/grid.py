@@ -23,6 +23,7 @@ from relu_dynamics.checks import check_choice, short_repr
 from relu_dynamics.config import TRACED, Config, check_number, to_json
 from relu_dynamics.config_files import from_mapping
 from relu_dynamics.engine.outcomes import DEFINITION_VERSION
+from relu_dynamics.engine.tasks import check_same_data, data_identity
 from relu_dynamics.engine.validation import validate
 
 SCHEMA_VERSION = 2  # of stored blocks and labelled results
@@ -113,6 +114,7 @@ class Grid:
             "definition_version": DEFINITION_VERSION,
             "jax_version": jax.__version__,
             "platform": jax.default_backend(),
+            **data_identity(self.config),
         }
 
     @functools.cached_property
@@ -228,6 +230,7 @@ def grid_from_identity(identity: Any) -> Grid:
         )
     if not isinstance(identity.get("config"), Mapping):
         raise ValueError(f"config={short_repr(identity.get('config'))} must be a table of fields.")
+    check_same_data(identity["config"].get("task"), identity.get("data"))
     grid = make_grid(
         from_mapping(identity["config"], Config(), "config field"),
         {check_name(name): values for name, values in pairs},

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from relu_dynamics.checks import check_choice, short_repr
 from relu_dynamics.config import Config
-from relu_dynamics.engine.tasks import dosed_scalings
+from relu_dynamics.engine.scalings import dosed_scalings
 from relu_dynamics.experiment import Options as CommonOptions
 from relu_dynamics.grid import Grid, make_grid
 

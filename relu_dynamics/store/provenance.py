@@ -10,6 +10,7 @@ import sys
 import time
 from importlib import metadata
 
+from relu_dynamics.engine.tasks import data_facts
 from relu_dynamics.grid import Grid
 
 PACKAGES = ("relu-dynamics", "jax", "jaxlib", "flax", "optax", "numpy", "xarray", "zarr")
@@ -19,6 +20,7 @@ def provenance(grid: Grid, command: str | None = None) -> dict[str, str]:
     """What a reader needs to know of where a result came from, as strings."""
     import jax
 
+    facts = data_facts(grid.config)
     return {
         "identity": json.dumps(grid.identity, sort_keys=True),
         "grid_hash": grid.hash,
@@ -31,6 +33,7 @@ def provenance(grid: Grid, command: str | None = None) -> dict[str, str]:
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "definition_of_dead": "largest pre-activation over the probe set <= 0",
         "seed_sharing": "all cells of a seed share data, initial weights and minibatches",
+        **({"data": json.dumps(facts, default=str)} if facts else {}),
     }
 
 
