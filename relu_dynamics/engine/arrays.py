@@ -17,6 +17,8 @@ LARGEST = 1e15  # a float32 variance overflows soon after
 
 LEAST_SPREAD = 1e-15  # below, a float32 variance is 0
 
+MISSING = ("", "na", "n/a", "nan", "null", "?")  # of text cells among numbers
+
 FILL = "drop the row or fill the cell"
 
 
@@ -42,6 +44,8 @@ def as_array(field: str, value: Any) -> np.ndarray:
             ) from None
         text = " ".join(str(error).split())[:150]
         raise ValueError(f"{field} is no array ({text}); give numbers as a NumPy array.") from None
+    if array.dtype.kind in "US" and not isinstance(value, np.ndarray):
+        array = np.asarray(value, object)  # NumPy writes numbers beside text as text
     if array.dtype.kind == "V" and array.dtype.names is None:  # bfloat16 and the like
         array = array.astype(np.float32)
     if array.ndim == 0:
@@ -58,7 +62,9 @@ def _is_list(value: Any) -> bool:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a cell of objects is empty: None, NaN, or one of pandas' own."""
+    """Whether a cell of objects is empty: None, NaN, one of pandas' own, or a word for it."""
+    if isinstance(value, str):
+        return value.strip().lower() in MISSING
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
     return is_number(value) and bool(value != value)
@@ -105,25 +111,27 @@ def features_of(field: str, value: Any) -> tuple[np.ndarray, list | None, list[s
     elif array.ndim > 2:
         notes.append(f"{field}: rows of shape {array.shape[1:]} are flattened.")
 
-    def place(index):
-        row, *rest = map(int, index)
+    def column(rest):
         if array.ndim > 2:
-            return f"row {row}, pixel {tuple(rest)}"
-        return f"row {row}, column {names[rest[0]]!r}" if names else f"row {row}, column {rest[0]}"
+            return f"pixel {tuple(map(int, rest))}"
+        return f"column {names[rest[0]]!r}" if names else f"column {int(rest[0])}"
+
+    def place(index):
+        return f"row {int(index[0])}, {column(index[1:])}"
 
     real = real_numbers(field, array, place, "encode it as numbers, or drop the column")
     flat = real.reshape(len(real), -1)
     single = flat.astype(np.float32)
     low, high = flat.min(0), flat.max(0)
-    for column in np.flatnonzero((low < high) & ~float32_keeps(single, low, high)):
-        where = place(np.unravel_index(column, (1, *array.shape[1:]))).split(", ")[1]
+    for lost in np.flatnonzero((low < high) & ~float32_keeps(single, low, high)):
+        where = column(np.unravel_index(lost, array.shape[1:]))
         raise ValueError(
-            f"{field}: {where} goes from {low[column]:.17g} to {high[column]:.17g}, which float32 "
+            f"{field}: {where} goes from {low[lost]:.17g} to {high[lost]:.17g}, which float32 "
             "cannot tell apart or square; subtract an offset, or change its unit."
         )
     constant = np.flatnonzero(low == high)
     if len(constant):
-        first = place(np.unravel_index(constant[0], (1, *array.shape[1:]))).split(", ")[1]
+        first = column(np.unravel_index(constant[0], array.shape[1:]))
         notes.append(
             f"{field}: {len(constant)} of {flat.shape[1]} features are constant, {first} first; "
             "they are kept, and standardized to 0."
@@ -155,21 +163,26 @@ def real_numbers(field: str, array: np.ndarray, place: Any, remedy: str) -> np.n
     """An array of finite numbers as float64 (float32 where nothing is lost); raises for the first
     cell that is none."""
     kind = array.dtype.kind
-    if kind in "US":
-        index = next((i for i in np.ndindex(array.shape) if not _reads_as_number(array[i])), None)
-        if index is None:
-            index, remedy = (0,) * array.ndim, f"give {field}.astype(float)"
-        text = short_repr(array[index].item())
-        raise ValueError(f"{field}: {place(index)} is text ({text}); {remedy}.")
-    if kind == "O":
+    if kind in "USO":
+        readable = None  # the first cell of text that could be a number
         for index in np.ndindex(array.shape):
             value = array[index]
             if is_missing(value):
-                raise ValueError(f"{field}: {place(index)} is missing ({value!r}); {FILL}.")
-            if not is_number(value):
-                what = f"text ({short_repr(value)})" if isinstance(value, str) else None
-                what = what or f"{short_repr(value)} ({type(value).__name__})"
+                raise ValueError(f"{field}: {place(index)} is missing ({str(value)!r}); {FILL}.")
+            if isinstance(value, str | bytes):
+                if not _reads_as_number(value):
+                    raise ValueError(
+                        f"{field}: {place(index)} is text ({short_repr(str(value))}); {remedy}."
+                    )
+                readable = index if readable is None else readable
+            elif not is_number(value):
+                what = f"{short_repr(value)} ({type(value).__name__})"
                 raise ValueError(f"{field}: {place(index)} is {what}; {remedy}.")
+        if readable is not None:
+            text = short_repr(str(array[readable]))
+            raise ValueError(
+                f"{field}: {place(readable)} is text ({text}); give {field}.astype(float)."
+            )
         array = array.astype(np.float64)
     elif kind not in "biuf":
         raise ValueError(f"{field} has dtype {array.dtype}; give real numbers: {remedy}.")

@@ -77,7 +77,7 @@ def check_data(
     features, names, notes = features_of("inputs", inputs)
     answers = as_array("targets", targets)
     check_lengths("inputs", features, "targets", answers)
-    answers = _plain("targets", answers)
+    answers = _plain("targets", answers, kind)
     classes = _is_classification(answers, kind)
     facts: dict[str, Any] = {"rows": len(features), "features": features.shape[1]}
     if names:
@@ -102,7 +102,7 @@ def check_data(
         check_same_features(features, names, held_features, held_names)
         held_answers = as_array("held targets", held[1])
         check_lengths("held inputs", held_features, "held targets", held_answers)
-        held_answers = _plain("held targets", held_answers)
+        held_answers = _plain("held targets", held_answers, None if classes else "regression")
         if classes:
             held_codes = _codes("held targets", held_answers, facts["labels"])
         else:
@@ -133,7 +133,7 @@ def check_loaded(name: str, loaded: Any, held: Any, outputs: int, classes: bool)
             field = f"{prefix}targets"
             answers = as_array(field, pair[1])
             check_lengths(f"{prefix}inputs", features, field, answers)
-            answers = _plain(field, answers)
+            answers = _plain(field, answers, None if classes else "regression")
             if classes:
                 labels = list(range(outputs))
                 parts += [features, _codes(field, answers, labels)]
@@ -152,11 +152,11 @@ def check_loaded(name: str, loaded: Any, held: Any, outputs: int, classes: bool)
 # Targets ------------------------------------------------------------------------------------------
 
 
-def _plain(field: str, array: np.ndarray) -> np.ndarray:
+def _plain(field: str, array: np.ndarray, kind: str | None) -> np.ndarray:
     """An array of targets with [rows, 1] as [rows], and objects of one type as that type."""
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
-    if array.dtype.kind == "O" and array.ndim == 1:
+    if array.dtype.kind == "O" and array.ndim == 1 and kind != "regression":
         _check_one_type(field, array)
         plain = np.asarray(array.tolist())
         return plain if plain.ndim == 1 else array
@@ -164,17 +164,18 @@ def _plain(field: str, array: np.ndarray) -> np.ndarray:
 
 
 def _check_one_type(field: str, array: np.ndarray) -> None:
-    def kind_of(value):
-        return "text" if isinstance(value, str) else "number" if is_number(value) else "neither"
-
+    kinds = []
     for row, value in enumerate(array):
-        if is_missing(value):
+        if not isinstance(value, str) and is_missing(value):  # text may be any label
             raise ValueError(f"{field}: row {row} is missing ({value!r}); {FILL}.")
-        if kind_of(value) == "neither" or kind_of(value) != kind_of(array[0]):
-            raise ValueError(
-                f"{field}: row {row} is {short_repr(value)} ({type(value).__name__}) and row 0 is "
-                f"{short_repr(array[0])}; give numbers, or text, or booleans."
-            )
+        kinds.append("text" if isinstance(value, str) else "numbers" if is_number(value) else "")
+    common = max(("text", "numbers"), key=kinds.count)
+    odd = next((row for row, kind in enumerate(kinds) if kind != common), None)
+    if odd is not None:
+        raise ValueError(
+            f"{field}: row {odd} is {short_repr(array[odd])} ({type(array[odd]).__name__}) among "
+            f"{common}; give numbers, or text, or booleans."
+        )
 
 
 def _is_classification(targets: np.ndarray, kind: str | None) -> bool:
@@ -265,7 +266,7 @@ def _codes(field: str, targets: np.ndarray, labels: list) -> np.ndarray:
         row = int(np.argmax(strange))
         raise ValueError(
             f"{field}: row {row} is {targets[row].item()!r}, not one of the {len(labels)} classes "
-            f"{short_repr(labels)}; tasks.from_arrays numbers any labels."
+            f"{short_repr(labels)}; give one of them, or all labels to tasks.from_arrays."
         )
     return place.astype(np.int32)
 

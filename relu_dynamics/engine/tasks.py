@@ -5,6 +5,7 @@ examples (real data) or what the teacher is (synthetic data). All cells of a see
 """
 
 import functools
+import os
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ import optax
 
 from relu_dynamics.checks import short_repr
 from relu_dynamics.config import Config
+from relu_dynamics.data_files import read_data
 from relu_dynamics.engine.data import Data, check_data, check_loaded
 from relu_dynamics.engine.scalings import SCALINGS, scaled
 
@@ -183,12 +185,40 @@ def from_arrays(
     unknown labels in `held`, and whole numbers that may be classes or amounts.
     """
     data = check_data(inputs, targets, kind=kind, held=held, standardize=standardize)
-    return register(data, name)
+    return _register(data, name)
 
 
-def register(data: Data, name: str | None = None) -> str:
-    """Makes checked data a task and returns its name; raises a ValueError for a name that cannot
-    be used, and warns of what a user should know of the data."""
+def from_file(
+    path: str | os.PathLike,
+    target: str | None = None,
+    *,
+    name: str | None = None,
+    kind: str | None = None,
+    held: str | os.PathLike | None = None,
+    standardize: bool = True,
+) -> str:
+    """`from_arrays` for a .csv, .parquet or .npz file, and `held` a second one like it.
+
+    `target` is the column of the targets; an .npz holds arrays `inputs` and `targets` (or X and y),
+    and `held_inputs` and `held_targets` where it has a split (or X_test and y_test). The task is
+    called as the file is, without its folder, unless `name` says otherwise.
+    """
+    found = read_data(path, target)
+    sources = {"source": found.source}
+    part = found.held
+    if held is not None:
+        if part is not None:
+            raise ValueError(f"held={short_repr(str(held))}: the data file has held-out arrays.")
+        other = read_data(held, target)
+        part = other.inputs, other.targets
+        sources["held_source"] = other.source
+    data = check_data(found.inputs, found.targets, kind=kind, held=part, standardize=standardize)
+    data = data._replace(facts=sources | data.facts)
+    return _register(data, found.source["file"] if name is None else name)
+
+
+def _register(data: Data, name: str | None) -> str:
+    """Makes checked data a task and returns its name; warns of what a user should know of it."""
     name = f"own-{data.digest[:12]}" if name is None else name
     if not isinstance(name, str) or not name or not name.isprintable() or len(name) > 100:
         raise ValueError(f"name={short_repr(name)} must be text in one line, of 1 to 100 letters.")
@@ -269,6 +299,11 @@ def available_examples(config: Config) -> int:
     """How many training examples the task can give."""
     data = load_data(config)
     return 2**31 - 1 if data is None else len(data[0])
+
+
+def has_own_split(config: Config) -> bool:
+    """Whether the task's data comes with a held-out part of its own."""
+    return len(load_data(config) or ()) > 2
 
 
 def input_dimension(config: Config) -> int:

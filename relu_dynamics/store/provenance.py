@@ -24,7 +24,7 @@ def provenance(grid: Grid, command: str | None = None) -> dict[str, str]:
     return {
         "identity": json.dumps(grid.identity, sort_keys=True),
         "grid_hash": grid.hash,
-        "command": command or " ".join([_program(), *sys.argv[1:]]),
+        "command": command or " ".join([_program(), *map(_without_folder, sys.argv[1:])]),
         "git_commit": git_commit(),
         "versions": json.dumps({name: _version(name) for name in PACKAGES}),
         "python": platform.python_version(),
@@ -41,6 +41,13 @@ def _program() -> str:
     """What was started, as a reader would type it, without its folder."""
     path = pathlib.Path(sys.argv[0])
     return f"python -m {path.parent.name}" if path.name == "__main__.py" else path.name
+
+
+def _without_folder(argument: str) -> str:
+    """An argument, of an absolute path the name only: where files lie on a machine is its own."""
+    option, equals, value = argument.rpartition("=")
+    path = pathlib.Path(value)
+    return f"{option}{equals}{path.name}" if path.is_absolute() else argument
 
 
 def _version(name: str) -> str:
