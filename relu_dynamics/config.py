@@ -12,6 +12,7 @@ class are read from the fields, so a new axis is one field and its use.
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -19,8 +20,8 @@ import jax
 from relu_dynamics.checks import is_real_number, short_repr
 
 
-def _static(default: Any, *, since: bool = False) -> Any:
-    """A field that shapes the program; `since`: results were stored before it was there."""
+def _static(default: Any, since: str | None = None) -> Any:
+    """A field that shapes the program. `since`: see `to_json`."""
     return dataclasses.field(default=default, metadata={"static": True, "since": since})
 
 
@@ -56,9 +57,11 @@ class Range(NamedTuple):
         return "must be finite"
 
 
-def _traced(default: float | None, label: str, **limits: float) -> Any:
-    """A field that a grid may sweep: its default, its label on a figure, its `Range`."""
-    return dataclasses.field(default=default, metadata={"label": label, "range": Range(**limits)})
+def _traced(default: float | None, label: str, since: str | None = None, **limits: float) -> Any:
+    """A field that a grid may sweep: its default, its label on a figure, its `Range`. `since`: see
+    `to_json`."""
+    metadata = {"label": label, "range": Range(**limits), "since": since}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @jax.tree_util.register_dataclass
@@ -114,7 +117,7 @@ class Config:
     """Input dimension of the Gaussian teacher-student task (other tasks have their own)."""
     input_scaling: str = _static("standardized")
     """How inputs are scaled: standardized, minmax, raw, shifted or one_bad_feature."""
-    row_order: str = _static("shuffled", since=True)
+    row_order: str = _static("shuffled", since="0.2.0")
     """Order of a data set's rows before the first `examples` of them train: shuffled by the seed,
     or given: as they are, so that with batch_order="sequential" they are trained on in their own
     order."""
@@ -213,10 +216,18 @@ def check_number(field: str, value: Any) -> float:
 
 
 def to_json(config: Config) -> str:
-    """The config as one line of canonical JSON (sorted keys), for hashes and attributes. Fields
-    that are younger than stored results are left out at their default: nothing changed."""
-    values = dataclasses.asdict(config)
+    """The config as one line of canonical JSON (sorted keys), for hashes and attributes.
+
+    A field that came later says the version in which it came (`since`), and is left out at its
+    default: a result made before it keeps its identity, and its folder continues.
+    """
+    fields = dataclasses.asdict(config)
     for name, field in FIELDS.items():
-        if field.metadata.get("since") and values[name] == field.default:
-            del values[name]
-    return json.dumps(values, sort_keys=True, separators=(",", ":"))
+        if field.metadata.get("since") and fields[name] == field.default:
+            del fields[name]
+    return json.dumps(fields, sort_keys=True, separators=(",", ":"))
+
+
+def with_defaults(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What `to_json` wrote, as plain values, with the fields that it left out."""
+    return {name: field.default for name, field in FIELDS.items()} | dict(fields)

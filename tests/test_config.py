@@ -1,6 +1,8 @@
 """Bad input: a ValueError that names the field, the value and the remedy, before any tracing."""
 
 import dataclasses
+import hashlib
+import json
 import math
 import re
 
@@ -118,6 +120,17 @@ def test_a_config_survives_json():
     assert from_json(to_json(config)) == config
     with pytest.raises(ValueError, match='did you mean "learning_rate"'):
         from_json('{"learning_rat": 1}')
+
+
+def test_fields_that_came_later_leave_old_identities_as_they_were():
+    """A result from before a field continues: the digest is that of the version before them."""
+    grid = make_grid(
+        Config(), {"learning_rate": [0.1, 0.3], "initial_bias": [-6.0, -2.0]}, 3, lanes=4
+    )
+    identity = {n: v for n, v in grid.identity.items() if n not in ("jax_version", "platform")}
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    before = "c3836bada428ab3375bd660086ebd5f5cbd99341ed46b2a974c9812f7443a321"
+    assert hashlib.sha256(text.encode()).hexdigest() == before
 
 
 def test_traced_fields_are_the_pytree_leaves():

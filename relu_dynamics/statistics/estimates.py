@@ -15,6 +15,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from relu_dynamics.checks import check_choice
+from relu_dynamics.config import with_defaults
 from relu_dynamics.engine.outcomes import NEVER, Outcome
 from relu_dynamics.statistics.clustered import clustered_interval
 from relu_dynamics.statistics.incidence import CumulativeIncidence, cumulative_incidence
@@ -112,7 +113,7 @@ def axis_names(result: xr.Dataset) -> tuple[str, ...]:
 
 def config_of(result: xr.Dataset) -> dict:
     """The base config of a stored result, as plain values."""
-    return _identity(result)["config"]
+    return with_defaults(_identity(result)["config"])
 
 
 def _identity(result: xr.Dataset) -> dict:
