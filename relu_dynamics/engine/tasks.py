@@ -18,7 +18,7 @@ import optax
 from relu_dynamics.checks import short_repr
 from relu_dynamics.config import Config
 from relu_dynamics.data_files import read_data
-from relu_dynamics.engine.data import Data, check_data, check_loaded
+from relu_dynamics.engine.data import Data, Keeper, check_data, check_loaded
 from relu_dynamics.engine.scalings import SCALINGS, scaled
 
 TEACHER_UNITS = 8
@@ -224,7 +224,9 @@ def _register(data: Data, name: str | None) -> str:
         raise ValueError(f"name={short_repr(name)} must be text in one line, of 1 to 100 letters.")
     if name in SHIPPED:
         raise ValueError(f"name={name!r} is a task of this package; choose another name.")
-    TASKS[name] = TaskKind(data.outputs, data.classes, lambda: data, None)
+    known = TASKS[name].load if name in TASKS else None
+    if not (isinstance(known, Keeper) and known.keeps(data)):  # a cell run again changes nothing
+        TASKS[name] = TaskKind(data.outputs, data.classes, Keeper(data), None)
     for note in data.notes:
         warnings.warn(f"task {name!r}: {note}", stacklevel=3)
     return name
