@@ -19,8 +19,7 @@ import xarray as xr
 
 from relu_dynamics import explorer, figures, store
 from relu_dynamics.config import Config
-from relu_dynamics.experiment import Experiment, Figure
-from relu_dynamics.experiment import Options as CommonOptions
+from relu_dynamics.experiment import DataOptions, Experiment, Figure
 from relu_dynamics.grid import Grid, make_grid
 from relu_dynamics.statistics import claims, estimates
 from relu_dynamics.statistics.claims import Claim
@@ -29,7 +28,7 @@ from relu_dynamics.sweeps.sweep import sweep_grid
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(CommonOptions):
+class Options(DataOptions):
     """What to run and where to put it."""
 
     config: Config = Config()

@@ -121,6 +121,10 @@ class Config:
     """Input dimension of the Gaussian teacher-student task (other tasks have their own)."""
     input_scaling: str = _static("standardized")
     """How inputs are scaled: standardized, minmax, raw, shifted or one_bad_feature."""
+    row_order: str = _static("shuffled", since="0.2.0")
+    """Order of a data set's rows before the first `examples` of them train: shuffled by the seed,
+    or given: as they are, so that with batch_order="sequential" they are trained on in their own
+    order."""
     change_every: int | None = _static(None)
     """Steps after which the task is replaced by a new one, again and again (continual learning); a
     multiple of `probe_every`. None: one task."""

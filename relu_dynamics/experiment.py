@@ -10,12 +10,15 @@ import contextlib
 import dataclasses
 import pathlib
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 
 from relu_dynamics import figures, store
+from relu_dynamics.checks import short_repr
+from relu_dynamics.engine import tasks
 from relu_dynamics.grid import Grid
 from relu_dynamics.statistics import claims
 from relu_dynamics.sweeps import studies
@@ -40,6 +43,55 @@ class Options:
     """Output folder; by default runs/NAME-<hash of the question>."""
     draw: bool = False
     """Only redraw stored results."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataOptions(Options):
+    """Options of an experiment that can ask its question of a user's own data: its `config`, and
+    its `tasks` where it has several, then stand for that data."""
+
+    data: pathlib.Path | None = None
+    """Your own data in place of the task: a .csv or .parquet (see --target) or an .npz."""
+    target: str | None = None
+    """Column of the targets; all other columns are inputs."""
+    kind: str | None = None
+    """classification or regression, where the targets' type does not say which."""
+    held: pathlib.Path | None = None
+    """A second file, held out; by default rows of the first are."""
+
+
+def use_own_data(options: Any) -> Any:
+    """The options with the data file that they name as their task, which is registered; the
+    options themselves when they name none.
+
+    Where the config's `examples` would leave no row to hold out, four fifths of the rows train;
+    with fewer than a batch, every step trains on all of them. Both are printed. Raises a one-line
+    ValueError for data that cannot be trained on."""
+    if not isinstance(options, DataOptions):
+        return options
+    if options.data is None:
+        for field in ("target", "kind", "held"):
+            if getattr(options, field) is not None:
+                value = short_repr(getattr(options, field))
+                raise ValueError(f"{field}={value} needs --data FILE; give it, or leave it out.")
+        return options
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        name = tasks.from_file(options.data, options.target, kind=options.kind, held=options.held)
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    config = dataclasses.replace(given["config"], task=name)
+    rows, split = tasks.available_examples(config), tasks.has_own_split(config)
+    most = rows if split else rows - 1
+    if config.examples > most:
+        config = dataclasses.replace(config, examples=most if split else max(1, rows * 4 // 5))
+    if config.batch_size is not None and config.batch_size > config.examples:
+        config = dataclasses.replace(config, batch_size=None)
+    batch = "all of them" if config.batch_size is None else f"{config.batch_size} of them"
+    print(f"{name}: {config.examples} of {rows} rows train, {batch} at every step")
+    for note in notes:
+        print(f"note: {note.message}")
+    changes = {"config": config} | ({"tasks": (name,)} if "tasks" in given else {})
+    return dataclasses.replace(options, **changes)
 
 
 def train_study(options: Any, grids: Mapping[str, Grid], out: pathlib.Path) -> Mapping[str, Any]:
@@ -93,6 +145,7 @@ def conduct(experiment: Experiment, options: Any) -> None:
     Raises a ValueError for options that cannot run and a `FolderError` for a folder that holds
     another question, or nothing to draw; a stopped run resumes by the same call.
     """
+    options = use_own_data(options)
     grids = experiment.grids(options)
     question = studies.question_hash(grids, *experiment.also_decides(options))
     out = options.out or pathlib.Path("runs") / f"{experiment.name}-{question[:12]}"
@@ -144,6 +197,7 @@ def _answer(
     results = experiment.train(options, grids, out)
     summary = {"question": experiment.question, **experiment.analyse(options, results)}
     asked = dataclasses.asdict(options)
+    asked |= {name: asked[name].name for name in ("data", "held") if asked.get(name)}  # no folders
     summary["options"] = {name: asked[name] for name in asked.keys() - {"out", "draw"}}
     summary["claims"] = [claim.as_json() for claim in summary["claims"]]
     first = next(iter(grids.values()))

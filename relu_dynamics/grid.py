@@ -27,6 +27,7 @@ from relu_dynamics.engine.models import Params
 from relu_dynamics.engine.outcomes import DEFINITION_VERSION
 from relu_dynamics.engine.starting import StartingPoint, starting_point
 from relu_dynamics.engine.step import State
+from relu_dynamics.engine.tasks import check_same_data, data_identity
 from relu_dynamics.engine.validation import validate
 
 SCHEMA_VERSION = 2  # of stored blocks and labelled results
@@ -119,6 +120,7 @@ class Grid:
             "jax_version": jax.__version__,
             "platform": jax.default_backend(),
             **({"state": self.start.digest} if self.start else {}),
+            **data_identity(self.config),
         }
 
     @functools.cached_property
@@ -255,6 +257,7 @@ def grid_from_identity(identity: Any, state: State | Params | StartingPoint | No
         )
     if not isinstance(identity.get("config"), Mapping):
         raise ValueError(f"config={short_repr(identity.get('config'))} must be a table of fields.")
+    check_same_data(identity["config"].get("task"), identity.get("data"))
     grid = make_grid(
         from_mapping(identity["config"], Config(), "config field"),
         {check_name(name): values for name, values in pairs},

@@ -17,6 +17,7 @@ from relu_dynamics.engine import (
     models,
     normalizations,
     optimizers,
+    scalings,
     tasks,
     training,
 )
@@ -91,7 +92,7 @@ TABLES = {
     "task": tasks.TASKS,
     "normalization": normalizations.NORMALIZATIONS,
     "optimizer": optimizers.OPTIMIZERS,
-    "input_scaling": tasks.SCALINGS,
+    "input_scaling": scalings.SCALINGS,
     "schedule": optimizers.SCHEDULES,
     "model": models.MODELS,
 }

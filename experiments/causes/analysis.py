@@ -21,7 +21,7 @@ from experiments.causes.contrasts import (
 )
 from experiments.causes.sweep import HARMFUL, REFERENCE, Options, dose_axes
 from relu_dynamics import statistics
-from relu_dynamics.engine.tasks import dosed_scalings
+from relu_dynamics.engine.scalings import dosed_scalings
 from relu_dynamics.statistics import claims, estimates
 
 MEASURES = ("born_dead", "dead", "died", "dead_at_end", "diverged")

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from experiments.causes.sweep import HARMFUL, LECUN, REFERENCE, Options, dose_axes
-from relu_dynamics.engine.tasks import dosed_scalings
+from relu_dynamics.engine.scalings import dosed_scalings
 from relu_dynamics.statistics import claims, estimates
 from relu_dynamics.statistics.claims import Claim
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from relu_dynamics.checks import check_choice, short_repr
 from relu_dynamics.config import Config
-from relu_dynamics.engine.tasks import dosed_scalings
-from relu_dynamics.experiment import Options as CommonOptions
+from relu_dynamics.engine.scalings import dosed_scalings
+from relu_dynamics.experiment import DataOptions
 from relu_dynamics.grid import Grid, make_grid
 
 BASE = Config(
@@ -44,7 +44,7 @@ HARMFUL = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(CommonOptions):
+class Options(DataOptions):
     """What to run and where to put it."""
 
     config: Config = BASE

@@ -8,7 +8,7 @@ import numpy as np
 from relu_dynamics.checks import check_choice
 from relu_dynamics.config import Config
 from relu_dynamics.engine.validation import validate
-from relu_dynamics.experiment import Options as CommonOptions
+from relu_dynamics.experiment import DataOptions
 from relu_dynamics.grid import Grid, make_grid
 
 CLOSED: dict[str, Any] = {"momentum": 0.0, "weight_decay": 0.0, "noise_scale": 0.0}
@@ -38,7 +38,7 @@ FORKED = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(CommonOptions):
+class Options(DataOptions):
     """What to run and where to put it."""
 
     config: Config = BASE

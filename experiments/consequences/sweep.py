@@ -5,7 +5,7 @@ import dataclasses
 from typing import Any
 
 from relu_dynamics.config import Config
-from relu_dynamics.experiment import Options as CommonOptions
+from relu_dynamics.experiment import DataOptions
 from relu_dynamics.grid import Grid, make_grid
 
 SHARE = 0.4  # above which the article calls it severe
@@ -32,7 +32,7 @@ CAPACITY = dataclasses.replace(
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(CommonOptions):
+class Options(DataOptions):
     """What to run and where to put it."""
 
     config: Config = BASE

@@ -5,7 +5,7 @@ import dataclasses
 from relu_dynamics import channels
 from relu_dynamics.config import Config
 from relu_dynamics.engine.validation import check_covered, validate
-from relu_dynamics.experiment import Options as CommonOptions
+from relu_dynamics.experiment import DataOptions
 from relu_dynamics.grid import Grid, make_grid
 
 BASE = Config(
@@ -38,7 +38,7 @@ SMALL = Config(
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(CommonOptions):
+class Options(DataOptions):
     """What to run and where to put it."""
 
     config: Config = BASE

@@ -6,7 +6,7 @@ from typing import Any
 from relu_dynamics.checks import check_choice, short_repr
 from relu_dynamics.config import Config
 from relu_dynamics.engine.validation import validate
-from relu_dynamics.experiment import Options as CommonOptions
+from relu_dynamics.experiment import DataOptions
 from relu_dynamics.grid import Grid, make_grid
 
 BASE = Config(
@@ -61,7 +61,7 @@ NO_COHORT = ("too_large",)  # no bias of an ordinary size makes its units dead
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(CommonOptions):
+class Options(DataOptions):
     """What to run and where to put it."""
 
     config: Config = BASE

@@ -30,7 +30,8 @@ COVERED = frozenset(
     learning_rate initial_bias bias_law bias_scale momentum weight_decay noise_scale upstream_rate
     outside_gradient
     clip_norm weight_scale scaling_dose killed_fraction target_scale
-    task examples dimension input_scaling hidden activation initializer normalization output_bias
+    task examples dimension input_scaling row_order hidden activation initializer normalization
+    output_bias
     optimizer schedule warmup_steps decay_steps decay_kind decay_targets batch_size batch_order
     steps biased_layer biased_units probe_size probe_every tolerance sustain
     """.split()

@@ -5,6 +5,8 @@ examples (real data) or what the teacher is (synthetic data). All cells of a see
 """
 
 import functools
+import os
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from relu_dynamics.checks import short_repr
 from relu_dynamics.config import Config
+from relu_dynamics.data_files import read_data
+from relu_dynamics.engine.data import Data, Keeper, check_data, check_loaded
+from relu_dynamics.engine.scalings import SCALINGS, scaled
 
 TEACHER_UNITS = 8
 
@@ -35,13 +41,14 @@ class TaskKind(NamedTuple):
 
     outputs: int  # output units of the network
     classes: bool  # cross-entropy on class numbers, else half the mean squared error
-    load: Callable[[], tuple[np.ndarray, np.ndarray]] | None  # real data: raw inputs and targets
+    load: Callable[[], Data | tuple] | None  # real data: raw inputs and targets
     target: Callable[[jax.Array], jax.Array] | None  # analytic target of x in `interval`
     make: Callable[[Config, jax.Array], tuple[jax.Array, jax.Array]] | None = None  # drawn by a key
     renew: Callable[[Config, Task, jax.Array, jax.Array], Task] | None = None  # see `renewed`
     shuffled: bool = False  # targets that have nothing to do with the inputs
     dimension: int | None = None  # of the inputs, where neither data nor config say it
     interval: tuple[float, float] = (-(3**0.5), 3**0.5)  # of an analytic target's inputs
+    held: Callable[[], tuple] | None = None  # real data with a split of its own: its held-out part
 
 
 def _sklearn(name: str, classes: bool) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
@@ -141,16 +148,164 @@ TASKS: dict[str, TaskKind] = {
 }
 
 
-def load_data(config: Config) -> tuple[np.ndarray, np.ndarray] | None:
-    """The raw data set of the config's task as host arrays; None for synthetic tasks."""
-    load = TASKS[config.task].load
-    return None if load is None else load()
+SHIPPED = dict(TASKS)  # the rows of this package; whatever else a name stands for is the user's
+
+
+def from_arrays(
+    inputs: Any,
+    targets: Any,
+    *,
+    name: str | None = None,
+    kind: str | None = None,
+    held: tuple[Any, Any] | None = None,
+    standardize: bool = True,
+) -> str:
+    """Registers a user's own data as a task and returns its name, for `Config(task=...)`.
+
+    Args:
+      inputs: [rows, features] or [rows], of numbers: NumPy, JAX, pandas, lists, or a column of a
+        data set in NumPy form. Rows of more axes, such as images, are flattened.
+      targets: [rows] or [rows, outputs]. Text and booleans are classes, and so are whole numbers
+        unless they look like amounts; other numbers are the targets of a regression.
+      name: of the task; by default made from the data's digest. Used again, it stands for the new
+        data, which is another question to every stored result.
+      kind: "classification" or "regression", where the type does not say which.
+      held: a pair (inputs, targets) of a split of your own. It is then what is held out, whatever
+        `examples` and the seed are; rows beyond `examples` are not used. By default the rows
+        beyond `examples` are held out.
+      standardize: whether the targets of a regression are shifted and scaled to mean 0 and
+        deviation 1 over `targets`, as those of the shipped regression tasks are.
+
+    Classes are numbered in sorted order of their labels. The labels, or the mean and deviation of
+    the targets, are stored with every result: `data_facts`, and the attribute `data`. What a user
+    should know (constant features, images flattened) is a warning of one line each.
+
+    Raises a one-line ValueError that names the field, the row, the column, the value and the
+    remedy: missing, infinite and text cells, other lengths, one class or constant targets only,
+    unknown labels in `held`, and whole numbers that may be classes or amounts.
+    """
+    data = check_data(inputs, targets, kind=kind, held=held, standardize=standardize)
+    return _register(data, name)
+
+
+def from_file(
+    path: str | os.PathLike,
+    target: str | None = None,
+    *,
+    name: str | None = None,
+    kind: str | None = None,
+    held: str | os.PathLike | None = None,
+    standardize: bool = True,
+) -> str:
+    """`from_arrays` for a .csv, .parquet or .npz file, and `held` a second one like it.
+
+    `target` is the column of the targets; an .npz holds arrays `inputs` and `targets` (or X and y),
+    and `held_inputs` and `held_targets` where it has a split (or X_test and y_test). The task is
+    called as the file is, without its folder, unless `name` says otherwise.
+    """
+    found = read_data(path, target)
+    sources = {"source": found.source}
+    part = found.held
+    if held is not None:
+        if part is not None:
+            raise ValueError(f"held={short_repr(str(held))}: the data file has held-out arrays.")
+        other = read_data(held, target)
+        part = other.inputs, other.targets
+        sources["held_source"] = other.source
+    data = check_data(found.inputs, found.targets, kind=kind, held=part, standardize=standardize)
+    data = data._replace(facts=sources | data.facts)
+    return _register(data, found.source["file"] if name is None else name)
+
+
+def _register(data: Data, name: str | None) -> str:
+    """Makes checked data a task and returns its name; warns of what a user should know of it."""
+    name = f"own-{data.digest[:12]}" if name is None else name
+    if not isinstance(name, str) or not name or not name.isprintable() or len(name) > 100:
+        raise ValueError(f"name={short_repr(name)} must be text in one line, of 1 to 100 letters.")
+    if name in SHIPPED:
+        raise ValueError(f"name={name!r} is a task of this package; choose another name.")
+    known = TASKS[name].load if name in TASKS else None
+    if not (isinstance(known, Keeper) and known.keeps(data)):  # a cell run again changes nothing
+        TASKS[name] = TaskKind(data.outputs, data.classes, Keeper(data), None)
+    for note in data.notes:
+        warnings.warn(f"task {name!r}: {note}", stacklevel=3)
+    return name
+
+
+def _row(name: str) -> TaskKind:
+    if name not in TASKS:
+        raise ValueError(
+            f"task={short_repr(name)} is not registered in this process; register it first: data "
+            f"by tasks.from_arrays(inputs, targets, name={short_repr(name)}) or --data FILE, "
+            "another task by its row in tasks.TASKS."
+        )
+    return TASKS[name]
+
+
+def _own_data(name: str) -> Data | None:
+    """The checked data of a task that is not shipped; None for one that is, or without data."""
+    kind = _row(name)
+    if kind.load is None or kind is SHIPPED.get(name):
+        return None
+    loaded = kind.load()
+    if isinstance(loaded, Data):
+        return loaded
+    held = None if kind.held is None else kind.held()
+    return check_loaded(name, loaded, held, kind.outputs, kind.classes)
+
+
+def load_data(config: Config) -> tuple[np.ndarray, ...] | None:
+    """The raw data set of the config's task as host arrays, (inputs, targets) and, with a split of
+    its own, (..., held inputs, held targets); None for synthetic tasks. Raises a ValueError for
+    data that cannot be trained on."""
+    kind = _row(config.task)
+    if kind.load is None:
+        return None
+    own = _own_data(config.task)
+    return kind.load() if own is None else own.arrays
+
+
+def data_identity(config: Config) -> dict[str, Any]:
+    """What an identity says of data that is not shipped, so that other data under the same name is
+    another question; nothing for shipped tasks and tasks without data."""
+    own = _own_data(config.task)
+    if own is None:
+        return {}
+    return {"data": {"sha256": own.digest, "shuffled": TASKS[config.task].shuffled}}
+
+
+def data_facts(config: Config) -> dict[str, Any]:
+    """Plain values that a reader of a result should know of data that is not shipped: rows,
+    features, and the labels of the classes or the mean and deviation of the targets."""
+    own = _own_data(config.task)
+    return {} if own is None else own.facts
+
+
+def check_same_data(name: Any, stored: Any) -> None:
+    """Raises a ValueError when the task of a stored result is not registered in this process, or
+    stands for other data than `stored`, what `data_identity` said of it."""
+    if not isinstance(name, str):
+        return
+    own = _own_data(name)
+    wanted = stored.get("sha256") if isinstance(stored, dict) else None
+    found = None if own is None else own.digest
+    if wanted != found:
+        raise ValueError(
+            f"task={name!r} is other data here than the result was made from (sha256 "
+            f"{str(found)[:12]}, not {str(wanted)[:12]}); register the same data: "
+            f"tasks.from_arrays(inputs, targets, name={name!r}) or --data FILE."
+        )
 
 
 def available_examples(config: Config) -> int:
     """How many training examples the task can give."""
     data = load_data(config)
     return 2**31 - 1 if data is None else len(data[0])
+
+
+def has_own_split(config: Config) -> bool:
+    """Whether the task's data comes with a held-out part of its own."""
+    return len(load_data(config) or ()) > 2
 
 
 def input_dimension(config: Config) -> int:
@@ -162,63 +317,19 @@ def input_dimension(config: Config) -> int:
     return kind.dimension or (1 if kind.target is not None else config.dimension)
 
 
-class Scaling(NamedTuple):
-    """How inputs are scaled; a row of `SCALINGS`."""
-
-    # Of (inputs to scale, training inputs, dose); [examples, dimension] each but the dose.
-    scale: Callable[[jax.Array, jax.Array, Any], jax.Array]
-    dose: float | None = None  # the default of `scaling_dose`; None: there is no dose
-    keeps_synthetic: bool = False  # synthetic inputs stay as they are made, at their natural scale
-
-
-def _standardized(x: jax.Array, train: jax.Array, _: Any) -> jax.Array:
-    mean, deviation = train.mean(0, keepdims=True), train.std(0, keepdims=True)
-    # A constant feature has nothing to scale: it becomes 0.
-    return (x - mean) / jnp.where(deviation > 0, deviation, 1)
-
-
-def _minmax(x: jax.Array, train: jax.Array, _: Any) -> jax.Array:
-    low, high = train.min(0, keepdims=True), train.max(0, keepdims=True)
-    return (x - low) / jnp.where(high > low, high - low, 1)
-
-
-def _one_bad_feature(x: jax.Array, train: jax.Array, factor: Any) -> jax.Array:
-    varying = jnp.argmax(train.std(0) > 0)  # the first pixel of digits, say, is 0 in all of them
-    return _standardized(x, train, None).at[:, varying].multiply(factor)
-
-
-SCALINGS: dict[str, Scaling] = {
-    "standardized": Scaling(_standardized, keeps_synthetic=True),
-    "minmax": Scaling(_minmax),
-    "raw": Scaling(lambda x, train, _: x),
-    # Every feature's mean in standard deviations.
-    "shifted": Scaling(lambda x, train, shift: _standardized(x, train, None) + shift, dose=3.0),
-    "one_bad_feature": Scaling(_one_bad_feature, dose=100.0),
-}
-
-
-def dosed_scalings() -> tuple[str, ...]:
-    """The scalings that `scaling_dose` makes better or worse."""
-    return tuple(name for name, row in SCALINGS.items() if row.dose is not None)
-
-
-def _scaled(config: Config, inputs: jax.Array, held: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Scales both parts by the training part's own statistics, as one would in practice."""
-    scaling = SCALINGS[config.input_scaling]
-    dose = scaling.dose if config.scaling_dose is None else config.scaling_dose
-    return scaling.scale(inputs, inputs, dose), scaling.scale(held, inputs, dose)
-
-
 def make_task(config: Config, key: jax.Array, data: tuple | None) -> Task:
     """The task of one seed. `key` is consumed; `data` is what `load_data` gave. Jit-able."""
     kind = TASKS[config.task]
     examples = config.examples
     if data is not None:
-        order = jax.random.permutation(key, data[0].shape[0])
-        inputs, targets = (jnp.asarray(part)[order] for part in data)
+        inputs, targets = (jnp.asarray(part) for part in data[:2])
+        if config.row_order == "shuffled":
+            order = jax.random.permutation(key, data[0].shape[0])
+            inputs, targets = inputs[order], targets[order]
         if kind.shuffled:  # the same classes as often, for the wrong examples
             targets = jax.random.permutation(jax.random.fold_in(key, 1), targets)
-        held_inputs, held_targets = inputs[examples:], targets[examples:]
+        own_split = [jnp.asarray(part) for part in data[2:]]
+        held_inputs, held_targets = own_split or (inputs[examples:], targets[examples:])
         inputs, targets = inputs[:examples], targets[:examples]
     else:
         if kind.target is not None:
@@ -232,7 +343,7 @@ def make_task(config: Config, key: jax.Array, data: tuple | None) -> Task:
             )
         held_inputs, held_targets = inputs[:0], targets[:0]
     if data is not None or not SCALINGS[config.input_scaling].keeps_synthetic:
-        inputs, held_inputs = _scaled(config, inputs, held_inputs)
+        inputs, held_inputs = scaled(config, inputs, held_inputs)
     if config.target_scale is not None:
         targets, held_targets = (part * config.target_scale for part in (targets, held_targets))
     return Task(

@@ -10,7 +10,7 @@ import numpy as np
 from relu_dynamics.checks import check_choice, short_repr
 from relu_dynamics.config import FIELDS, TRACED, Config, check_number
 from relu_dynamics.config_files import from_mapping, parse_json, read_file
-from relu_dynamics.engine import models, normalizations, optimizers, tasks
+from relu_dynamics.engine import models, normalizations, optimizers, scalings, tasks
 from relu_dynamics.engine.activations import ACTIVATIONS
 from relu_dynamics.engine.initialization import check_initialization
 from relu_dynamics.engine.normalizations import normalization_of
@@ -22,7 +22,7 @@ MOST_LAYERS = 1000
 # The names that a field may have: the rows of its table, those added at run time included.
 _CHOICES: dict[str, Collection[str]] = {
     "task": tasks.TASKS,
-    "input_scaling": tasks.SCALINGS,
+    "input_scaling": scalings.SCALINGS,
     "model": models.MODELS,
     "activation": ACTIVATIONS,
     "normalization": normalizations.NORMALIZATIONS,
@@ -31,6 +31,7 @@ _CHOICES: dict[str, Collection[str]] = {
     "decay_kind": ("coupled", "decoupled"),
     "decay_targets": optimizers.DECAY_TARGETS,
     "batch_order": ("random", "independent", "sequential"),
+    "row_order": ("shuffled", "given"),
 }
 
 
@@ -90,6 +91,11 @@ def validate(config: Config) -> Config:
             f"examples={config.examples} is more than the {available} of task "
             f"{config.task!r}; use examples <= {available}."
         )
+    if config.row_order != "shuffled" and tasks.load_data(config) is None:
+        raise ValueError(
+            f"row_order={config.row_order!r} needs a task with data, not task={config.task!r}, "
+            "whose rows have no order; use row_order='shuffled'."
+        )
     if config.batch_size is not None:
         static["batch_size"] = _check_count(config, "batch_size")
         if config.batch_size > config.examples:
@@ -141,15 +147,15 @@ def validate(config: Config) -> Config:
         )
     if (
         config.change_every is not None
-        and not tasks.SCALINGS[config.input_scaling].keeps_synthetic
+        and not scalings.SCALINGS[config.input_scaling].keeps_synthetic
         and tasks.load_data(config) is None
     ):
         raise ValueError(
             f"input_scaling={config.input_scaling!r}: a changing synthetic task is made at its own "
             "scale; use input_scaling='standardized'."
         )
-    if config.scaling_dose is not None and tasks.SCALINGS[config.input_scaling].dose is None:
-        dosed = ", ".join(map(repr, tasks.dosed_scalings()))
+    if config.scaling_dose is not None and scalings.SCALINGS[config.input_scaling].dose is None:
+        dosed = ", ".join(map(repr, scalings.dosed_scalings()))
         raise ValueError(
             f"scaling_dose={config.scaling_dose!r} is not used by "
             f"input_scaling={config.input_scaling!r}; use {dosed} or None."

@@ -10,6 +10,7 @@ import sys
 import time
 from importlib import metadata
 
+from relu_dynamics.engine.tasks import data_facts
 from relu_dynamics.grid import Grid
 
 PACKAGES = ("relu-dynamics", "jax", "jaxlib", "flax", "optax", "numpy", "xarray", "zarr")
@@ -19,10 +20,11 @@ def provenance(grid: Grid, command: str | None = None) -> dict[str, str]:
     """What a reader needs to know of where a result came from, as strings."""
     import jax
 
+    facts = data_facts(grid.config)
     return {
         "identity": json.dumps(grid.identity, sort_keys=True),
         "grid_hash": grid.hash,
-        "command": command or " ".join([_program(), *sys.argv[1:]]),
+        "command": command or " ".join([_program(), *map(_without_folder, sys.argv[1:])]),
         "git_commit": git_commit(),
         "versions": json.dumps({name: _version(name) for name in PACKAGES}),
         "python": platform.python_version(),
@@ -31,6 +33,7 @@ def provenance(grid: Grid, command: str | None = None) -> dict[str, str]:
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "definition_of_dead": "largest pre-activation over the probe set <= 0",
         "seed_sharing": "all cells of a seed share data, initial weights and minibatches",
+        **({"data": json.dumps(facts, default=str)} if facts else {}),
     }
 
 
@@ -38,6 +41,13 @@ def _program() -> str:
     """What was started, as a reader would type it, without its folder."""
     path = pathlib.Path(sys.argv[0])
     return f"python -m {path.parent.name}" if path.name == "__main__.py" else path.name
+
+
+def _without_folder(argument: str) -> str:
+    """An argument, of an absolute path the name only: where files lie on a machine is its own."""
+    option, equals, value = argument.rpartition("=")
+    path = pathlib.Path(value)
+    return f"{option}{equals}{path.name}" if path.is_absolute() else argument
 
 
 def _version(name: str) -> str:
