@@ -9,7 +9,6 @@ shape of a batch changes float bits; it follows from the config alone unless it 
 
 import collections
 import dataclasses
-import functools
 import hashlib
 import json
 import math
@@ -24,6 +23,7 @@ from relu_dynamics.config import TRACED, Config, check_number, to_json
 from relu_dynamics.config_files import from_mapping
 from relu_dynamics.engine.outcomes import DEFINITION_VERSION
 from relu_dynamics.engine.validation import validate
+from relu_dynamics.rows import row_identity
 
 SCHEMA_VERSION = 2  # of stored blocks and labelled results
 
@@ -38,6 +38,8 @@ MOST_VALUES = 2**22  # of an axis, and seeds: the identity lists them all
 MOST_RUNS = 2**53
 
 VERSION_FIELDS = ("schema_version", "definition_version", "jax_version", "platform")
+
+_ARGUMENTS = ("config", "axes", "seeds", "root_seed", "lanes")  # of an identity; else: what made it
 
 
 class VersionError(ValueError):
@@ -100,9 +102,18 @@ class Grid:
             for (name, values), index in zip(self.axes, indices, strict=True)
         }
 
-    @functools.cached_property
+    @property
     def identity(self) -> dict:
-        """Everything that decides the numbers of this grid, as plain JSON values."""
+        """Everything that decides the numbers of this grid, as plain JSON values. Rows of the
+        user's own are read anew, for they may be edited between two sweeps of one grid."""
+        rows = row_identity(self.config)
+        known = self.__dict__.get("_identity")
+        if known is None or known[0] != rows:
+            known = rows, self._fields_identity() | rows
+            self.__dict__["_identity"] = known
+        return known[1]
+
+    def _fields_identity(self) -> dict:
         return {
             "config": json.loads(to_json(self.config)),
             "axes": [[name, list(values)] for name, values in self.axes],  # their order counts
@@ -115,11 +126,16 @@ class Grid:
             "platform": jax.default_backend(),
         }
 
-    @functools.cached_property
+    @property
     def hash(self) -> str:
         """Sha256 of the identity, in hexadecimal."""
-        text = json.dumps(self.identity, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        identity = self.identity
+        known = self.__dict__.get("_hash")
+        if known is None or known[0] is not identity:
+            text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+            known = identity, hashlib.sha256(text.encode()).hexdigest()
+            self.__dict__["_hash"] = known
+        return known[1]
 
 
 def default_lanes(config: Config, cells: int, platform: str = "cpu") -> int:
@@ -235,12 +251,14 @@ def grid_from_identity(identity: Any) -> Grid:
         root_seed=identity.get("root_seed", -1),
         lanes=identity.get("lanes", 0),
     )
-    other = [name for name in VERSION_FIELDS if grid.identity[name] != identity.get(name)]
+    here = grid.identity
+    made = sorted({*here, *identity} - {*_ARGUMENTS})
+    other = [name for name in made if here.get(name) != identity.get(name)]
     if other:
         raise VersionError(
             "the result was made with "
             + ", ".join(
-                f"{n} {short_repr(identity.get(n))} (here {grid.identity[n]!r})" for n in other
+                f"{n} {short_repr(identity.get(n))} (here {short_repr(here.get(n))})" for n in other
             )
             + "; install what made it to get the same numbers."
         )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from relu_dynamics.config_files import from_mapping, parse_json, read_file
 from relu_dynamics.engine import initializers, models, normalizations, optimizers, tasks
 from relu_dynamics.engine.activations import ACTIVATIONS
 from relu_dynamics.engine.normalizations import normalization_of
+from relu_dynamics.rows import declare_tables
 
 MOST_UNITS = 2**20  # of a layer
 
@@ -32,6 +33,8 @@ _CHOICES: dict[str, Collection[str]] = {
     "decay_targets": optimizers.DECAY_TARGETS,
     "batch_order": ("random", "independent", "sequential"),
 }
+
+declare_tables({name: table for name, table in _CHOICES.items() if isinstance(table, Mapping)})
 
 
 def _check_count(config: Config, field: str, least: int = 1, most: int = 2**31 - 1) -> int:
