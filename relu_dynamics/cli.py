@@ -23,8 +23,8 @@ from relu_dynamics import checks, config_files, store
 from relu_dynamics.checks import check_choice
 from relu_dynamics.config import Config
 from relu_dynamics.grid import VersionError
+from relu_dynamics.settings import check_jax
 from relu_dynamics.sweeps.blocks import OutOfMemoryError, block_devices
-from relu_dynamics.sweeps.plan import check_jax
 
 Options = TypeVar("Options")
 

@@ -12,12 +12,14 @@ class are read from the fields, so a new axis is one field and its use.
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+import operator
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
 from relu_dynamics.checks import is_real_number, short_repr
+from relu_dynamics.rows import row_keys
 
 
 def _static(default: Any, since: str | None = None) -> Any:
@@ -64,7 +66,6 @@ def _traced(default: float | None, label: str, since: str | None = None, **limit
     return dataclasses.field(default=default, metadata=metadata)
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Config:
     """One run: one small ReLU network, its task, its optimizer and what is recorded.
@@ -204,6 +205,29 @@ class Config:
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 
 TRACED = tuple(name for name, field in FIELDS.items() if not field.metadata.get("static"))
+
+_STATIC = tuple(name for name in FIELDS if name not in TRACED)
+
+_traced_of, _static_of = operator.attrgetter(*TRACED), operator.attrgetter(*_STATIC)
+
+
+def _flatten(config: Config) -> tuple[tuple, tuple]:
+    """(traced fields, what decides the program: static fields, and the rows that they name)."""
+    return _traced_of(config), (_static_of(config), row_keys(config))
+
+
+def _flatten_with_keys(config: Config) -> tuple[tuple, tuple]:
+    leaves, static = _flatten(config)
+    keys = map(jax.tree_util.GetAttrKey, TRACED)
+    return tuple(zip(keys, leaves, strict=True)), static
+
+
+def _unflatten(static: tuple, leaves: Sequence[Any]) -> Config:
+    named = zip((*TRACED, *_STATIC), (*leaves, *static[0]), strict=True)
+    return Config(**dict(named))
+
+
+jax.tree_util.register_pytree_with_keys(Config, _flatten_with_keys, _unflatten, _flatten)
 
 LABELS = {name: FIELDS[name].metadata["label"] for name in TRACED}  # of an axis on a figure
 

@@ -9,7 +9,6 @@ shape of a batch changes float bits; it follows from the config alone unless it 
 
 import collections
 import dataclasses
-import functools
 import hashlib
 import json
 import math
@@ -29,6 +28,7 @@ from relu_dynamics.engine.starting import StartingPoint, starting_point
 from relu_dynamics.engine.step import State
 from relu_dynamics.engine.tasks import check_same_data, data_identity
 from relu_dynamics.engine.validation import validate
+from relu_dynamics.rows import row_identity
 
 SCHEMA_VERSION = 2  # of stored blocks and labelled results
 
@@ -43,6 +43,8 @@ MOST_VALUES = 2**22  # of an axis, and seeds: the identity lists them all
 MOST_RUNS = 2**53
 
 VERSION_FIELDS = ("schema_version", "definition_version", "jax_version", "platform")
+
+_ARGUMENTS = ("config", "axes", "seeds", "root_seed", "lanes")  # of an identity; else: what made it
 
 
 class VersionError(ValueError):
@@ -106,9 +108,18 @@ class Grid:
             for (name, values), index in zip(self.axes, indices, strict=True)
         }
 
-    @functools.cached_property
+    @property
     def identity(self) -> dict:
-        """Everything that decides the numbers of this grid, as plain JSON values."""
+        """Everything that decides the numbers of this grid, as plain JSON values. Rows of the
+        user's own are read anew, for they may be edited between two sweeps of one grid."""
+        rows = row_identity(self.config)
+        known = self.__dict__.get("_identity")
+        if known is None or known[0] != rows:
+            known = rows, self._fields_identity() | rows
+            self.__dict__["_identity"] = known
+        return known[1]
+
+    def _fields_identity(self) -> dict:
         return {
             "config": json.loads(to_json(self.config)),
             "axes": [[name, list(values)] for name, values in self.axes],  # their order counts
@@ -123,11 +134,16 @@ class Grid:
             **data_identity(self.config),
         }
 
-    @functools.cached_property
+    @property
     def hash(self) -> str:
         """Sha256 of the identity, in hexadecimal."""
-        text = json.dumps(self.identity, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        identity = self.identity
+        known = self.__dict__.get("_hash")
+        if known is None or known[0] is not identity:
+            text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+            known = identity, hashlib.sha256(text.encode()).hexdigest()
+            self.__dict__["_hash"] = known
+        return known[1]
 
 
 def default_lanes(config: Config, cells: int, platform: str = "cpu") -> int:
@@ -272,12 +288,14 @@ def grid_from_identity(identity: Any, state: State | Params | StartingPoint | No
             f"state: the result's runs began with {_state_in_words(began)}, not with "
             f"{_state_in_words(given)}; give state=... as when it was made."
         )
-    other = [name for name in VERSION_FIELDS if grid.identity[name] != identity.get(name)]
+    here = grid.identity
+    made = sorted({*here, *identity} - {*_ARGUMENTS})
+    other = [name for name in made if here.get(name) != identity.get(name)]
     if other:
         raise VersionError(
             "the result was made with "
             + ", ".join(
-                f"{n} {short_repr(identity.get(n))} (here {grid.identity[n]!r})" for n in other
+                f"{n} {short_repr(identity.get(n))} (here {short_repr(here.get(n))})" for n in other
             )
             + "; install what made it to get the same numbers."
         )

@@ -1,5 +1,7 @@
 """Adaptive sweeps: intervals that survive looking, and seeds that go where it is uncertain."""
 
+import json
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -130,9 +132,12 @@ def test_a_stopped_sweep_takes_the_same_way_and_trains_only_what_is_missing(
         adaptive.sweep(CONFIG, AXES, 24, blocks=60, **arguments)
     again = adaptive.sweep(CONFIG, AXES, 24, blocks=60, **arguments)
     xr.testing.assert_equal(again, found)
-    assert len(trained) == len(set(trained)) == 60
+    canary = json.loads((tmp_path / "out" / "canary.json").read_text())["block"]
+    again_for = lambda times: sorted([*set(trained), *[canary] * times])  # noqa: E731
+    assert len(set(trained)) == 60 and sorted(trained) == again_for(1)
     larger = adaptive.sweep(CONFIG, AXES, 24, blocks=64, **arguments)
-    assert len(trained) == 64 and int(larger.runs.sum()) == 128
+    assert len(set(trained)) == 64 and sorted(trained) == again_for(2)
+    assert int(larger.runs.sum()) == 128
 
 
 @pytest.mark.parametrize(

@@ -203,15 +203,15 @@ def test_a_failed_block_is_tried_again_and_not_for_ever(whole):
 
 def test_a_worker_of_another_version_is_refused():
     with pytest.raises(VersionError, match="a worker runs jax"):
-        executors.block_task(GRID, "0" * 64, 0)
+        executors.block_task(GRID, "0" * 64, 0, 0)
 
 
-def _die_once(grid, grid_hash, block, mark):
+def _die_once(grid, grid_hash, block, canary, mark):
     """A block task whose worker is killed the first time."""
     if not os.path.exists(mark):
         pathlib.Path(mark).touch()
         os.kill(os.getpid(), 9)
-    return executors.block_task(grid, grid_hash, block)
+    return executors.block_task(grid, grid_hash, block, canary)
 
 
 class DiesOnce(concurrent.futures.ProcessPoolExecutor):

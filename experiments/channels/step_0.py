@@ -16,6 +16,7 @@ from relu_dynamics.engine import initialization, models, optimizers, tasks, trai
 from relu_dynamics.engine.keys import purpose_key, run_key
 from relu_dynamics.engine.step import State
 from relu_dynamics.grid import Grid
+from relu_dynamics.rows import row_keys
 
 
 @jax.jit
@@ -24,10 +25,14 @@ def _born(config, key, data):
     return task, initialization.initialize(config, purpose_key(key, "init"))
 
 
-@functools.cache
 def step_0(config: Config, root_seed: int, seed: int) -> tuple[tasks.Task, State]:
     """(task, state) at step 0 of a seed. Parameters do not depend on the optimizer: channels
     share the compiled program."""
+    return _step_0(config, row_keys(config), root_seed, seed)
+
+
+@functools.cache
+def _step_0(config: Config, rows: tuple, root_seed: int, seed: int) -> tuple[tasks.Task, State]:
     kept = ("task", "examples", "input_scaling", "hidden", "normalization", "biased_units")
     kept += ("probe_size", "biased_layer", "initializer", "dimension")
     shared = Config(**{name: getattr(config, name) for name in kept}, initial_bias=0.0)

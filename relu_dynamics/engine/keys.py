@@ -3,6 +3,8 @@
 import jax
 import numpy as np
 
+from relu_dynamics.settings import DRAW_SETTINGS, check_jax
+
 PURPOSES = {"task": 0, "init": 1, "batch": 2, "noise": 3, "kill": 4}
 
 
@@ -13,7 +15,9 @@ def run_key(root_seed: int, seed: int) -> jax.Array:
             raise ValueError(f"{field}={value!r} must be a whole number.")
         if not 0 <= value < most:
             raise ValueError(f"{field}={value!r} must be >= 0 and < {most}.")
-    root = jax.random.key(int(root_seed))
+    check_jax(DRAW_SETTINGS)
+    # What `jax.random.key` gives unless JAX is told to use another generator or to offset seeds.
+    root = jax.random.wrap_key_data(np.array([0, root_seed], np.uint32), impl="threefry2x32")
     high, low = divmod(int(seed), 2**32)
     return jax.random.fold_in(jax.random.fold_in(root, np.uint32(high)), np.uint32(low))
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from relu_dynamics.engine import models, normalizations, optimizers, scalings, t
 from relu_dynamics.engine.activations import ACTIVATIONS
 from relu_dynamics.engine.initialization import check_initialization
 from relu_dynamics.engine.normalizations import normalization_of
+from relu_dynamics.rows import declare_tables
 
 MOST_UNITS = 2**20  # of a layer
 
@@ -33,6 +34,8 @@ _CHOICES: dict[str, Collection[str]] = {
     "batch_order": ("random", "independent", "sequential"),
     "row_order": ("shuffled", "given"),
 }
+
+declare_tables({name: table for name, table in _CHOICES.items() if isinstance(table, Mapping)})
 
 
 def _check_count(config: Config, field: str, least: int = 1, most: int = 2**31 - 1) -> int:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import xarray as xr
 
+from relu_dynamics import store
 from relu_dynamics.checks import short_repr
 from relu_dynamics.config import Config
 from relu_dynamics.engine import tasks, training
@@ -28,7 +29,8 @@ RIBBON_RULE = (
     "Seed {seed} in every cell: the one that has recoveries in the most cells. Of its units with "
     "the initial bias, the first that recovered for good; else the first that recovered; else the "
     "one at risk that began nearest to 0. Chosen to show what happens, not because it is typical. "
-    "Trained again for this page: every stored event and margin came out the same, bit for bit."
+    "Trained again for this page: every stored event and margin of {which} came out the same, bit "
+    "for bit."
 )
 
 
@@ -53,11 +55,19 @@ def trace_ribbons(
         if _is_stored(trace.history, cell):
             rows = {name: rounded(row[shown]) for name, row in trace.units._asdict().items()}
             ribbons[place] = {"unit": _describe_unit(cell.isel(unit=unit)), **rows}
-    note = RIBBON_RULE.format(seed=int(run.seed))
-    lost = sum(ribbon is None for ribbon in ribbons.flat)
-    if lost:
-        note += f" {lost} cells have no ribbon: trained again here, other numbers came out."
-    return ribbons, note
+    return ribbons, _note(result, int(run.seed), sum(ribbon is None for ribbon in ribbons.flat))
+
+
+def _note(result: xr.Dataset, seed: int, lost: int) -> str:
+    """What a reader must know of a map's ribbons, when so many cells have none."""
+    count = int(np.prod([result.sizes[axis] for axis in estimates.axis_names(result)]))
+    why = f"trained again here, other numbers came out: {store.result_differences(result)}."
+    if lost == count:
+        return f"No ribbon: {why}"
+    if not lost:
+        return RIBBON_RULE.format(seed=seed, which="these runs")
+    rule = RIBBON_RULE.format(seed=seed, which=f"the {count - lost} runs with a ribbon")
+    return f"{rule} {lost} cells have no ribbon: {why}"
 
 
 def _telling_seed(result: xr.Dataset) -> int:

@@ -16,6 +16,14 @@ from relu_dynamics.store.blocks import is_done as is_done
 from relu_dynamics.store.blocks import read_block as read_block
 from relu_dynamics.store.blocks import stored_blocks as stored_blocks
 from relu_dynamics.store.blocks import write_block as write_block
+from relu_dynamics.store.canary import Canary as Canary
+from relu_dynamics.store.canary import canary_of as canary_of
+from relu_dynamics.store.canary import check_canary as check_canary
+from relu_dynamics.store.canary import claim_canary as claim_canary
+from relu_dynamics.store.canary import read_canary as read_canary
+from relu_dynamics.store.canary import result_differences as result_differences
+from relu_dynamics.store.canary import told_differences as told_differences
+from relu_dynamics.store.files import CANARY_FILE as CANARY_FILE
 from relu_dynamics.store.files import IDENTITY_FILE as IDENTITY_FILE
 from relu_dynamics.store.files import MOST_IDENTITY_BYTES as MOST_IDENTITY_BYTES
 from relu_dynamics.store.files import OWN_NAMES as OWN_NAMES
@@ -36,7 +44,6 @@ from relu_dynamics.store.files import writing as writing
 from relu_dynamics.store.folder import check_folder as check_folder
 from relu_dynamics.store.folder import open_folder as open_folder
 from relu_dynamics.store.folder import read_identity as read_identity
-from relu_dynamics.store.provenance import PACKAGES as PACKAGES
 from relu_dynamics.store.provenance import git_commit as git_commit
 from relu_dynamics.store.provenance import provenance as provenance
 from relu_dynamics.store.result import PART_BYTES as PART_BYTES

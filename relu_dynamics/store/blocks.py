@@ -56,6 +56,11 @@ def _digest(arrays: dict[str, np.ndarray], header: dict) -> str:
     return digest.hexdigest()
 
 
+def block_digest(grid: Grid, block: int, arrays: dict[str, np.ndarray]) -> str:
+    """Sha256 over a block's flat named arrays and what the block is."""
+    return _digest(arrays, _header(grid, block))
+
+
 def _header(grid: Grid, block: int) -> dict:
     cells = grid.block_cells(block)[: grid.block_size(block)]
     return {

@@ -4,7 +4,8 @@ A checkpoint is a step of an orbax `CheckpointManager`: everything that came out
 steps before it (state, history, trace), the run's key and a digest of it all, since orbax itself
 does not notice a changed byte. A run continues from the last step up to which all are whole. No
 old step is deleted, so a kill never leaves half of one. Each segment is the same compiled
-program, so a continued run has the bits of one that was not interrupted.
+program, so a continued run has the bits of one that was not interrupted; a process that may compute
+others (another processor, other flags) first trains the first segment again and compares.
 """
 
 import dataclasses
@@ -29,10 +30,17 @@ from relu_dynamics.engine.outcomes import DEFINITION_VERSION
 from relu_dynamics.engine.training import Run, Trace
 from relu_dynamics.engine.validation import validate
 from relu_dynamics.grid import SCHEMA_VERSION
+from relu_dynamics.rows import row_identity
+from relu_dynamics.settings import made_with
+from relu_dynamics.store.canary import told_differences
 from relu_dynamics.store.files import (
+    CANARY_FILE,
     IDENTITY_FILE,
+    FolderError,
+    FolderVersionError,
     OtherGridError,
     differences,
+    read_json,
     write_whole,
     writing,
 )
@@ -63,6 +71,8 @@ def train(
     segment = dataclasses.replace(config, steps=every)
     with writing(path), _manager(path) as manager:
         done = list(_whole_segments(manager, segment, key, trace_units, config.steps))
+        if done and every * len(done) < config.steps:
+            _check_bits(path, segment, key, done[0], trace_units)
         for step in range(every * (len(done) + 1), config.steps + 1, every):
             done.append(_train_segment(segment, key, done[-1] if done else None, trace_units))
             _save(manager, step, done[-1], key)
@@ -93,6 +103,7 @@ def _identity(config: Config, seed: int, root_seed: int, every: int, trace_units
         "definition_version": DEFINITION_VERSION,
         "jax_version": jax.__version__,
         "platform": jax.default_backend(),
+        **row_identity(config),
     }
 
 
@@ -112,6 +123,7 @@ def _open_folder(folder: pathlib.Path, identity: dict) -> pathlib.Path:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(file, json.dumps(identity, indent=1).encode())
+        write_whole(folder / CANARY_FILE, json.dumps({"made_with": made_with()}, indent=1).encode())
     return folder
 
 
@@ -134,6 +146,26 @@ def _train_segment(config: Config, key: jax.Array, last: Run | None, trace_units
     state, history = (None, None) if last is None else (last.state, last.history)
     arrays, data = training.as_arrays(config), tasks.load_data(config)
     return _segment(arrays, key, data, state, history, trace_units=trace_units)
+
+
+def _check_bits(
+    path: pathlib.Path, config: Config, key: jax.Array, first: Run, trace: bool
+) -> None:
+    """Raises a `FolderVersionError` when this process computes other bits than the folder's. Where
+    all that may decide them is as it was, they are the same; else the first segment is trained
+    again."""
+    try:
+        there = read_json(path / CANARY_FILE)["made_with"]
+    except (FolderError, TypeError, KeyError):
+        there = {}
+    if there == made_with():
+        return
+    own = _train_segment(config, key, None, trace)
+    if _digest(0, _leaves(own, key)) != _digest(0, _leaves(first, key)):
+        raise FolderVersionError(
+            f"folder={str(path)!r} holds a run with other bits than are computed now: "
+            f"{told_differences(there)}; continue it as it was begun, or choose another folder."
+        )
 
 
 def _leaves(run: Run, key: jax.Array) -> dict[str, np.ndarray]:

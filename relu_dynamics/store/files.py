@@ -8,7 +8,7 @@ import pathlib
 import secrets
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,9 @@ RESULT_FOLDER = "results.zarr"
 
 SUMMARY_FILE = "summary.json"
 
-OWN_NAMES = (IDENTITY_FILE, RESULT_FOLDER, SUMMARY_FILE, "blocks", "quarantine")
+CANARY_FILE = "canary.json"
+
+OWN_NAMES = (IDENTITY_FILE, CANARY_FILE, RESULT_FOLDER, SUMMARY_FILE, "blocks", "quarantine")
 
 SEAL = "files_sha256"
 
@@ -127,13 +129,26 @@ def differences(found: Any, wanted: Any, prefix: str = "") -> list[str]:
 
 def write_whole(path: pathlib.Path, content: bytes) -> None:
     """Writes a file so that after a kill or a power cut it is there whole or not at all."""
+    _write_aside(path, content, os.replace)
+
+
+def write_new(path: pathlib.Path, content: bytes) -> bool:
+    """`write_whole` of a file that is not there yet; False when it is, and stays as it is."""
+    try:
+        _write_aside(path, content, os.link)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _write_aside(path: pathlib.Path, content: bytes, place: Callable) -> None:
     temporary = path.with_name(f"{path.name}.{writer()}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     directory = os.open(path.parent, os.O_RDONLY)

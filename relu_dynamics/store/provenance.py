@@ -2,18 +2,15 @@
 
 import functools
 import json
-import os
 import pathlib
 import platform
 import subprocess
 import sys
 import time
-from importlib import metadata
 
 from relu_dynamics.engine.tasks import data_facts
 from relu_dynamics.grid import Grid
-
-PACKAGES = ("relu-dynamics", "jax", "jaxlib", "flax", "optax", "numpy", "xarray", "zarr")
+from relu_dynamics.settings import PACKAGES, cores, made_with, version
 
 
 def provenance(grid: Grid, command: str | None = None) -> dict[str, str]:
@@ -26,10 +23,11 @@ def provenance(grid: Grid, command: str | None = None) -> dict[str, str]:
         "grid_hash": grid.hash,
         "command": command or " ".join([_program(), *map(_without_folder, sys.argv[1:])]),
         "git_commit": git_commit(),
-        "versions": json.dumps({name: _version(name) for name in PACKAGES}),
+        "versions": json.dumps({name: version(name) for name in PACKAGES}),
         "python": platform.python_version(),
         "device": f"{jax.local_device_count()} x {jax.devices()[0].device_kind}",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{platform.machine()}, {cores()} cores",
+        "made_with": json.dumps(made_with()),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "definition_of_dead": "largest pre-activation over the probe set <= 0",
         "seed_sharing": "all cells of a seed share data, initial weights and minibatches",
@@ -48,13 +46,6 @@ def _without_folder(argument: str) -> str:
     option, equals, value = argument.rpartition("=")
     path = pathlib.Path(value)
     return f"{option}{equals}{path.name}" if path.is_absolute() else argument
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 @functools.cache

@@ -14,7 +14,6 @@ the same call makes the same choices again and trains only what is missing.
 
 import json
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -26,9 +25,11 @@ from relu_dynamics import statistics, store
 from relu_dynamics.checks import check_choice, short_repr
 from relu_dynamics.config import Config
 from relu_dynamics.grid import Grid, make_grid
+from relu_dynamics.settings import check_jax
 from relu_dynamics.statistics import estimates
 from relu_dynamics.sweeps.blocks import run_blocks
 from relu_dynamics.sweeps.plan import block_bytes, check_at_risk, open_sweep_folder
+from relu_dynamics.sweeps.same_bits import SameBits
 
 LANES = 16  # cells of a chunk: few, to put seeds where they are needed
 
@@ -69,6 +70,7 @@ def sweep(
 
     Raises a ValueError on bad input, before anything is traced or written.
     """
+    check_jax()
     check_choice("measure", measure, tuple(estimates.MEASURES))
     if isinstance(seeds, bool) or not isinstance(seeds, int | np.integer):
         raise ValueError(f"seeds={short_repr(seeds)} must be the most seeds that a cell may get.")
@@ -99,6 +101,7 @@ def _train(grid, folder, budget, first_seeds, measure, level, progress) -> xr.Da
     shape = (grid.cells, len(grid.seeds))
     successes, trials = np.zeros(shape, np.int64), np.full(shape, -1, np.int64)  # -1: not trained
     done = np.zeros(grid.chunks, int)  # seeds of every chunk
+    same = SameBits(grid, folder)
     turn = [chunk for _ in range(first_seeds) for chunk in range(grid.chunks)]
     console = rich.console.Console(stderr=True)
     with rich.progress.Progress(console=console, disable=not progress) as bar:
@@ -108,7 +111,7 @@ def _train(grid, folder, budget, first_seeds, measure, level, progress) -> xr.Da
             for chunk in turn:
                 wanted.append(int(done[chunk] * grid.chunks + chunk))
                 done[chunk] += 1
-            for block, arrays in _obtain(grid, folder, wanted):
+            for block, arrays in _obtain(same, wanted):
                 cells = grid.block_cells(block)[: grid.block_size(block)]
                 seed = block // grid.chunks
                 successes[cells, seed], trials[cells, seed] = _counts(grid, block, arrays, measure)
@@ -126,15 +129,16 @@ def _widest(grid: Grid, widths: np.ndarray, done: np.ndarray) -> list[int]:
     return [int(c) for c in np.argsort(-total, kind="stable") if done[c] < len(grid.seeds)]
 
 
-def _obtain(grid: Grid, folder: pathlib.Path | None, blocks: list[int]):
+def _obtain(same: SameBits, blocks: list[int]):
     """Yields (block, flat arrays) of all blocks: read where they are stored, else trained."""
+    grid, folder = same.grid, same.folder
     missing = []
     for block in blocks:
         if folder is not None and store.is_done(folder, grid, block):
             yield block, store.read_block(folder, grid, block)
         else:
             missing.append(block)
-    for block, result in run_blocks(grid, missing):
+    for block, result in same.run(lambda blocks: run_blocks(grid, blocks), missing):
         if folder is not None:
             with store.writing(folder):
                 store.write_block(folder, grid, block, result)

@@ -22,6 +22,8 @@ from relu_dynamics.engine.outcomes import History
 from relu_dynamics.engine.probes import LayerSummary
 from relu_dynamics.engine.starting import Given
 from relu_dynamics.grid import Grid
+from relu_dynamics.rows import row_keys
+from relu_dynamics.settings import cores
 
 Device = Any  # a jax.Device
 
@@ -50,8 +52,7 @@ def block_devices() -> list[Device]:
     devices = jax.local_devices()
     if devices[0].platform != "cpu":
         return devices
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return [devices[i % len(devices)] for i in range(max(cores or 1, len(devices)))]
+    return [devices[i % len(devices)] for i in range(max(cores(), len(devices)))]
 
 
 def compiler_options() -> dict[str, int] | None:
@@ -167,7 +168,7 @@ def _allowed_bytes() -> int:
 
 
 @functools.lru_cache(maxsize=64)
-def _program_bytes(config: Config, axes: tuple[str, ...], lanes: int) -> int:
+def _program_bytes(config: Config, rows: tuple, axes: tuple[str, ...], lanes: int) -> int:
     grid = Grid(config, tuple((name, (1.0,)) for name in axes), (0,), 0, lanes)
     arguments = block_configs(grid, grid.block_cells(0)), run_key(0, 0)
     return _held_bytes(block_program.lower(*arguments, tasks.load_data(config)).compile())
@@ -185,7 +186,8 @@ def program_bytes(grid: Grid, lanes: int) -> int:
     """Bytes that a block program of so many lanes holds while it runs, as its compiler says of
     one and of two lanes."""
     names = tuple(name for name, _ in grid.axes)
-    one, two = (_program_bytes(grid.config, names, n) for n in (1, 2))
+    rows = row_keys(grid.config)
+    one, two = (_program_bytes(grid.config, rows, names, n) for n in (1, 2))
     return one + (lanes - 1) * max(two - one, 0)
 
 

@@ -3,13 +3,18 @@
 import collections
 import concurrent.futures
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 
 import jax
 
+from relu_dynamics import store
 from relu_dynamics.grid import Grid, VersionError
+from relu_dynamics.rows import row_identity
+from relu_dynamics.settings import check_jax
 from relu_dynamics.sweeps.blocks import BlockResult, run_block, run_blocks
+from relu_dynamics.sweeps.same_bits import SameBits
 
 AnyExecutor = concurrent.futures.Executor | Callable[[], concurrent.futures.Executor]
 
@@ -18,19 +23,32 @@ IN_FLIGHT = 256  # blocks given to an executor at a time
 RETRIES = 3  # of a block, and of an executor that broke
 
 
-def block_task(grid: Grid, grid_hash: str, block: int) -> BlockResult:
-    """The result of one block as host arrays: what an executor's worker runs.
+_canaries: dict[tuple[str, int], store.Canary] = {}  # that this process has trained
+
+
+def block_task(
+    grid: Grid, grid_hash: str, block: int, canary: int
+) -> tuple[BlockResult, store.Canary]:
+    """The result of one block as host arrays, and what this process finds for the block `canary`
+    (trained once in its life): what an executor's worker runs.
 
     A pure function of its arguments, so it may be run again anywhere. Raises a `VersionError`
-    when the worker's own JAX or platform would give other numbers.
+    when the worker's own JAX, platform or rows would give other numbers.
     """
+    check_jax()
     here = dataclasses.replace(grid)  # without what the sender has computed of it
     if here.hash != grid_hash:
+        rows = ", ".join(row_identity(here.config).get("rows", ())) or "none"
         raise VersionError(
-            f"a worker runs jax {jax.__version__} on {jax.default_backend()}, which is not what "
-            "the sweep was started with; start workers in the same environment."
+            f"a worker runs jax {jax.__version__} on {jax.default_backend()} with rows of its own: "
+            f"{rows}; this is not what the sweep was started with: start workers in the same "
+            "environment, and register your rows in a module that they import."
         )
-    return run_block(here, block)
+    result = run_block(here, block)
+    if (grid_hash, canary) not in _canaries:
+        again = result if block == canary else run_block(here, canary)
+        _canaries[grid_hash, canary] = store.canary_of(here, canary, again)
+    return result, _canaries[grid_hash, canary]
 
 
 def run_blocks_on(
@@ -38,21 +56,24 @@ def run_blocks_on(
     grid: Grid,
     blocks: Iterable[int],
     report: Callable[[str], None] = lambda line: None,
+    same: SameBits | None = None,
 ) -> Iterator[tuple[int, BlockResult]]:
-    """Yields (block, result) as blocks finish on an executor's workers.
+    """Yields (block, result) as blocks finish on an executor's workers. Every worker finds the
+    canary of `same` (of these blocks alone by default) before its blocks count.
 
     A block that fails (its worker was lost, say) is tried again up to `RETRIES` times. When the
     executor itself breaks, a new one takes over if a function that makes them was given, else this
     process; either way the numbers are the same.
     """
     make = executor if not isinstance(executor, concurrent.futures.Executor) else None
+    same = same or SameBits(grid)
     waiting = collections.deque()
     source = iter(blocks)
     tries: collections.Counter[int] = collections.Counter()
     for attempt in range(RETRIES + 1):
         pool = make() if make else executor
         try:
-            yield from _on_pool(pool, grid, source, waiting, tries, report)
+            yield from _on_pool(pool, same, source, waiting, tries, report)
             return
         except concurrent.futures.BrokenExecutor as error:
             left = make is not None and attempt < RETRIES
@@ -62,12 +83,15 @@ def run_blocks_on(
         finally:
             if make:
                 pool.shutdown(wait=False, cancel_futures=True)
-    yield from run_blocks(grid, itertools.chain(waiting, source))
+    train = functools.partial(run_blocks, grid)
+    yield from same.run(train, itertools.chain(waiting, source))
 
 
-def _on_pool(pool, grid, source, waiting, tries, report):
+def _on_pool(pool, same, source, waiting, tries, report):
     """Yields from one executor; on a `BrokenExecutor` what was not finished is in `waiting`."""
-    running = {}
+    grid, running = same.grid, {}
+    known = same.look()
+    canary = None if known is None else known.block
     try:
         while True:
             while len(running) < IN_FLIGHT:
@@ -75,7 +99,8 @@ def _on_pool(pool, grid, source, waiting, tries, report):
                 if block is None:
                     break
                 waiting.appendleft(block)  # not lost when submit itself fails
-                running[pool.submit(block_task, grid, grid.hash, block)] = block
+                canary = block if canary is None else canary
+                running[pool.submit(block_task, grid, grid.hash, block, canary)] = block
                 waiting.popleft()
             if not running:
                 return
@@ -84,7 +109,11 @@ def _on_pool(pool, grid, source, waiting, tries, report):
             )
             for future in done:
                 try:
-                    result = future.result()
+                    result, found = future.result()
+                    other = same.compare(found)
+                    if other is not None:  # another process was the first in the folder
+                        task = pool.submit(block_task, grid, grid.hash, other, other)
+                        same.compare(task.result()[1])
                 except (ValueError, concurrent.futures.BrokenExecutor):
                     raise  # bad input, or all workers gone
                 except Exception as error:

@@ -19,6 +19,7 @@ from relu_dynamics.engine.keys import run_key
 from relu_dynamics.engine.memory import check_memory
 from relu_dynamics.engine.starting import Given
 from relu_dynamics.grid import Grid
+from relu_dynamics.settings import check_jax
 from relu_dynamics.sweeps.blocks import (
     BlockResult,
     Device,
@@ -32,21 +33,6 @@ from relu_dynamics.sweeps.blocks import (
 from relu_dynamics.sweeps.executors import AnyExecutor
 
 CLASSIFYING_BYTES = 8  # a unit: `outcomes.classify` holds seven conditions and the outcome
-
-UNFIT_SETTINGS = {  # of JAX, and what they would do
-    "jax_disable_jit": "other bits than any stored result has",
-    "jax_enable_x64": "float64, and every result is float32",
-    "jax_debug_nans": "a traceback where a run diverges, which is a legal outcome",
-    "jax_debug_infs": "a traceback where a run diverges, which is a legal outcome",
-}
-
-
-def check_jax() -> None:
-    """Raises a ValueError when JAX is set to do what no result was made with."""
-    for setting, effect in UNFIT_SETTINGS.items():
-        if getattr(jax.config, setting):
-            raise ValueError(f"{setting.upper()}=1 would mean {effect}; unset it.")
-
 
 Shard = tuple[int, int] | str | None
 

@@ -74,8 +74,8 @@ def replay(
     differing = [n for n in found if np.asarray(found[n]).tobytes() != stored[n].tobytes()]
     if differing:
         raise ValueError(
-            f"cell {dict(cell)}, seed {seed}: {', '.join(differing)} differ from the stored ones; "
-            "was it made on another kind of processor, or changed?"
+            f"cell {dict(cell)}, seed {seed}: {', '.join(differing)} differ from the stored ones: "
+            f"{_made_otherwise(source, folder, grid)}."
         )
     values = {name: float(value[0]) for name, value in grid.values(np.array([number])).items()}
     config = dataclasses.replace(grid.config, **values)
@@ -85,6 +85,13 @@ def replay(
             config, int(seed), root_seed=grid.root_seed, state=grid.start, trace_units=True
         )
     return Replay(config, int(seed), block, lane, result, run)
+
+
+def _made_otherwise(source, folder: pathlib.Path | None, grid: Grid) -> str:
+    if folder is None:
+        return store.result_differences(source)
+    canary = store.read_canary(folder, grid)
+    return store.told_differences({} if canary is None else canary.made_with)
 
 
 def _selected(result: xr.Dataset, cell: Mapping[str, float]) -> xr.Dataset:

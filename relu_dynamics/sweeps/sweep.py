@@ -1,5 +1,6 @@
 """Sweeps: a grid trained block by block, in memory or to a folder that can be resumed."""
 
+import functools
 import os
 import pathlib
 import secrets
@@ -19,6 +20,7 @@ from relu_dynamics.grid import Grid, make_grid
 from relu_dynamics.sweeps.blocks import BlockResult, Device, run_blocks
 from relu_dynamics.sweeps.executors import RETRIES, AnyExecutor, run_blocks_on
 from relu_dynamics.sweeps.plan import Plan, Shard, plan_sweep, print_resources, tally
+from relu_dynamics.sweeps.same_bits import SameBits
 
 
 def sweep(
@@ -83,7 +85,7 @@ def sweep_grid(
 def _sweep_in_memory(plan: Plan, progress: bool) -> xr.Dataset:
     grid = plan.grid
     attributes = store.provenance(grid)
-    trained = _train(plan, range(grid.blocks), 0, progress)
+    trained = _train(plan, SameBits(grid), range(grid.blocks), 0, progress)
     blocks = ((block, store.flatten_result(result)) for block, result in trained)
     records = store.join(grid, blocks, 0, len(grid.seeds))
     return store.label(grid, records, grid.seeds).assign_attrs(attributes)
@@ -98,12 +100,13 @@ def _sweep_to_folder(plan: Plan, progress: bool) -> xr.Dataset:
     attributes = store.provenance(grid)
     started = time.monotonic()
     trained = 0
+    same = SameBits(grid, folder)
     for attempt in range(RETRIES + 1):
         with store.writing(folder):
             done = set(store.finished_blocks(folder, grid, report))
         missing = [b for b in range(number, grid.blocks, shards) if b not in done]
         blocks = _still_missing(grid, folder, missing)
-        for block, result in _train(plan, blocks, len(done), progress):
+        for block, result in _train(plan, same, blocks, len(done), progress):
             with store.writing(folder):
                 store.write_block(folder, grid, block, result)
             trained += 1
@@ -142,7 +145,7 @@ def _still_missing(grid: Grid, folder: pathlib.Path, missing: list[int]) -> Iter
 
 
 def _train(
-    plan: Plan, blocks: Iterable[int], done: int, progress: bool
+    plan: Plan, same: SameBits, blocks: Iterable[int], done: int, progress: bool
 ) -> Iterator[tuple[int, BlockResult]]:
     """Yields (block, result) from the devices or the executor under a progress bar: blocks, rate,
     time left, recovered so far."""
@@ -160,11 +163,13 @@ def _train(
     with rich.progress.Progress(*columns, console=console, disable=not progress) as bar:
         task = bar.add_task("training", total=grid.blocks, completed=done, facts="compiling")
         started = time.monotonic()
-        source = (
-            run_blocks(grid, blocks, plan.devices)
-            if plan.executor is None
-            else run_blocks_on(plan.executor, grid, blocks, console.print)
-        )
+        train = functools.partial(run_blocks, grid, devices=plan.devices)
+        if plan.executor is not None:
+            source = run_blocks_on(plan.executor, grid, blocks, console.print, same)
+        elif plan.folder is not None:
+            source = same.run(train, blocks)
+        else:
+            source = train(blocks)
         for block, result in source:
             yield block, result
             if not progress:

@@ -8,8 +8,10 @@ import pathlib
 import random
 import shutil
 import tempfile
+from unittest import mock
 
 from relu_dynamics import store
+from relu_dynamics.grid import Grid
 from relu_dynamics.sweeps.blocks import run_block
 from relu_dynamics.sweeps.sweep import sweep_grid
 from tests.verify.grids import digest_of, small_grid
@@ -103,5 +105,5 @@ def _damage(kind, out, foreign, grid, chance) -> None:
 def _write_with_old_schema(out, grid, block) -> None:
     """The block as a program of another schema would have sealed it."""
     old = dataclasses.replace(grid)
-    old.__dict__["identity"] = {**grid.identity, "schema_version": 0}
-    store.write_block(out, old, block, run_block(grid, block))
+    with mock.patch.object(Grid, "identity", {**grid.identity, "schema_version": 0}):
+        store.write_block(out, old, block, run_block(grid, block))

@@ -1,0 +1,94 @@
+"""Settings: what of the process, beside config and versions, decides the bits of a result.
+
+What the program can fix, it fixes here or where it is used (keys name their generator; one core
+compiles like two). What it can name, it refuses. The rest (compiler flags, the kind of processor)
+is found by training one stored block again, see `store.canary`; `made_with` says what differs.
+"""
+
+import os
+import pathlib
+import platform
+from importlib import metadata
+from typing import Any
+
+import jax
+
+PACKAGES = ("relu-dynamics", "jax", "jaxlib", "flax", "optax", "numpy", "xarray", "zarr")
+
+UNFIT_SETTINGS = {  # of JAX: what they must be, and what another value would mean
+    "jax_threefry_partitionable": (True, "other draws than any stored result has"),
+    "jax_disable_jit": (False, "other bits than any stored result has"),
+    "jax_enable_x64": (False, "float64, and every result is float32"),
+    "jax_debug_nans": (False, "a traceback where a run diverges, which is a legal outcome"),
+    "jax_debug_infs": (False, "a traceback where a run diverges, which is a legal outcome"),
+}
+
+DRAW_SETTINGS = ("jax_threefry_partitionable",)  # also refused outside of sweeps
+
+
+def check_jax(settings: Any = tuple(UNFIT_SETTINGS)) -> None:
+    """Raises a ValueError when JAX is set to do what no result was made with."""
+    for setting in settings:
+        wanted, effect = UNFIT_SETTINGS[setting]
+        if bool(getattr(jax.config, setting)) != wanted:
+            raise ValueError(f"{setting.upper()}={int(not wanted)} would mean {effect}; unset it.")
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return allowed or 1
+
+
+def _threads() -> int:
+    """The threads that XLA's CPU client will have: these variables count before the cores."""
+    for name in ("PJRT_NPROC", "NPROC"):
+        if os.environ.get(name, "").strip().isdecimal():
+            return int(os.environ[name])
+    return cores()
+
+
+# A process with one core compiles the programs of those with more, whose bits stored results have:
+# for a single thread XLA's CPU compiler makes others. Counts until JAX has made its CPU device.
+if _threads() < 2:
+    os.environ["PJRT_NPROC"] = "2"
+
+
+_SILENT = ("cache", "log", "profil", "debug", "traceback", "coordinat", "distributed", "explain")
+
+
+def made_with() -> dict[str, str]:
+    """What may decide bits beside the identity, by name: packages, processor, cores, compiler
+    flags, JAX's settings. For a message and a reader; never compared to refuse anything."""
+    found = {name: version(name) for name in PACKAGES if name != "relu-dynamics"}
+    found |= {
+        "processor": _processor(),
+        "cores": str(cores()),
+        "threads": str(_threads()),
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+    }
+    for name, value in jax.config.values.items():
+        told = isinstance(value, bool | int | float | str) and value and "/" not in str(value)
+        if told and not any(word in name for word in _SILENT):
+            found[name] = str(value)
+    return {name: value for name, value in found.items() if value}
+
+
+def version(name: str) -> str:
+    """The version of an installed package, or "unknown"."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _processor() -> str:
+    """The processor's model and its vector instructions, as far as the system says."""
+    try:
+        text = pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    lines = dict(line.split(":", 1) for line in text.split("\n\n")[0].splitlines() if ":" in line)
+    told = {name.strip(): value.strip() for name, value in lines.items()}
+    vectors = [f for f in told.get("flags", "").split() if f in ("fma", "avx2", "avx512f")]
+    return " ".join([told.get("model name", platform.machine()), *vectors])
