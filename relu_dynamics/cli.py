@@ -219,7 +219,8 @@ def parse(
             text = page.read()
             print(text if everything else _without_configs(text, chosen), end="")
             raise
-        raise ValueError(_first_sentence(messages.getvalue())) from None
+        hint = _meant_option(left, chosen)
+        raise ValueError(_first_sentence(messages.getvalue(), hint)) from None
 
 
 def _without_configs(page: str, options: Any) -> str:
@@ -259,9 +260,24 @@ def _take_files(arguments: list[str]) -> tuple[list[str], list[str]]:
     return left, files
 
 
-def _first_sentence(box: str) -> str:
-    """The error in tyro's box, without its help, as one line."""
+def _meant_option(arguments: list[str], options: Any) -> str | None:
+    """A hint for the first option that is not there but means one that is; None without one."""
+    for argument in arguments:
+        prefix, dot, name = argument.removeprefix("--").partition("=")[0].rpartition(".")
+        record = getattr(options, prefix.replace("-", "_"), None) if prefix else options
+        if not argument.startswith("--") or not dataclasses.is_dataclass(record):
+            continue
+        known = {field.name: field for field in dataclasses.fields(record)}
+        near = checks.nearest(name, known)
+        if near and name.replace("-", "_") not in known:
+            return f"did you mean --{prefix}{dot}{near.replace('_', '-')}?"
+    return None
+
+
+def _first_sentence(box: str, hint: str | None = None) -> str:
+    """The error in tyro's box, without its help, as one line; a `hint` stands in for tyro's."""
     lines = [line.strip(" │") for line in box.splitlines() if line.strip().startswith("│")]
     parts = " ".join(lines).split("─" * 8)
     hints = [part.strip(" ─") for part in parts[1:] if "Perhaps you meant" in part]
+    hints = [hint] if hint else hints
     return " ".join([parts[0].strip(" ─"), *hints, "(--help lists all options)"])
