@@ -16,6 +16,7 @@ class Scaling(NamedTuple):
     scale: Callable[[jax.Array, jax.Array, Any], jax.Array]
     dose: float | None = None  # the default of `scaling_dose`; None: there is no dose
     keeps_synthetic: bool = False  # synthetic inputs stay as they are made, at their natural scale
+    aliases: tuple[str, ...] = ()  # what else it is called, for the hint at an unknown name
 
 
 def _constant(train: jax.Array) -> jax.Array:
@@ -44,9 +45,11 @@ def _one_bad_feature(x: jax.Array, train: jax.Array, factor: Any) -> jax.Array:
 
 
 SCALINGS: dict[str, Scaling] = {
-    "standardized": Scaling(_standardized, keeps_synthetic=True),
-    "minmax": Scaling(_minmax),
-    "raw": Scaling(lambda x, train, _: x),
+    "standardized": Scaling(
+        _standardized, keeps_synthetic=True, aliases=("standard", "standard scaler", "z score")
+    ),
+    "minmax": Scaling(_minmax, aliases=("min max scaler",)),
+    "raw": Scaling(lambda x, train, _: x, aliases=("none", "unscaled")),
     # Every feature's mean in standard deviations.
     "shifted": Scaling(lambda x, train, shift: _standardized(x, train, None) + shift, dose=3.0),
     "one_bad_feature": Scaling(_one_bad_feature, dose=100.0),

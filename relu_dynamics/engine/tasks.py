@@ -49,6 +49,12 @@ class TaskKind(NamedTuple):
     dimension: int | None = None  # of the inputs, where neither data nor config say it
     interval: tuple[float, float] = (-(3**0.5), 3**0.5)  # of an analytic target's inputs
     held: Callable[[], tuple] | None = None  # real data with a split of its own: its held-out part
+    aliases: tuple[str, ...] = ()  # what else it is called, for the hint at an unknown name
+
+    @property
+    def uses_dimension(self) -> bool:
+        """Whether the config's `dimension` is that of the inputs."""
+        return self.load is None and self.target is None and self.dimension is None
 
 
 def _sklearn(name: str, classes: bool) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
@@ -130,7 +136,14 @@ def _flipped_bits(config: Config, task: Task, key: jax.Array, period: jax.Array)
 
 
 TASKS: dict[str, TaskKind] = {
-    "digits": TaskKind(10, True, _sklearn("digits", True), None, renew=_permuted_features),
+    "digits": TaskKind(
+        10,
+        True,
+        _sklearn("digits", True),
+        None,
+        renew=_permuted_features,
+        aliases=("load digits", "optdigits"),
+    ),
     "digits_random_labels": TaskKind(10, True, _sklearn("digits", True), None, shuffled=True),
     "breast_cancer": TaskKind(2, True, _sklearn("breast_cancer", True), None),
     "wine": TaskKind(3, True, _sklearn("wine", True), None),
@@ -314,7 +327,7 @@ def input_dimension(config: Config) -> int:
     if data is not None:
         return data[0].shape[1]
     kind = TASKS[config.task]
-    return kind.dimension or (1 if kind.target is not None else config.dimension)
+    return config.dimension if kind.uses_dimension else kind.dimension or 1
 
 
 def make_task(config: Config, key: jax.Array, data: tuple | None) -> Task:

@@ -119,11 +119,15 @@ def config_of(result: xr.Dataset) -> dict:
 def _identity(result: xr.Dataset) -> dict:
     """What names the grid of a result; raises a ValueError when the result does not carry it."""
     try:
-        return json.loads(result.attrs["identity"])
+        identity = json.loads(result.attrs["identity"])
     except (KeyError, TypeError, ValueError):
-        raise ValueError(
-            "the result has no readable attribute `identity`; give one that a sweep returned."
-        ) from None
+        identity = None
+    kinds = {"axes": list, "config": dict}
+    if isinstance(identity, dict) and all(isinstance(identity.get(n), k) for n, k in kinds.items()):
+        return identity
+    raise ValueError(
+        "the result has no readable attribute `identity`; give one that a sweep returned."
+    )
 
 
 def counts(

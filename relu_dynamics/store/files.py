@@ -92,7 +92,7 @@ def _explain_write_error(error: Exception, folder: pathlib.Path) -> NotWritableE
         return NotWritableError(f"out={str(folder)!r}: the disk is full; free some: {go_on}")
     if not isinstance(error, OSError):
         return None
-    if not (folder / "blocks").is_dir():
+    if not folder.is_dir():
         return NotWritableError(f"out={str(folder)!r} has gone; the same command starts again.")
     return NotWritableError(
         f"out={str(folder)!r} cannot be written ({error.strerror or error}); {go_on}"
