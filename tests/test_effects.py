@@ -31,6 +31,7 @@ OTHER = {  # a value away from the default, and from BASE, for every field that 
     "optimizer": "adam", "schedule": "cosine", "warmup_steps": 3, "decay_steps": 30,
     "decay_kind": "decoupled", "decay_targets": "weights", "batch_size": None,
     "batch_order": "sequential", "steps": 30, "biased_layer": 2, "biased_units": 1,
+    "bias_scale": 0.5, "bias_law": "normal", "hidden_bias": (True, False), "row_order": "given",
     "killed_at": 5, "probe_size": 6, "probe_every": 10, "tolerance": 1e-3, "sustain": 10,
 }  # fmt: skip
 STARTS = [  # what the other fields may depend on, each as somebody would set it
@@ -90,6 +91,9 @@ def test_a_field_that_needs_nothing_changes_the_program(name):
         "upstream_rate": {"hidden": (4, 4), "biased_layer": 2},
         "biased_layer": {"hidden": (4, 4)},
         "change_every": {"task": "digits"},
+        "bias_scale": {"bias_law": "constant", "bias_scale": 0.1},
+        "bias_law": {"bias_law": "constant", "bias_scale": 0.1},
+        "hidden_bias": {"hidden": (4, 4)},
     }.get(name, {})
     base = validate(dataclasses.replace(BASE, **needs))
     made = validate(dataclasses.replace(base, **{name: OTHER[name]}))

@@ -58,7 +58,7 @@ def _network(factor):
 # For every table a row made from a number, which matters for what is trained.
 EDITS = {
     "task": lambda n: tasks.TaskKind(2, True, lambda: (X * (1 + n), Y), None),
-    "input_scaling": lambda n: tasks.Scaling(lambda x, train, _: x * (1 + n)),
+    "input_scaling": lambda n: Scaling(lambda x, train, _: x * (1 + n)),
     "model": lambda n: _network(1 + n),
     "activation": lambda n: Activation(lambda z: jnp.where(z > 0, z, n * z)),
     "initializer": lambda n: Initializer(jax.nn.initializers.normal(0.1 + n)),
@@ -68,6 +68,7 @@ EDITS = {
     "optimizer": lambda n: Optimizer(lambda rate, _: optax.sgd((1 + n) * rate)),
     "schedule": lambda n: Schedule(lambda step, warmup, decay: 1 + n),
     "decay_targets": lambda n: (1, 2) if n else (),
+    "bias_law": lambda n: lambda key, shape: jnp.full(shape, 0.1 + n),
 }
 
 
@@ -322,6 +323,7 @@ def test_a_cache_that_is_keyed_by_a_config_is_keyed_by_its_rows_too():
         if isinstance(node, ast.FunctionDef)
         and any("cache" in ast.unparse(decorator) for decorator in node.decorator_list)
     ]
+    cached.remove(("starting.py", "digest", ["self"]))  # of arrays, which no row makes
     with_config = [each for each in cached if {"config", "grid", "self"} & set(each[2])]
     assert with_config and all("rows" in each[2] for each in with_config), with_config
 
