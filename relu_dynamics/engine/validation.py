@@ -10,7 +10,7 @@ import numpy as np
 from relu_dynamics.checks import check_choice, short_repr
 from relu_dynamics.config import FIELDS, TRACED, Config, check_number
 from relu_dynamics.config_files import from_mapping, parse_json, read_file
-from relu_dynamics.engine import models, normalizations, optimizers, tasks
+from relu_dynamics.engine import models, normalizations, optimizers, outcomes, tasks
 from relu_dynamics.engine.activations import ACTIVATIONS
 from relu_dynamics.engine.initialization import check_initialization
 from relu_dynamics.engine.normalizations import normalization_of
@@ -28,6 +28,7 @@ _CHOICES: dict[str, Collection[str]] = {
     "normalization": normalizations.NORMALIZATIONS,
     "optimizer": optimizers.OPTIMIZERS,
     "schedule": optimizers.SCHEDULES,
+    "definition": outcomes.DEFINITIONS,
     "decay_kind": ("coupled", "decoupled"),
     "decay_targets": optimizers.DECAY_TARGETS,
     "batch_order": ("random", "independent", "sequential"),
@@ -84,6 +85,14 @@ def validate(config: Config) -> Config:
                 f"widths that are multiples of {group}."
             )
     static["hidden"] = tuple(int(width) for width in config.hidden)
+    if config.top_k is not None:
+        if not ACTIVATIONS[config.activation].selects:
+            users = ", ".join(repr(name) for name, row in ACTIVATIONS.items() if row.selects)
+            raise ValueError(
+                f"top_k={short_repr(config.top_k)} is not used by activation={config.activation!r};"
+                f" use activation={users}, or top_k=None."
+            )
+        static["top_k"] = _check_count(config, "top_k", 1, min(config.hidden))
     available = tasks.available_examples(config)
     if config.examples > available:
         raise ValueError(

@@ -10,6 +10,7 @@ import sys
 import time
 from importlib import metadata
 
+from relu_dynamics.engine.outcomes import DEFINITIONS
 from relu_dynamics.grid import Grid
 
 PACKAGES = ("relu-dynamics", "jax", "jaxlib", "flax", "optax", "numpy", "xarray", "zarr")
@@ -29,7 +30,7 @@ def provenance(grid: Grid, command: str | None = None) -> dict[str, str]:
         "device": f"{jax.local_device_count()} x {jax.devices()[0].device_kind}",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "definition_of_dead": "largest pre-activation over the probe set <= 0",
+        "definition_of_dead": DEFINITIONS[grid.config.definition].rule,
         "seed_sharing": "all cells of a seed share data, initial weights and minibatches",
     }
 
