@@ -19,6 +19,7 @@ import xarray as xr
 
 from relu_dynamics import explorer, figures, store
 from relu_dynamics.config import Config
+from relu_dynamics.engine.outcomes import DEFINITIONS
 from relu_dynamics.experiment import DataOptions, Experiment, Figure
 from relu_dynamics.grid import Grid, make_grid
 from relu_dynamics.statistics import claims, estimates
@@ -82,7 +83,7 @@ def summarize(options: Options, result: xr.Dataset) -> dict:
     runs = int(np.prod([result.sizes[n] for n in (*estimates.axis_names(result), "seed")]))
     cells = estimates.cells(result, "recovered")
     return {
-        "definition": estimates.MEASURES["recovered"].definition,
+        "definition": cells.attrs["definition"],
         "interval": cells.attrs["method"] + ", 95 %",
         "runs": runs,
         "steps": steps,
@@ -113,7 +114,7 @@ def window_claim(recovered: xr.Dataset) -> Claim:
     rises, falls = apart(first), apart(last)
     at = {"lowest": first, "best": best, "highest": last}
     return Claim(
-        claim="a larger learning rate brings dead units back",
+        claim=_said(recovered, "a larger learning rate brings dead units back"),
         source="learning rate",
         verdict="conditional" if rises and falls else "confirmed" if rises else "undecided",
         finding="P(recover) is "
@@ -127,6 +128,10 @@ def window_claim(recovered: xr.Dataset) -> Claim:
         figure="recovery_map",
         more={"at": _at(recovered, at)},
     )
+
+
+def _said(pooled: xr.Dataset, text: str) -> str:
+    return DEFINITIONS[pooled.attrs["judged"]].say(text)
 
 
 def _estimate_text(pooled: xr.Dataset, i: int) -> str:
@@ -147,7 +152,7 @@ def rising_claim(died: xr.Dataset) -> Claim:
     up = float(died.low[last]) > float(died.high[0])
     down = float(died.high[last]) < float(died.low[0])
     return Claim(
-        claim="a high learning rate kills living units",
+        claim=_said(died, "a high learning rate kills living units"),
         source="dying ReLU",
         verdict="confirmed" if up else "refuted" if down else "undecided",
         finding=f"P(die) is {_estimate_text(died, 0)}; {_estimate_text(died, last)}.",

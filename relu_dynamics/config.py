@@ -187,6 +187,11 @@ class Config:
     """Width of every hidden layer; a list becomes a tuple."""
     activation: str = _static("relu", aliases=("nonlinearity", "act", "activation function"))
     """Name of the activation, see `relu_dynamics.engine.activations.ACTIVATIONS`."""
+    top_k: int | None = _static(
+        None, since="0.2.0", aliases=("k",), used_by=("activation.selects",)
+    )
+    """Units of a layer that the activation "top_k" lets through, for each example; None: half of
+    them."""
     initializer: str | tuple[str, ...] = _static(
         "he_normal", aliases=("init", "kernel init", "weight init", "initialization")
     )
@@ -240,11 +245,15 @@ class Config:
     """Number of training examples on which "dead" is judged; None: all of them."""
     probe_every: int = _static(25, aliases=("eval every", "log every"))
     """Steps between two evaluations on the probe set; divides `steps`."""
+    definition: str = _static("dead", since="0.2.0")
+    """What the history, outcomes and estimates speak of: dead (z <= 0 on all probe examples) or
+    flat (the activation's derivative is exactly 0 on all of them, at whatever z)."""
     tolerance: float = dataclasses.field(
         default=1e-6,
         metadata={"static": True, "range": Range(at_least=0), "aliases": ("tol", "atol")},
     )
-    """A unit is alive again when its margin exceeds this (and the rounding bound)."""
+    """A unit is alive again when its margin exceeds this (and the rounding bound): its largest z,
+    or under definition="flat" its largest derivative."""
     sustain: int = _static(100)
     """Steps that a recovered unit must stay alive to count as sustained."""
 

@@ -16,7 +16,7 @@ from relu_dynamics.checks import aliases_of, nearest
 from relu_dynamics.config import FIELDS, TRACED, Config, to_json
 from relu_dynamics.engine.keys import run_key
 from relu_dynamics.engine.validation import CHOICES, from_json, validate
-from relu_dynamics.grid import default_lanes, make_grid
+from relu_dynamics.grid import VERSION_FIELDS, default_lanes, make_grid
 
 NAN, INF = math.nan, math.inf
 
@@ -187,8 +187,7 @@ def test_fields_that_came_later_leave_old_identities_as_they_were():
     grid = make_grid(
         Config(), {"learning_rate": [0.1, 0.3], "initial_bias": [-6.0, -2.0]}, 3, lanes=4
     )
-    identity = {n: v for n, v in grid.identity.items() if n not in ("jax_version", "platform")}
-    identity["definition_version"] = 1  # as it was then
+    identity = {n: v for n, v in grid.identity.items() if n not in VERSION_FIELDS}
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     before = "c3836bada428ab3375bd660086ebd5f5cbd99341ed46b2a974c9812f7443a321"
     assert hashlib.sha256(text.encode()).hexdigest() == before

@@ -26,7 +26,7 @@ from relu_dynamics.channels.terms import (
 from relu_dynamics.checks import check_choice
 from relu_dynamics.config import Config
 from relu_dynamics.engine import models, optimizers, outcomes, probes, tasks, training
-from relu_dynamics.engine.evaluation import evaluate
+from relu_dynamics.engine.evaluation import evaluate_judged
 from relu_dynamics.engine.keys import purpose_key, run_key
 from relu_dynamics.engine.memory import check_memory
 from relu_dynamics.engine.outcomes import NEVER, History
@@ -141,12 +141,12 @@ def _walk(config, task, key, state, fold, total):
 
 
 def start_history(config, task, state, apply=models.apply):
-    history = outcomes.start_history(*evaluate(config, state.params, task.probe, apply))
+    history = outcomes.start_history(*evaluate_judged(config, state.params, task.probe, apply))
     return history._replace(spell_start=history.spell_start + state.step)
 
 
 def updated_history(config, task, state, history, apply=models.apply):
-    found, bounds = evaluate(config, state.params, task.probe, apply)
+    found, bounds = evaluate_judged(config, state.params, task.probe, apply)
     return outcomes.observe_probe(
         history,
         state.step,

@@ -57,9 +57,10 @@ def fork(
     """Continues every seed's run from its state at `step` to the horizon, once for each arm. Runs
     begin with `state` where one is given, as those of `sweep`.
 
-    The cohort are the units of the biased layer (or those of them in `units`) that are dead on
-    the probe set at `step`: one cohort for all arms. All arms see the same batches and the same
-    noise, since draws are folds of the run's key and the step. "as_is" is always among them.
+    The cohort are the units of the biased layer (or those of them in `units`) that are dead (by the
+    config's `definition`) on the probe set at `step`: one cohort for all arms. All arms see the
+    same batches and the same noise, since draws are folds of the run's key and the step. "as_is"
+    is always among them.
 
     Arms (`ARMS`), each from the fork on:
       upstream_frozen: layers below the biased one do not move.
@@ -81,7 +82,7 @@ def fork(
     config does not have, a unit outside the biased layer, and when no unit is dead at `step`.
     """
     config = validate(config)
-    check_covered(config, "forks", COVERED)
+    check_covered(config, "forks", COVERED | {"definition"})
     names, rows = _check_arms(config, arms)
     step = _check_step(config, step)
     seeds = _check_seeds(seeds)
@@ -102,8 +103,9 @@ def fork(
     cohort = np.asarray(history.dead_at_start)[:, list(chosen)]
     if not cohort.any():
         raise ValueError(
-            f"none of the units {chosen} is dead at step {step} in any of the seeds {seeds}, so "
-            f"there is nothing to recover; use another step or a more negative initial_bias."
+            f"none of the units {chosen} is {config.definition} at step {step} in any of the seeds "
+            f"{seeds}, so there is nothing to recover; use another step or a more negative "
+            "initial_bias."
         )
     targets = history.dead_at_start & jnp.isin(jnp.arange(config.units), jnp.asarray(chosen))[None]
     targets = targets[:, layer[0] : layer[-1] + 1]

@@ -21,8 +21,13 @@ class Activation:
     learned_slope: float | None = None  # at step 0, where each unit learns its slope below 0
     outputs: int = 1  # per unit; [batch, outputs * units], the first output of all units first
     aliases: tuple[str, ...] = ()  # what else it is called, for the hint at an unknown name
+    selects: bool = False  # of (z, k): which k units of an example have an output, else 0
 
-    def __call__(self, z: jax.Array, slopes: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, z: jax.Array, slopes: jax.Array | None = None, k: int | None = None
+    ) -> jax.Array:
+        if self.selects:
+            return self.function(z, max(z.shape[-1] // 2, 1) if k is None else k)
         if self.learned_slope is None:
             return self.function(z)
         return self.function(z, self.learned_slope if slopes is None else slopes)
@@ -30,7 +35,13 @@ class Activation:
     @property
     def elementwise(self) -> bool:
         """Whether a unit has one output, a function of its z alone."""
-        return self.outputs == 1 and self.learned_slope is None
+        return self.outputs == 1 and self.learned_slope is None and not self.selects
+
+
+def _largest(z: jax.Array, k: int) -> jax.Array:
+    """The k largest z of every example as they are, ties to the first, and 0 for the others."""
+    chosen = jax.nn.one_hot(jax.lax.top_k(z, k)[1], z.shape[-1], dtype=bool).any(-2)
+    return jnp.where(chosen, z, 0)
 
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -48,6 +59,11 @@ ACTIVATIONS: dict[str, Activation] = {
         outputs=2,
         aliases=("concatenated relu",),
     ),
+    # Derivative 0 at both ends too, as JAX has it.
+    "relu6": Activation(jax.nn.relu6),
+    "hard_tanh": Activation(jax.nn.hard_tanh),
+    "squared_relu": Activation(lambda z: jax.nn.relu(z) ** 2),  # So et al. 2021, arXiv 2109.08668
+    "top_k": Activation(_largest, selects=True),  # Gao et al. 2024, arXiv 2406.04093
     "elu": Activation(jax.nn.elu),
     "selu": Activation(jax.nn.selu),
     "gelu": Activation(lambda x: jax.nn.gelu(x, approximate=False)),

@@ -11,7 +11,8 @@ from relu_dynamics.engine.activations import activation_of
 from relu_dynamics.engine.columns import evaluate_columns
 from relu_dynamics.engine.models import PRECISION
 from relu_dynamics.engine.normalizations import normalization_of
-from relu_dynamics.engine.probes import MarginBounds
+from relu_dynamics.engine.outcomes import DEFINITIONS
+from relu_dynamics.engine.probes import MarginBounds, SlopeStatistics, UnitStatistics
 
 
 def evaluate(
@@ -19,6 +20,23 @@ def evaluate(
 ) -> tuple:
     """(UnitStatistics, MarginBounds), [units] each, of the pre-activations on `inputs`."""
     return probe_statistics(config, params, inputs, apply)[:2]
+
+
+def evaluate_judged(
+    config: Config, params: models.Params, inputs: jax.Array, apply: Callable = models.apply
+) -> tuple[UnitStatistics, MarginBounds]:
+    """`evaluate` with the margins that the config's `definition` judges, and their bounds."""
+    return judged(config, *probe_statistics(config, params, inputs, apply))
+
+
+def judged(
+    config: Config, statistics: UnitStatistics, bounds: MarginBounds, slopes: SlopeStatistics
+) -> tuple[UnitStatistics, MarginBounds]:
+    """The statistics with the margins that the config's `definition` judges, and their bounds:
+    those of z, or the largest sizes of the derivative, which rounding does not blur."""
+    if not DEFINITIONS[config.definition].of_slopes:
+        return statistics, bounds
+    return statistics._replace(margin=slopes.largest), MarginBounds(slopes.largest, slopes.largest)
 
 
 def probe_statistics(config, params, inputs, apply):
@@ -31,7 +49,7 @@ def probe_statistics(config, params, inputs, apply):
 
 
 def statistics_of(config, params, forward):
-    """(statistics, `MarginBounds`, `probes.slope_statistics`) of a forward pass."""
+    """(statistics, `MarginBounds`, `SlopeStatistics`) of a forward pass."""
     statistics = probes.unit_statistics(forward.preactivations)
     bounds = []
     for layer, (z, seen) in enumerate(
@@ -48,12 +66,13 @@ def statistics_of(config, params, forward):
     return statistics, margins, slope
 
 
-def _slope_statistics(config, params, forward, statistics) -> tuple[jax.Array, jax.Array]:
+def _slope_statistics(config, params, forward, statistics) -> SlopeStatistics:
     """`probes.slope_statistics` of a forward pass."""
     if activation_of(config).rectifies:  # known from what is there: no second pass over z
-        return statistics.margin <= 0, jnp.zeros_like(statistics.margin)
+        return probes.rectified_slopes(statistics.margin)
     z = forward.preactivations
     layers = enumerate(z, start=1)
     return probes.slope_statistics(
-        tuple(models.slopes(config, params, layer, values) for layer, values in layers)
+        tuple(models.slopes(config, params, layer, values) for layer, values in layers),
+        statistics.margin,
     )

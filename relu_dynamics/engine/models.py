@@ -6,6 +6,7 @@ pre-activation z of every hidden layer is a normal return value, and jit prunes 
 Axes: `batch` examples, `units` of one hidden layer. Layers are counted from 1 in names.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -51,6 +52,7 @@ class MLP(nn.Module):
     normalization: str
     output_bias: bool
     hidden_bias: bool | tuple[bool, ...] = True
+    top_k: int | None = None
 
     aliases: ClassVar[tuple[str, ...]] = ("fully connected", "dense", "feedforward", "perceptron")
 
@@ -89,7 +91,7 @@ class MLP(nn.Module):
     def _activate(self, layer: int, z: jax.Array) -> jax.Array:
         activation = ACTIVATIONS[self.activation]
         if activation.learned_slope is None:
-            return activation(z)
+            return activation(z, k=self.top_k)
         constant = nn.initializers.constant(activation.learned_slope)
         return activation(z, self.param(slope_name(layer), constant, (z.shape[-1],))[None, :])
 
@@ -163,7 +165,7 @@ def slope_name(layer: int) -> str:
 def build(config: Config) -> MLP:
     """The Flax module of a config."""
     # A network of a user's own need not know the fields that came later.
-    own = {name: getattr(config, name) for name in ("hidden_bias",) if differs(config, name)}
+    later = [name for name in ("hidden_bias", "top_k") if differs(config, name)]
     return MODELS[config.model](
         hidden=config.hidden,
         outputs=TASKS[config.task].outputs,
@@ -171,17 +173,18 @@ def build(config: Config) -> MLP:
         initializer=config.initializer,
         normalization=config.normalization,
         output_bias=config.output_bias,
-        **own,
+        **{name: getattr(config, name) for name in later},
     )
 
 
 def slopes(config: Config, params: Params, layer: int, z: jax.Array) -> jax.Array:
     """The activation's derivative at the pre-activations z [batch, units] of hidden layer `layer`
-    (from 1). With several outputs per unit it is the sum of the sizes of their derivatives."""
+    (from 1), which is that of a unit's output by its own z. With several outputs per unit it is the
+    sum of the sizes of their derivatives."""
     activation = activation_of(config)
     if activation.learned_slope is not None:
         return jnp.where(z > 0, 1, params[slope_name(layer)][None, :])
-    active, pull_back = jax.vjp(activation, z)
+    active, pull_back = jax.vjp(functools.partial(activation, k=config.top_k), z)
     if activation.outputs == 1:
         return pull_back(jnp.ones_like(active))[0]
     place = jnp.arange(active.shape[1])[None, :] // z.shape[1]

@@ -18,6 +18,11 @@ Definitions, all *on the probe set* (a fixed set of examples, never the training
   came so near 0 from below that rounding decided. Counted apart, never guessed. A margin of
   exactly 0 whose every term is 0 or negative is not ambiguous: no rounding makes it positive.
 
+A config with `definition="flat"` asks the same of another event: the margin of a unit is then the
+largest size of its derivative da/dz over the probe set, so "dead" reads "flat" (the derivative is
+exactly 0 on every example), and rounding has no part in it. `DEFINITIONS` has the words. The
+numbers of the minibatch (`batch_...`) are of z under either.
+
 Axes: `units` of all hidden layers in order; leading axes (runs) where a function says "...".
 """
 
@@ -37,6 +42,38 @@ from relu_dynamics.engine.probes import MarginBounds, UnitStatistics
 DEFINITION_VERSION = 2
 
 NEVER = -1  # the step of an event that did not happen
+
+
+class Definition(NamedTuple):
+    """What a result means by "dead"; a row of `DEFINITIONS`."""
+
+    rule: str  # of a unit, in words
+    short: str  # the same on a figure
+    of_slopes: bool = False  # the margin is the largest size of the derivative, else of z
+    words: tuple[tuple[str, str], ...] = ()  # (what a text about dead units says, what it is here)
+
+    def say(self, text: str) -> str:
+        """A text about dead units in the words of this definition."""
+        for written, here in self.words:
+            text = text.replace(written, here)
+        return text
+
+
+DEFINITIONS: dict[str, Definition] = {
+    "dead": Definition("largest pre-activation over the probe set <= 0", "max z <= 0"),
+    "flat": Definition(
+        "derivative da/dz exactly 0 on the whole probe set",
+        "da/dz = 0",
+        of_slopes=True,
+        words=(
+            ("dead", "flat"),
+            ("Dead", "Flat"),
+            ("dies", "goes flat"),
+            ("died", "went flat"),
+            ("kills", "flattens"),
+        ),
+    ),
+}
 
 
 class Outcome(enum.IntEnum):

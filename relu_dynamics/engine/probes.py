@@ -47,6 +47,14 @@ class LayerSummary(NamedTuple):
     recovered: jax.Array  # fraction of units that recovered since the previous evaluation, likewise
 
 
+class SlopeStatistics(NamedTuple):
+    """Statistics of each unit's derivative da/dz over a batch; all [units]."""
+
+    flat: jax.Array  # bool, the derivative is 0 for all examples
+    negative: jax.Array  # share of examples where it is negative
+    largest: jax.Array  # of its sizes |da/dz|; not finite where z is not
+
+
 ROWS = 32  # `halve` reduces so many wide rows in one pass,
 
 GROUPS = 8  # and arrays of wide rows by so many groups of them
@@ -109,24 +117,36 @@ def unit_statistics(preactivations: tuple[jax.Array, ...]) -> UnitStatistics:
     return UnitStatistics(*(jnp.concatenate(parts) for parts in zip(*layers, strict=True)))
 
 
-def slope_statistics(slopes: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
-    """(whether the derivative is 0 for all examples, share of examples where it is negative) of
-    every unit, [units] each, from one [batch, units of the layer] per layer."""
+def slope_statistics(slopes: tuple[jax.Array, ...], margin: jax.Array) -> SlopeStatistics:
+    """Statistics of every unit's derivative, from one [batch, units of the layer] per layer, and
+    the units' margins, [units]."""
     flat = [(slope == 0).all(0) for slope in slopes]
     wrong = [(slope < 0).astype(slope.dtype).mean(0) for slope in slopes]
-    return jnp.concatenate(flat), jnp.concatenate(wrong)
+    largest = [jnp.abs(slope).max(0) for slope in slopes]
+    return SlopeStatistics(
+        jnp.concatenate(flat),
+        jnp.concatenate(wrong),
+        jnp.where(jnp.isfinite(margin), jnp.concatenate(largest), margin),
+    )
+
+
+def rectified_slopes(margin: jax.Array) -> SlopeStatistics:
+    """`slope_statistics` of max(z, 0), from the units' margins alone, [units]."""
+    largest = (margin > 0).astype(margin.dtype)
+    return SlopeStatistics(
+        margin <= 0, jnp.zeros_like(margin), jnp.where(jnp.isfinite(margin), largest, margin)
+    )
 
 
 def layer_summary(
     statistics: UnitStatistics,
     hidden: tuple[int, ...],
-    flat: jax.Array,
-    negative_slope: jax.Array,
+    slopes: SlopeStatistics,
     died: jax.Array,
     recovered: jax.Array,
 ) -> LayerSummary:
     """Summaries for layers of the given widths, [layers] each. All else is [units]: statistics,
-    `slope_statistics`, and whether (or how often) the unit died and recovered since the last
+    those of the slopes, and whether (or how often) the unit died and recovered since the last
     evaluation.
     """
 
@@ -143,8 +163,8 @@ def layer_summary(
         margin_mean=by_layer(statistics.margin, jnp.mean),
         margin_min=by_layer(statistics.margin, jnp.min),
         deviation_mean=by_layer(statistics.deviation, jnp.mean),
-        flat_fraction=by_layer(flat.astype(jnp.float32), jnp.mean),
-        wrong_way_fraction=by_layer(negative_slope, jnp.mean),
+        flat_fraction=by_layer(slopes.flat.astype(jnp.float32), jnp.mean),
+        wrong_way_fraction=by_layer(slopes.negative, jnp.mean),
         died=by_layer(died.astype(jnp.float32), jnp.mean),
         recovered=by_layer(recovered.astype(jnp.float32), jnp.mean),
     )

@@ -20,7 +20,7 @@ from relu_dynamics.checks import short_repr
 from relu_dynamics.config import Config
 from relu_dynamics.engine import columns, initialization, models, outcomes, probes, tasks
 from relu_dynamics.engine.columns import lanes_last, scan_stretch
-from relu_dynamics.engine.evaluation import probe_statistics
+from relu_dynamics.engine.evaluation import judged, probe_statistics
 from relu_dynamics.engine.initializers import fits_inputs
 from relu_dynamics.engine.interventions import kill_share, with_interventions
 from relu_dynamics.engine.keys import purpose_key, run_key
@@ -155,14 +155,18 @@ def run(
         return probe_statistics(config, params, task_at(step).probe, models.apply)
 
     statistics, bounds, slope = evaluate_probe(state.params, state.step)
-    history = outcomes.start_history(statistics, bounds) if history is None else history
+    history = (
+        outcomes.start_history(*judged(config, statistics, bounds, slope))
+        if history is None
+        else history
+    )
     history_at_start = history
 
     def probe_record(statistics, slope, before, after):
         layers = probes.layer_summary(
             statistics,
             config.hidden,
-            *slope,
+            slope,
             died=after.deaths - before.deaths,
             recovered=after.recoveries - before.recoveries,
         )
@@ -193,17 +197,18 @@ def run(
         (state, history), (losses, record) = train_steps(config, task_at(first), key, carry)
         # An evaluation belongs to the period before it: what was learned, before the task changes.
         statistics, bounds, slope = evaluate_probe(state.params, first)
+        seen, bounds = judged(config, statistics, bounds, slope)
         history = outcomes.observe_probe(
             history,
             state.step,
-            statistics.margin,
+            seen.margin,
             bounds,
             since=every,
             tolerance=config.tolerance,
             sustain=config.sustain,
         )
-        seen = probe_record(statistics, slope, before, history)
-        return (state, history), (losses, record, seen)
+        evaluation = probe_record(statistics, slope, before, history)
+        return (state, history), (losses, record, evaluation)
 
     first_steps = state.step + jnp.arange(config.probes) * every
     (state, history), (losses, record, evaluations) = jax.lax.scan(

@@ -15,6 +15,7 @@ from relu_dynamics.engine import (
     models,
     normalizations,
     optimizers,
+    outcomes,
     scalings,
     tasks,
 )
@@ -36,6 +37,7 @@ CHOICES: dict[str, Collection[str]] = {
     "normalization": normalizations.NORMALIZATIONS,
     "optimizer": optimizers.OPTIMIZERS,
     "schedule": optimizers.SCHEDULES,
+    "definition": outcomes.DEFINITIONS,
     "decay_kind": ("coupled", "decoupled"),
     "decay_targets": optimizers.DECAY_TARGETS,
     "batch_order": ("random", "independent", "sequential"),
@@ -93,6 +95,8 @@ def validate(config: Config) -> Config:
                 f"widths that are multiples of {group}."
             )
     static["hidden"] = config.hidden
+    if config.top_k is not None:
+        static["top_k"] = _check_count(config, "top_k", 1, min(config.hidden))
     available = tasks.available_examples(config)
     if config.examples > available:
         raise ValueError(

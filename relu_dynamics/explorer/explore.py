@@ -71,6 +71,7 @@ def build_maps(name: str, result: xr.Dataset, state: State | Params | None = Non
         values = [f"{LABELS[axis]} {part[axis].values[0]:g}" for axis in axes[2:]]
         maps.append(
             {
+                "definition": estimates.config_of(result)["definition"],
                 "name": ", ".join([name, *values]),
                 "axes": [axis_of(part, axis) for axis in axes[:2]],
                 "measures": {measure: measure_of(part, measure) for measure in estimates.MEASURES},

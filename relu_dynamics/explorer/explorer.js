@@ -153,7 +153,7 @@
     const last = evaluations.length - 1;
     const text = curve.trials === 0 ? "No unit of this cell is at risk."
       : `By step ${evaluations[last]}: recovered at least once ${at("recovered", last)}, ` +
-        `diverged ${at("diverged", last)}, of ${curve.trials} units at risk (dead at step 0) in ` +
+        `diverged ${at("diverged", last)}, of ${curve.trials} units at risk (${current().definition} at step 0) in ` +
         `${curve.runs} runs.`;
     byId("incidence_note").textContent = `${text} Shaded: pointwise 95 % intervals; ` +
       `${curve.method}; divergence competes.`;

@@ -134,8 +134,9 @@ def caption(result: xr.Dataset) -> str:
     return (
         f"Task {config['task']}, hidden layers {'-'.join(map(str, config['hidden']))}, "
         f"{config['optimizer']}, {batch}, {config['steps']} steps; {cells} cells, "
-        f"{result.sizes['seed']} seeds each. Dead: largest pre-activation z over "
-        f"{config['probe_size'] or config['examples']} probe examples is at most 0. "
+        f"{result.sizes['seed']} seeds each. "
+        f"{config['definition'].capitalize()}: {estimates.judgement(result).rule}, "
+        f"{config['probe_size'] or config['examples']} examples. "
         f"For good: for {config['sustain']} steps."
     )
 

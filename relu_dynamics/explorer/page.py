@@ -9,6 +9,7 @@ from importlib import resources
 from typing import Any
 
 from relu_dynamics import figures
+from relu_dynamics.engine.outcomes import DEFINITIONS
 from relu_dynamics.explorer.numbers import OUTCOMES
 from relu_dynamics.statistics import estimates
 
@@ -20,12 +21,15 @@ FONT = "system-ui, sans-serif"
 def render(maps: list[dict]) -> str:
     from bokeh.resources import Resources
 
+    definitions = {each["definition"] for each in maps}
+    # A page of several results says "dead" for what each of them defines as such.
+    say = DEFINITIONS[definitions.pop() if len(definitions) == 1 else "dead"].say
     data = {
         "maps": maps,
         "measures": {
             name: {
-                "label": measure.label or name.replace("_", " "),
-                "definition": measure.definition,
+                "label": say(measure.label or name.replace("_", " ")),
+                "definition": say(measure.definition),
                 "of_runs": measure.among is None,
             }
             for name, measure in estimates.MEASURES.items()

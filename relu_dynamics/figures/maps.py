@@ -117,11 +117,7 @@ def draw_recovery_map(result: xr.Dataset) -> Figure:
         top = figure.add_gridspec(2, 1, height_ratios=[1.12, 1])
         maps = _axes(top[0].subgridspec(1, 3), sharey=True)[0]
         below = _axes(top[1].subgridspec(1, 2, width_ratios=[1, 1]))[0]
-        titles = {
-            "recovered": "P(dead unit recovers for good)",
-            "died": "P(living unit dies)",
-            "diverged": "P(run diverges)",
-        }
+        titles = {name: estimates.label(result, name) for name in ("recovered", "died", "diverged")}
         for axes, (measure, title) in zip(maps, titles.items(), strict=True):
             mesh = draw_map(axes, estimates.cells(result, measure), title)
         for axes in maps[1:]:
@@ -136,7 +132,8 @@ def draw_recovery_map(result: xr.Dataset) -> Figure:
         }
         for measure in titles:
             pooled = estimates.pooled(result, measure, "learning_rate")
-            draw_pooled(below[0], pooled, labels[measure], colours[measure], markers[measure])
+            label = estimates.judgement(result).say(labels[measure])
+            draw_pooled(below[0], pooled, label, colours[measure], markers[measure])
         below[0].set(ylabel="probability, all biases pooled", title="A window, not a slope")
         below[0].legend(loc="upper left")
         bias = informative_bias(result)

@@ -57,10 +57,11 @@ def caption(result: xr.Dataset) -> str:
     cells = int(np.prod([result.sizes[name] for name in estimates.axis_names(result)]))
     text = (
         f"{config['task']}, hidden {data}, {config['optimizer']}, batch {config['batch_size']}, "
-        f"{config['steps']} steps; {cells} cells x {result.sizes['seed']} seeds; dead: max z <= 0 "
+        f"{config['steps']} steps; {cells} cells x {result.sizes['seed']} seeds; "
+        f"{config['definition']}: {estimates.judgement(result).short} "
         f"over {config['probe_size'] or config['examples']} examples. 95 % intervals: "
         f"Clopper-Pearson with effective trials, clustered by run, by seed where pooled; a "
-        f"diverged run counts as neither recovered nor dead. Hatched: under {FEW_TRIALS} units or "
-        f"interval wider than {WIDE_INTERVAL}; grey: no unit at risk."
+        f"diverged run counts as neither recovered nor {config['definition']}. Hatched: under "
+        f"{FEW_TRIALS} units or interval wider than {WIDE_INTERVAL}; grey: no unit at risk."
     )
     return textwrap.fill(text, 140)

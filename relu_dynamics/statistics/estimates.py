@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from relu_dynamics.checks import check_choice
 from relu_dynamics.config import with_defaults
-from relu_dynamics.engine.outcomes import NEVER, Outcome
+from relu_dynamics.engine.outcomes import DEFINITIONS, NEVER, Definition, Outcome
 from relu_dynamics.statistics.clustered import clustered_interval
 from relu_dynamics.statistics.incidence import CumulativeIncidence, cumulative_incidence
 from relu_dynamics.statistics.intervals import Interval
@@ -116,6 +116,16 @@ def config_of(result: xr.Dataset) -> dict:
     return with_defaults(_identity(result)["config"])
 
 
+def judgement(result: xr.Dataset) -> Definition:
+    """What a stored result means by "dead"."""
+    return DEFINITIONS[config_of(result)["definition"]]
+
+
+def label(result: xr.Dataset, measure: str) -> str:
+    """A measure as a figure calls it, in the words of the result's definition of "dead"."""
+    return judgement(result).say(MEASURES[measure].label or measure.replace("_", " "))
+
+
 def _identity(result: xr.Dataset) -> dict:
     """What names the grid of a result; raises a ValueError when the result does not carry it."""
     try:
@@ -208,7 +218,8 @@ def _dataset(result, names, interval, measure, level):
     }
     attributes = {
         "measure": measure,
-        "definition": MEASURES[measure].definition,
+        "definition": judgement(result).say(MEASURES[measure].definition),
+        "judged": config_of(result)["definition"],
         "level": level,
         "method": interval.method,
     }

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+from relu_dynamics.engine.outcomes import DEFINITIONS
 from relu_dynamics.engine.tasks import data_facts
 from relu_dynamics.grid import Grid
 from relu_dynamics.settings import PACKAGES, cores, made_with, version
@@ -29,7 +30,7 @@ def provenance(grid: Grid, command: str | None = None) -> dict[str, str]:
         "machine": f"{platform.machine()}, {cores()} cores",
         "made_with": json.dumps(made_with()),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "definition_of_dead": "largest pre-activation over the probe set <= 0",
+        "definition_of_dead": DEFINITIONS[grid.config.definition].rule,
         "seed_sharing": "all cells of a seed share data, initial weights and minibatches",
         **({"data": json.dumps(facts, default=str)} if facts else {}),
     }

@@ -24,6 +24,7 @@ import xarray as xr
 from relu_dynamics import statistics, store
 from relu_dynamics.checks import check_choice, short_repr
 from relu_dynamics.config import Config
+from relu_dynamics.engine.outcomes import DEFINITIONS
 from relu_dynamics.grid import Grid, make_grid
 from relu_dynamics.settings import check_jax
 from relu_dynamics.statistics import estimates
@@ -176,7 +177,9 @@ def _labelled(grid, successes, trials, interval, measure, level) -> xr.Dataset:
     coordinates = {name: list(values) for name, values in grid.axes} | {"seed": list(grid.seeds)}
     attributes = {
         "measure": measure,
-        "definition": estimates.MEASURES[measure].definition,
+        "definition": DEFINITIONS[grid.config.definition].say(
+            estimates.MEASURES[measure].definition
+        ),
         "level": level,
         "method": interval.method,
         "identity": json.dumps(grid.identity),

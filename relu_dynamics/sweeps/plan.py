@@ -1,6 +1,7 @@
 """The plan of a sweep: what is refused, which blocks belong to this process, what it will take."""
 
 import concurrent.futures
+import dataclasses
 import os
 import pathlib
 import re
@@ -14,7 +15,8 @@ from relu_dynamics import store
 from relu_dynamics.checks import short_repr
 from relu_dynamics.config import Config
 from relu_dynamics.engine import outcomes, tasks, training
-from relu_dynamics.engine.evaluation import evaluate
+from relu_dynamics.engine.activations import activation_of
+from relu_dynamics.engine.evaluation import evaluate_judged
 from relu_dynamics.engine.keys import run_key
 from relu_dynamics.engine.memory import check_memory, free_programs
 from relu_dynamics.engine.starting import Given
@@ -95,7 +97,7 @@ def _dead_at_start(
 
     def count(config, task):
         params = training.start(config, key, given).params
-        statistics, _ = evaluate(config, params, task.probe)
+        statistics, _ = evaluate_judged(config, params, task.probe)
         return jnp.sum((statistics.margin <= 0)[biased_slice(config)])
 
     return jax.vmap(count, in_axes=(0, axis))(configs, task)
@@ -114,24 +116,41 @@ def check_at_risk(grid: Grid) -> int:
     returned."""
     if not any(dict(grid.axes).get("initial_bias", (grid.config.initial_bias,))):
         return 0
-    data = tasks.load_data(grid.config)
-    given = grid.start.arrays if grid.start else None
-    total = 0
     for seed in grid.seeds:
-        key = run_key(grid.root_seed, seed)
-        for chunk in range(grid.chunks):
-            configs = block_configs(grid, grid.block_cells(chunk))
-            total += int(_dead_at_start(configs, key, data, given)[: grid.block_size(chunk)].sum())
-        if total:
+        if total := _at_risk(grid, seed, grid.config.definition):
             return total
     raise ValueError(
-        f"no unit is dead at step 0 in any of {grid.runs} runs, so there is nothing to recover; "
-        f"use a more negative initial_bias than {_lowest_bias(grid)}."
+        f"no unit is {grid.config.definition} at step 0 in any of {grid.runs} runs, so there is "
+        f"nothing to recover; {_at_risk_remedy(grid)}"
     )
 
 
-def _lowest_bias(grid: Grid) -> float:
-    return min(dict(grid.axes).get("initial_bias", (grid.config.initial_bias,)))
+def _at_risk(grid: Grid, seed: int, definition: str) -> int:
+    """How many units of a seed with the initial bias are at risk by a definition, in all cells."""
+    data, key = tasks.load_data(grid.config), run_key(grid.root_seed, seed)
+    given = grid.start.arrays if grid.start else None
+    total = 0
+    for chunk in range(grid.chunks):
+        configs = block_configs(grid, grid.block_cells(chunk))
+        configs = dataclasses.replace(configs, definition=definition)
+        total += int(_dead_at_start(configs, key, data, given)[: grid.block_size(chunk)].sum())
+    return total
+
+
+def _at_risk_remedy(grid: Grid) -> str:
+    """What puts units at risk: the side on which they are stuck decides."""
+    biases = dict(grid.axes).get("initial_bias", (grid.config.initial_bias,))
+    if not activation_of(grid.config).rectifies:  # else flat is dead
+        if outcomes.DEFINITIONS[grid.config.definition].of_slopes:
+            largest = max(map(abs, biases))
+            return f"use an initial_bias larger in size than {largest}, negative or positive."
+        flat = sum(_at_risk(grid, seed, "flat") for seed in grid.seeds)
+        if flat:
+            return (
+                f"{flat} units with the initial bias are flat at another z (their derivative is 0 "
+                "on all probe examples, as at the top of relu6): use definition='flat'."
+            )
+    return f"use a more negative initial_bias than {min(biases)}."
 
 
 def block_bytes(grid: Grid) -> int:

@@ -160,6 +160,7 @@ def _train(
     ]
     console = rich.console.Console(stderr=True)
     runs = at_risk = recovered = 0
+    word = grid.config.definition
     with rich.progress.Progress(*columns, console=console, disable=not progress) as bar:
         task = bar.add_task("training", total=grid.blocks, completed=done, facts="compiling")
         started = time.monotonic()
@@ -178,5 +179,5 @@ def _train(
             runs += grid.block_size(block)
             at_risk, recovered = at_risk + new_at_risk, recovered + new_recovered
             rate = runs * grid.config.steps / (time.monotonic() - started)
-            facts = f"{rate:,.0f} run-steps/s, {recovered:,} of {at_risk:,} dead units recovered"
+            facts = f"{rate:,.0f} run-steps/s, {recovered:,} of {at_risk:,} {word} units recovered"
             bar.update(task, advance=1, facts=facts)
