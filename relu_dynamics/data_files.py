@@ -71,8 +71,8 @@ def read_data(path: str | os.PathLike, target: str | None = None) -> FileData:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"{field} cannot be read: {reason}.") from None
     with _answered(field):
-        parts = _READERS[path.suffix](path, field, target)
-    return FileData(*parts, {"file": path.name, "sha256": digest})
+        inputs, targets, held = _READERS[path.suffix](path, field, target)
+    return FileData(inputs, targets, held, {"file": path.name, "sha256": digest})
 
 
 @contextlib.contextmanager

@@ -112,7 +112,7 @@ def summarize(options: Options, results: Results) -> dict[str, Any]:
             "steps": f"steps until the mean minibatch loss between two evaluations is below "
             f"{options.threshold:g} nats; runs that did not get there count with the horizon "
             f"{options.config.steps} (restricted mean)",
-            "loss": "cross-entropy (nats) on held-out digits after the last step",
+            "loss": "cross-entropy (nats) on held-out examples after the last step",
             "memorizing": "share of all 1,797 randomly relabelled digits that is wrong after "
             f"{options.capacity.steps} steps",
         },

@@ -20,10 +20,9 @@ from relu_dynamics.config import Config
 from relu_dynamics.data_files import read_data
 from relu_dynamics.engine.data import Data, Keeper, check_data, check_loaded
 from relu_dynamics.engine.scalings import SCALINGS, scaled
+from relu_dynamics.engine.teachers import BITS, bit_targets, random_bits, teacher_student
 
-TEACHER_UNITS = 8
-
-BITS, SLOW_BITS, BIT_TEACHER_UNITS = 20, 15, 100  # of Dohare et al., Nature 632:768
+SLOW_BITS = 15  # of Dohare et al., Nature 632:768
 
 
 class Task(NamedTuple):
@@ -91,34 +90,6 @@ def _permuted_features(config: Config, task: Task, key: jax.Array, period: jax.A
     )
 
 
-def _teacher_student(config: Config, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Gaussian inputs and the outputs of a random ReLU network of TEACHER_UNITS units, scaled to
-    unit variance in expectation over teachers (up to the outputs' mean)."""
-    input_key, first_key, second_key = (jax.random.fold_in(key, i) for i in range(3))
-    dimension = config.dimension
-    inputs = jax.random.normal(input_key, (config.examples, dimension))
-    first = jax.random.normal(first_key, (dimension, TEACHER_UNITS)) / dimension**0.5
-    second = jax.random.normal(second_key, (TEACHER_UNITS, 1)) * (2 / TEACHER_UNITS) ** 0.5
-    return inputs, jax.nn.relu(inputs @ first) @ second
-
-
-def _random_bits(config: Config, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Random bits and the outputs for them of the threshold units of `_bit_targets`."""
-    bits = jax.random.bernoulli(key, 0.5, (config.examples, BITS)).astype(jnp.float32)
-    return bits, _bit_targets(bits, key)
-
-
-def _bit_targets(bits: jax.Array, key: jax.Array) -> jax.Array:
-    """A fixed random network of BIT_TEACHER_UNITS linear threshold units with weights -1 and 1,
-    each firing when beta = 0.7 of its bits agree; the sum of its outputs, in units of its square
-    root. The target of Dohare et al., Nature 632:768 (2024), slowly-changing regression."""
-    first_key, second_key = (jax.random.fold_in(key, i) for i in (1, 2))
-    first = jax.random.rademacher(first_key, (BITS, BIT_TEACHER_UNITS), jnp.float32)
-    second = jax.random.rademacher(second_key, (BIT_TEACHER_UNITS, 1), jnp.float32)
-    threshold = 0.7 * BITS - (first < 0).sum(0, keepdims=True)
-    return (bits @ first > threshold).astype(jnp.float32) @ second / BIT_TEACHER_UNITS**0.5
-
-
 def _flipped_bits(config: Config, task: Task, key: jax.Array, period: jax.Array) -> Task:
     """The task with its first SLOW_BITS bits the same for all examples; one of them, chosen at
     random, flips at every new period."""
@@ -131,7 +102,7 @@ def _flipped_bits(config: Config, task: Task, key: jax.Array, period: jax.Array)
     bits = jax.lax.fori_loop(0, period, flip, first).astype(jnp.float32)
     inputs = task.inputs.at[:, :SLOW_BITS].set(bits[None, :])
     return task._replace(
-        inputs=inputs, targets=_bit_targets(inputs, key), probe=inputs[: task.probe.shape[0]]
+        inputs=inputs, targets=bit_targets(inputs, key), probe=inputs[: task.probe.shape[0]]
     )
 
 
@@ -148,10 +119,8 @@ TASKS: dict[str, TaskKind] = {
     "breast_cancer": TaskKind(2, True, _sklearn("breast_cancer", True), None),
     "wine": TaskKind(3, True, _sklearn("wine", True), None),
     "diabetes": TaskKind(1, False, _sklearn("diabetes", False), None),
-    "teacher_student": TaskKind(1, False, None, None, _teacher_student),
-    "random_bits": TaskKind(
-        1, False, None, None, _random_bits, renew=_flipped_bits, dimension=BITS
-    ),
+    "teacher_student": TaskKind(1, False, None, None, teacher_student),
+    "random_bits": TaskKind(1, False, None, None, random_bits, renew=_flipped_bits, dimension=BITS),
     # The 1-D targets of Lu et al., arXiv 1903.06733.
     "abs": TaskKind(1, False, None, jnp.abs),
     "x_sin_5x": TaskKind(1, False, None, lambda x: x * jnp.sin(5 * x)),
