@@ -8,6 +8,7 @@ is found by training one stored block again, see `store.canary`; `made_with` say
 import os
 import pathlib
 import platform
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
@@ -40,17 +41,18 @@ def cores() -> int:
     return allowed or 1
 
 
-def _threads() -> int:
-    """The threads that XLA's CPU client will have: these variables count before the cores."""
+def compiler_threads(allowed: int, environment: Mapping[str, str]) -> int:
+    """The threads that XLA's CPU client makes for so many cores: these variables come first."""
     for name in ("PJRT_NPROC", "NPROC"):
-        if os.environ.get(name, "").strip().isdecimal():
-            return int(os.environ[name])
-    return cores()
+        if environment.get(name, "").strip().isdecimal():
+            return int(environment[name])
+    return allowed
 
 
-# A process with one core compiles the programs of those with more, whose bits stored results have:
-# for a single thread XLA's CPU compiler makes others. Counts until JAX has made its CPU device.
-if _threads() < 2:
+# For a single thread XLA's CPU compiler makes programs with other last bits. A process that has
+# one core is therefore given two threads, and makes the programs of all others, whose bits stored
+# results have. This counts until JAX has made its CPU device.
+if compiler_threads(cores(), os.environ) < 2:
     os.environ["PJRT_NPROC"] = "2"
 
 
@@ -64,7 +66,7 @@ def made_with() -> dict[str, str]:
     found |= {
         "processor": _processor(),
         "cores": str(cores()),
-        "threads": str(_threads()),
+        "threads": str(compiler_threads(cores(), os.environ)),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
     }
     for name, value in jax.config.values.items():

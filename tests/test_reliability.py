@@ -25,6 +25,7 @@ from relu_dynamics.engine import initializers, memory, normalizations, optimizer
 from relu_dynamics.engine.activations import ACTIVATIONS
 from relu_dynamics.engine.validation import from_json, load_config, validate
 from relu_dynamics.grid import VersionError, grid_from_identity, make_grid
+from relu_dynamics.settings import UNFIT_SETTINGS
 from relu_dynamics.statistics import estimates
 from relu_dynamics.store import checkpoints, files
 from relu_dynamics.sweeps import plan, studies
@@ -34,7 +35,7 @@ from relu_dynamics.sweeps.blocks import (
     program_bytes,
     run_block,
 )
-from relu_dynamics.sweeps.plan import CLASSIFYING_BYTES, UNFIT_SETTINGS, check_shard, sweep_bytes
+from relu_dynamics.sweeps.plan import CLASSIFYING_BYTES, check_shard, sweep_bytes
 from relu_dynamics.sweeps.replay import replay
 from relu_dynamics.sweeps.sweep import sweep
 
@@ -317,10 +318,10 @@ def recovery_map(*arguments, **options):
 
 @pytest.mark.parametrize("setting", UNFIT_SETTINGS)
 def test_a_setting_of_jax_that_changes_results_is_refused(setting, tmp_path):
-    before = getattr(jax.config, setting)
-    jax.config.update(setting, True)
+    before, wanted = getattr(jax.config, setting), UNFIT_SETTINGS[setting][0]
+    jax.config.update(setting, not wanted)
     try:
-        with pytest.raises(ValueError, match=f"{setting.upper()}=1 would mean"):
+        with pytest.raises(ValueError, match=f"{setting.upper()}={int(not wanted)} would mean"):
             sweep(SMALL, AXES, 1, out=tmp_path / "out")
         with pytest.raises(ValueError, match=setting.upper()):
             cli.start_jax()
