@@ -132,9 +132,10 @@ def _identity(result: xr.Dataset) -> dict:
         identity = json.loads(result.attrs["identity"])
     except (KeyError, TypeError, ValueError):
         identity = None
-    kinds = {"axes": list, "config": dict}
-    if isinstance(identity, dict) and all(isinstance(identity.get(n), k) for n, k in kinds.items()):
-        return identity
+    if isinstance(identity, dict) and isinstance(identity.get("config"), dict):
+        axes = identity.get("axes")
+        if isinstance(axes, list) and all(isinstance(a, list) and len(a) == 2 for a in axes):
+            return identity
     raise ValueError(
         "the result has no readable attribute `identity`; give one that a sweep returned."
     )
