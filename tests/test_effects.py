@@ -32,6 +32,7 @@ OTHER = {  # a value away from the default, and from BASE, for every field that 
     "decay_kind": "decoupled", "decay_targets": "weights", "batch_size": None,
     "batch_order": "sequential", "steps": 30, "biased_layer": 2, "biased_units": 1,
     "bias_scale": 0.5, "bias_law": "normal", "hidden_bias": (True, False), "row_order": "given",
+    "top_k": 1, "definition": "flat",
     "killed_at": 5, "probe_size": 6, "probe_every": 10, "tolerance": 1e-3, "sustain": 10,
 }  # fmt: skip
 STARTS = [  # what the other fields may depend on, each as somebody would set it
@@ -39,7 +40,8 @@ STARTS = [  # what the other fields may depend on, each as somebody would set it
     {"weight_decay": 0.2}, {"batch_size": None}, {"task": "digits"}, {"task": "abs"},
     {"task": "random_bits"}, {"input_scaling": "shifted"}, {"killed_fraction": 0.25},
     {"schedule": "warmup", "warmup_steps": 4}, {"schedule": "warmup_cosine", "warmup_steps": 4},
-    {"hidden": (4, 4), "biased_layer": 2}, {"optimizer": "rmsprop", "schedule": "cosine"},
+    {"activation": "top_k"}, {"hidden": (4, 4), "biased_layer": 2},
+    {"optimizer": "rmsprop", "schedule": "cosine"},
 ]  # fmt: skip
 
 

@@ -22,6 +22,8 @@ from relu_dynamics.engine.activations import ACTIVATIONS, Activation
 from relu_dynamics.engine.initializers import Initializer
 from relu_dynamics.engine.normalizations import NORMALIZATIONS, layer_statistics
 from relu_dynamics.engine.optimizers import Optimizer, Schedule
+from relu_dynamics.engine.outcomes import DEFINITIONS
+from relu_dynamics.engine.scalings import Scaling
 from relu_dynamics.engine.training import train
 from relu_dynamics.grid import VersionError, grid_from_identity, make_grid
 from relu_dynamics.store import checkpoints
@@ -69,11 +71,13 @@ EDITS = {
     "schedule": lambda n: Schedule(lambda step, warmup, decay: 1 + n),
     "decay_targets": lambda n: (1, 2) if n else (),
     "bias_law": lambda n: lambda key, shape: jnp.full(shape, 0.1 + n),
+    "definition": lambda n: DEFINITIONS["flat"]._replace(rule=f"rule {n}"),
 }
 
 
 def configured(field: str, name: str) -> Config:
     more = {"task": "mine", "input_scaling": "raw", "weight_decay": 0.1}
+    more |= {"bias_scale": 0.5} if field == "bias_law" else {}
     return dataclasses.replace(BASE, **(more | {field: name}))
 
 
