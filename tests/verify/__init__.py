@@ -1,6 +1,6 @@
 """Breaks sweeps on purpose and counts how often the answer stays right.
 
-    python -m tests.verify {kills,signals,damage,disk,bits,blocks,memory,cost} [--trials N]
+    python -m tests.verify {kills,signals,damage,disk,bits,identity,blocks,memory,cost} [--trials N]
 
 from the root of the repository. Every check prints one JSON object with `passed` and `total` and
 ends with 0 when they are equal, else with 1. A disturbed sweep passes when its result, in the end,

@@ -23,7 +23,7 @@ from relu_dynamics.engine.optimizers import OPTIMIZERS
 from relu_dynamics.grid import Grid, make_grid
 from relu_dynamics.sweeps import executors
 from relu_dynamics.sweeps.blocks import block_devices, block_program, compiler_options, run_blocks
-from tests.verify.drivers import ROOT
+from tests.verify.drivers import ROOT, python_command
 from tests.verify.grids import CONFIG, LANES, ONE_UNIT
 
 FEW_RATES = [0.001, 0.01, 0.1]
@@ -33,6 +33,7 @@ FEW_BIASES = [-3.0, -1.0]
 VARIATIONS: dict[str, dict] = {  # what a fresh process does otherwise than the first one
     "compiled again, compile cache written": {},
     "compile cache read": {},
+    "one core": {"cores": 1, "cache": False},
     "2 devices": {"devices": 2},
     "8 devices": {"devices": 8},
     "blocks in reverse": {"order": -1},
@@ -131,7 +132,7 @@ def check(trials: int, chance: random.Random) -> dict:
 def _digests(changes: dict, cache: pathlib.Path) -> dict[str, dict[str, dict[str, str]]]:
     """config name -> run label -> digests of its numbers, from a process of its own."""
     environment = _environment(cache / "compiled" if changes.get("cache", True) else None)
-    command = [sys.executable, "-m", "tests.verify.bits", json.dumps(changes)]
+    command = python_command("tests.verify.bits", json.dumps(changes), changes.get("cores"))
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
@@ -140,7 +141,8 @@ def _digests(changes: dict, cache: pathlib.Path) -> dict[str, dict[str, dict[str
 
 def _environment(cache: pathlib.Path | None) -> dict[str, str]:
     """This process's, with a compile cache for every program or without one."""
-    named = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    told = ("JAX_COMPILATION_CACHE_DIR", "NPROC", "PJRT_NPROC")
+    named = {k: v for k, v in os.environ.items() if k not in told}
     named |= {
         "JAX_PLATFORMS": "cpu",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

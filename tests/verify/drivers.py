@@ -6,6 +6,7 @@ import os
 import pathlib
 import secrets
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,6 +20,22 @@ from tests.verify.grids import digest_of, small_grid
 
 ROOT = pathlib.Path(__file__).parents[2]  # where processes start, so that they find this package
 WAIT_SECONDS = 300
+
+
+START = """
+import os, runpy, sys
+cores = int(sys.argv[1])
+if cores:
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+del sys.argv[1]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+
+
+def python_command(module: str, argument: str, cores: int | None = None) -> list[str]:
+    """The command that runs a module in a fresh process, on so many of this one's cores."""
+    start = START.replace("sys.argv[0]", repr(module))
+    return [sys.executable, "-c", start, str(cores or 0), argument]
 
 
 class Driver:
