@@ -102,6 +102,12 @@ def check_initialization(config: Config) -> dict[str, Any]:
                 raise ValueError(
                     f"{field}={short_repr(value)} must be True or False, or {layers} of them."
                 )
+    rows = initializers_of(config)
+    if normalization_of(config).of_weights and any(row.zero for row in rows[:-1]):
+        raise ValueError(
+            f"initializer={config.initializer!r}: weights of norm 0 have no direction for "
+            f"normalization={config.normalization!r}; use another."
+        )
     _check_bias_law(config)
     layer = config.biased_layer
     if has_shift(config, layer):
