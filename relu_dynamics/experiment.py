@@ -83,6 +83,8 @@ class Experiment:
     """Folder -> what the figures draw."""
     figures: Mapping[str, Figure]
     """File name without suffix -> figure."""
+    definitions: tuple[str, ...] = ("dead",)
+    """Of `outcomes.DEFINITIONS`, those in whose words its texts and figures speak."""
     finish: Callable[[Any, pathlib.Path], None] = lambda options, out: None
     """Whatever else is made of the folder at the end."""
 
@@ -94,6 +96,7 @@ def conduct(experiment: Experiment, options: Any) -> None:
     another question, or nothing to draw; a stopped run resumes by the same call.
     """
     grids = experiment.grids(options)
+    _check_definitions(experiment, grids)
     question = studies.question_hash(grids, *experiment.also_decides(options))
     out = options.out or pathlib.Path("runs") / f"{experiment.name}-{question[:12]}"
     if not options.draw:
@@ -103,6 +106,17 @@ def conduct(experiment: Experiment, options: Any) -> None:
     for stem, figure in experiment.figures.items():
         print("wrote", *figure.save(figure.draw(stored), out / stem, provenance))
     experiment.finish(options, out)
+
+
+def _check_definitions(experiment: Experiment, grids: Mapping[str, Grid]) -> None:
+    """Raises a ValueError for a grid whose units are not what the experiment's texts say."""
+    for grid in grids.values():
+        if grid.config.definition not in experiment.definitions:
+            raise ValueError(
+                f"definition={grid.config.definition!r}: the texts and figures of "
+                f"{experiment.name} speak of {' or '.join(experiment.definitions)} units; use "
+                f"definition={experiment.definitions[0]!r}, or sweep."
+            )
 
 
 @contextlib.contextmanager

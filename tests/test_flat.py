@@ -3,6 +3,7 @@ dead units have. Against NumPy's derivatives, and against "dead" where both are 
 
 import dataclasses
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -127,8 +128,10 @@ def test_clipped_units_on_raw_digits_are_flat_at_both_ends(monkeypatch):
     """Digits from 0 to 255 into ReLU6: 14 of 16 units of the first layer have no slope on any
     example after 200 steps, and 5 of the second; z <= 0 everywhere holds for 2 and 5."""
 
+    load: Any = tasks.TASKS["digits"].load
+
     def raw():
-        inputs, targets = tasks.TASKS["digits"].load()
+        inputs, targets = load()
         return inputs * np.float32(255 / 16), targets
 
     row = tasks.TASKS["digits"]._replace(load=raw, renew=None)

@@ -68,10 +68,10 @@ def _with_bias_laws(config: Config, key: jax.Array, params: Params) -> Params:
     """The parameters with the shifts of hidden layers drawn from `bias_law`, where it has one."""
     laws = per_layer(config.bias_law, len(config.hidden))
     path, law_key = normalization_of(config).shift, jax.random.fold_in(key, 2)
+    scale: Any = config.bias_scale  # a number wherever there is a law
     for layer, law in enumerate((BIAS_LAWS[name] for name in laws), start=1):
         if law is not None and has_shift(config, layer):
-            drawn = law(jax.random.fold_in(law_key, layer), (config.hidden[layer - 1],))
-            drawn = config.bias_scale * drawn
+            drawn = scale * law(jax.random.fold_in(law_key, layer), (config.hidden[layer - 1],))
             params = with_vector(params, path, layer, lambda _, drawn=drawn: drawn)
     return params
 
