@@ -192,6 +192,7 @@ def explore(options: Options, out: pathlib.Path) -> None:
 
 EXPERIMENT = Experiment(
     name="recovery_map",
+    definitions=tuple(DEFINITIONS),
     question="P(a dead ReLU unit recovers | learning rate, initial bias)",
     description=__doc__ or "",
     defaults=DEFAULTS,

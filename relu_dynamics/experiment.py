@@ -135,6 +135,8 @@ class Experiment:
     """Folder -> what the figures draw."""
     figures: Mapping[str, Figure]
     """File name without suffix -> figure."""
+    definitions: tuple[str, ...] = ("dead",)
+    """Of `outcomes.DEFINITIONS`, those in whose words its texts and figures speak."""
     finish: Callable[[Any, pathlib.Path], None] = lambda options, out: None
     """Whatever else is made of the folder at the end."""
 
@@ -147,6 +149,7 @@ def conduct(experiment: Experiment, options: Any) -> None:
     """
     options = use_own_data(options)
     grids = experiment.grids(options)
+    _check_definitions(experiment, grids)
     question = studies.question_hash(grids, *experiment.also_decides(options))
     out = options.out or pathlib.Path("runs") / f"{experiment.name}-{question[:12]}"
     if not options.draw:
@@ -160,6 +163,17 @@ def conduct(experiment: Experiment, options: Any) -> None:
         print("wrote", *files)
     with store.writing(out):
         experiment.finish(options, out)
+
+
+def _check_definitions(experiment: Experiment, grids: Mapping[str, Grid]) -> None:
+    """Raises a ValueError for a grid whose units are not what the experiment's texts say."""
+    for grid in grids.values():
+        if grid.config.definition not in experiment.definitions:
+            raise ValueError(
+                f"definition={grid.config.definition!r}: the texts and figures of "
+                f"{experiment.name} speak of {' or '.join(experiment.definitions)} units; use "
+                f"definition={experiment.definitions[0]!r}, or sweep."
+            )
 
 
 @contextlib.contextmanager

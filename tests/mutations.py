@@ -38,8 +38,8 @@ MUTATIONS = (
     Mutation(
         "dust counts as a recovery",
         "engine/outcomes.py",
-        "    threshold = jnp.maximum(bound, tolerance)\n",
-        "    threshold = 0.0\n",
+        "    revived = (margin > tolerance) & (bounds.lower > 0)\n",
+        "    revived = margin > 0\n",
         "test_outcomes.py",
     ),
     Mutation(

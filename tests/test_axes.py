@@ -40,6 +40,7 @@ TINY = Config(
 )
 NEEDS = {  # what a field needs beside it; a new field without a need has no line here
     "momentum": {"optimizer": "momentum"},
+    "bias_scale": {"bias_law": "normal"},
     "scaling_dose": {"input_scaling": "shifted"},
     "target_scale": {"task": "teacher_student", "dimension": 4},
 }
@@ -96,7 +97,10 @@ TABLES = {
     "schedule": optimizers.SCHEDULES,
     "model": models.MODELS,
 }
-ROW_NEEDS = {"adamw": {"weight_decay": 0.1}}  # what a row needs beside it
+ROW_NEEDS = {  # what a row needs beside it
+    "adamw": {"weight_decay": 0.1},
+    "zeros": {"normalization": "none"},
+}
 # One network has a row of every table: as many networks as the longest table has rows, and each
 # row in another company. What fails there alone has a test of its own in test_models.py.
 NETWORKS = [
@@ -125,6 +129,7 @@ def test_a_field_that_nobody_has_proved_is_refused():
     changed = {  # every field, away from its default
         name: _values(name)[0] for name in TRACED
     } | {"schedule": "warmup", "model": "residual", "change_every": 2, "killed_at": 2}
+    changed |= {"hidden_bias": False, "definition": "flat", "top_k": 2}
     for covered, ask in (
         (certificates.COVERED, lambda c: certificates.certify(c, task, state, horizon=1)),
         (channels.COVERED, lambda c: check_covered(c, "accounts", channels.COVERED)),

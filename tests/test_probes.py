@@ -31,7 +31,9 @@ def test_layer_summary_counts_dead_units_by_layer():
     margin = jnp.asarray([-1.0, 0.0, 1.0, jnp.nan, 2.0])
     zeros = jnp.zeros(5)
     statistics = probes.UnitStatistics(zeros, margin, zeros, zeros, zeros)
-    summary = probes.layer_summary(statistics, (2, 3), zeros, zeros, zeros, zeros)
+    summary = probes.layer_summary(
+        statistics, (2, 3), probes.SlopeStatistics(zeros, zeros, zeros), zeros, zeros
+    )  # fmt: skip
     np.testing.assert_allclose(summary.dead_fraction, [1.0, 0.0])  # NaN is not dead
 
 

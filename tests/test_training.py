@@ -476,7 +476,11 @@ def test_every_activation_has_its_gradient(activation):
 
 @pytest.mark.parametrize(
     "initializer",
-    [i for i in initializers.INITIALIZERS if i not in ("randomized_asymmetric", "data_dependent")],
+    [
+        name
+        for name in initializers.INITIALIZERS
+        if name not in ("randomized_asymmetric", "data_dependent", "zeros", "ones", "minus_ones")
+    ],
 )
 def test_initializers_have_their_variance(initializer):
     config = dataclasses.replace(SMALL, hidden=(200, 300), initializer=initializer)
@@ -497,8 +501,8 @@ def test_a_trace_that_does_not_fit_is_refused_with_the_remedy(monkeypatch):
 
 
 def test_what_is_no_state_is_refused():
-    with pytest.raises(ValueError, match="state={} must be a State"):
-        training.train(SMALL, state={})
+    with pytest.raises(ValueError, match="state=3 must be a State"):
+        training.train(SMALL, state=3)
 
 
 def test_available_memory_is_less_than_all_of_it():

@@ -92,14 +92,14 @@ def fork(
     base = traced(config)
     begins = starting_point(config, state)
     given = begins.arrays if begins else None
-    task, state = _begin(base, keys, tasks.load_data(config), given)
+    task, present = _begin(base, keys, tasks.load_data(config), given)
     before = jnp.int32(step // config.probe_every)
-    history = _begin_history(base, task, state)
+    history = _begin_history(base, task, present)
     freezable = any(row.holds == "normalization" for row in rows)
     advance = functools.partial(_advance, task=task, key=keys, freezable=freezable)
     if step:
-        state, _ = advance(base, state, history, state.params, _held(None), before)
-        history = _begin_history(base, task, state)
+        present, _ = advance(base, present, history, present.params, _held(None), before)
+        history = _begin_history(base, task, present)
     cohort = np.asarray(history.dead_at_start)[:, list(chosen)]
     if not cohort.any():
         raise ValueError(
@@ -113,8 +113,8 @@ def fork(
     histories = []
     for row in rows:
         changed = traced(validate(row.config(config)))
-        start = jax.vmap(functools.partial(row.state, config))(state, targets)
-        _, after = advance(changed, start, history, state.params, _held(row.holds), rest)
+        start = jax.vmap(functools.partial(row.state, config))(present, targets)
+        _, after = advance(changed, start, history, present.params, _held(row.holds), rest)
         histories.append(_chosen_units(after, chosen))
     history = History(*(np.stack(leaves) for leaves in zip(*histories, strict=True)))
     return ForkResult(

@@ -1,6 +1,7 @@
 """Evaluations: the statistics of z on the probe set, and what rounding leaves of the margins."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +40,9 @@ def judged(
     return statistics._replace(margin=slopes.largest), MarginBounds(slopes.largest, slopes.largest)
 
 
-def probe_statistics(config, params, inputs, apply):
+def probe_statistics(config, params, inputs, apply) -> Any:
+    """`statistics_of` the network on inputs, in the form that is fast under `jax.vmap`."""
+
     def plain(params, inputs):
         with jax.default_matmul_precision(PRECISION):
             return statistics_of(config, params, apply(config, params, inputs))

@@ -68,10 +68,10 @@ def _with_bias_laws(config: Config, key: jax.Array, params: Params) -> Params:
     """The parameters with the shifts of hidden layers drawn from `bias_law`, where it has one."""
     laws = per_layer(config.bias_law, len(config.hidden))
     path, law_key = normalization_of(config).shift, jax.random.fold_in(key, 2)
+    scale: Any = config.bias_scale  # a number wherever there is a law
     for layer, law in enumerate((BIAS_LAWS[name] for name in laws), start=1):
         if law is not None and has_shift(config, layer):
-            drawn = law(jax.random.fold_in(law_key, layer), (config.hidden[layer - 1],))
-            drawn = config.bias_scale * drawn
+            drawn = scale * law(jax.random.fold_in(law_key, layer), (config.hidden[layer - 1],))
             params = with_vector(params, path, layer, lambda _, drawn=drawn: drawn)
     return params
 
@@ -102,6 +102,12 @@ def check_initialization(config: Config) -> dict[str, Any]:
                 raise ValueError(
                     f"{field}={short_repr(value)} must be True or False, or {layers} of them."
                 )
+    rows = initializers_of(config)
+    if normalization_of(config).of_weights and any(row.zero for row in rows[:-1]):
+        raise ValueError(
+            f"initializer={config.initializer!r}: weights of norm 0 have no direction for "
+            f"normalization={config.normalization!r}; use another."
+        )
     _check_bias_law(config)
     layer = config.biased_layer
     if has_shift(config, layer):

@@ -21,6 +21,7 @@ class Initializer(NamedTuple):
     # Of (map, inputs [examples, fan_in]), for one hidden layer after the other.
     fit: Callable[[Affine, jax.Array], Affine] | None = None
     aliases: tuple[str, ...] = ()  # what else it is called, for the hint at an unknown name
+    zero: bool = False  # all weights are 0
 
 
 def _with_uniform_bias(key: jax.Array, affine: Affine) -> Affine:
@@ -84,7 +85,7 @@ INITIALIZERS: dict[str, Initializer] = {
     "too_small": Initializer(nn.initializers.variance_scaling(0.02, "fan_in", "normal")),
     "too_large": Initializer(nn.initializers.variance_scaling(200.0, "fan_in", "normal")),
     # Constants; `weight_scale` makes 0.5 or 0.01 of the 1.
-    "zeros": Initializer(nn.initializers.zeros),
+    "zeros": Initializer(nn.initializers.zeros, zero=True),
     "ones": Initializer(nn.initializers.ones),
     "minus_ones": Initializer(nn.initializers.constant(-1.0)),
 }
