@@ -170,7 +170,7 @@ def test_an_edited_row_is_trained_and_swept_as_under_a_fresh_name(field):
 
 @pytest.mark.slow
 def test_forks_and_checkpoints_use_the_row_of_now(tmp_path):
-    config = dataclasses.replace(BASE, task="mine", schedule="mine", initial_bias=-1.0)
+    config = dataclasses.replace(BASE, task="mine", schedule="mine", initial_bias=-6.0)
     found = {}
     for name, number in (("mine", 0.0), ("mine", 9.0), ("fresh", 9.0)):
         rows.TABLES["schedule"][name] = EDITS["schedule"](number)

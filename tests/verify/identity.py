@@ -1,5 +1,6 @@
 """Half of a sweep as it is, the rest under other settings, cores, rows or data."""
 
+import dataclasses
 import functools
 import hashlib
 import importlib.util
@@ -21,6 +22,7 @@ from relu_dynamics.config import Config
 from relu_dynamics.grid import Grid, make_grid
 from relu_dynamics.sweeps.sweep import sweep_grid
 from tests.verify.drivers import ROOT, python_command
+from tests.verify.grids import CONFIG
 
 ROWS = """
     import functools
@@ -68,14 +70,18 @@ ROWS = """
 """
 
 CONFIGS = {
-    # The network for which one core once gave other bits.
-    "settings": Config(steps=100),
+    "cores": Config(steps=100),  # the network for which one core once gave other bits
+    "settings": dataclasses.replace(CONFIG, optimizer="adam", steps=100),
     "rows": Config(
         task="mine", activation="mine", initializer="mine", model="mine", normalization="mine",
         optimizer="mine", schedule="mine", input_scaling="mine", examples=64, hidden=(8, 8),
         biased_units=4, batch_size=16, steps=40, probe_every=10, sustain=20,
     ),
 }  # fmt: skip
+
+
+def _cores(**environment: str) -> dict:
+    return {"config": "cores", "environment": environment}
 
 
 def _flags(text: str) -> dict:
@@ -87,10 +93,10 @@ def _edit(old: str, new: str) -> dict:
 
 
 VARIATIONS: dict[str, dict] = {  # what the second half is computed with
-    "one core": {"cores": 1},
-    "NPROC=1": {"environment": {"NPROC": "1"}},
-    "PJRT_NPROC=1": {"environment": {"PJRT_NPROC": "1"}},
-    "PJRT_NPROC=8": {"environment": {"PJRT_NPROC": "8"}},
+    "one core": {"config": "cores", "cores": 1},
+    "NPROC=1": _cores(NPROC="1"),
+    "PJRT_NPROC=1": _cores(PJRT_NPROC="1"),
+    "PJRT_NPROC=8": _cores(PJRT_NPROC="8"),
     "SSE4_2": _flags("--xla_cpu_max_isa=SSE4_2"),
     "AVX2": _flags("--xla_cpu_max_isa=AVX2"),
     "vectors of 128 bits": _flags("--xla_cpu_prefer_vector_width=128"),
