@@ -408,6 +408,15 @@ def test_other_data_under_the_same_name_are_another_question(tmp_path):
             store.check_folder(tmp_path / "out", other)
 
 
+def test_the_same_data_again_are_the_same_row_and_other_data_are_not():
+    rows = []
+    for inputs in (X, X.tolist(), X + 1):
+        tasks.from_arrays(inputs, LABELS, name="mine")
+        rows.append(tasks.TASKS["mine"])
+    assert rows[0] is rows[1] and rows[1] is not rows[2]
+    assert rows[1].load.__name__ != rows[2].load.__name__
+
+
 def test_data_that_are_changed_in_place_are_another_question_too():
     inputs = X.copy()
     tasks.TASKS["hand"] = tasks.TaskKind(2, True, lambda: (inputs, np.arange(60) % 2), None)
