@@ -408,6 +408,15 @@ def test_other_data_under_the_same_name_are_another_question(tmp_path):
             store.check_folder(tmp_path / "out", other)
 
 
+def test_the_same_data_again_are_the_same_row_and_other_data_are_not():
+    rows = []
+    for inputs in (X, X.tolist(), X + 1):
+        tasks.from_arrays(inputs, LABELS, name="mine")
+        rows.append(tasks.TASKS["mine"])
+    assert rows[0] is rows[1] and rows[1] is not rows[2]
+    assert rows[1].load.__name__ != rows[2].load.__name__
+
+
 def test_data_that_are_changed_in_place_are_another_question_too():
     inputs = X.copy()
     tasks.TASKS["hand"] = tasks.TaskKind(2, True, lambda: (inputs, np.arange(60) % 2), None)
@@ -431,20 +440,16 @@ def test_folders_without_the_new_fields_continue():
 def test_a_result_of_data_that_are_not_there_says_what_to_register(tmp_path):
     grid = grid_of(tasks.from_arrays(X, LABELS, name="mine"))
     store.open_folder(tmp_path / "out", grid)
-    assert grid_from_identity(grid.identity).hash == grid.hash
+    identity, stored = grid.identity, grid.hash
+    doors = lambda: grid_from_identity(identity), lambda: replay(tmp_path / "out", {}, 0)
+    assert grid_from_identity(identity).hash == stored
     tasks.from_arrays(X + 1, LABELS, name="mine")
-    for call in (
-        lambda: grid_from_identity(grid.identity),
-        lambda: replay(tmp_path / "out", {}, 0),
-    ):
-        message = refusal(call)
+    for door in doors:
+        message = refusal(door)
         assert "task='mine' is other data here" in message and "register the same data" in message
     del tasks.TASKS["mine"]
-    for call in (
-        lambda: grid_from_identity(grid.identity),
-        lambda: replay(tmp_path / "out", {}, 0),
-    ):
-        message = refusal(call)
+    for door in doors:
+        message = refusal(door)
         assert "task='mine' is not registered in this process" in message
         assert "tasks.from_arrays(inputs, targets, name='mine')" in message
 
