@@ -18,7 +18,7 @@ import dataclasses
 import json
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -288,7 +288,7 @@ def _flatten_with_keys(config: Config) -> tuple[tuple, tuple]:
     return tuple(zip(keys, leaves, strict=True)), static
 
 
-def _unflatten(static: tuple, leaves: Sequence[Any]) -> Config:
+def _unflatten(static: tuple, leaves: Iterable[Any]) -> Config:
     named = zip((*TRACED, *_STATIC), (*leaves, *static[0]), strict=True)
     return Config(**dict(named))
 

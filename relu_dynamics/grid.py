@@ -297,7 +297,11 @@ def grid_from_identity(identity: Any, state: State | Params | StartingPoint | No
             + ", ".join(
                 f"{n} {short_repr(identity.get(n))} (here {short_repr(here.get(n))})" for n in other
             )
-            + "; install what made it to get the same numbers."
+            + (
+                "; install what made it to get the same numbers."
+                if set(other) <= set(VERSION_FIELDS)
+                else "; the same numbers need the rows and data of then."
+            )
         )
     return grid
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 SMALL_BYTES = 2**12  # of an array that is compared by its content in every call
 
@@ -143,7 +144,7 @@ class _Walk:
     def _array(self, value: Any) -> Hashable:
         if isinstance(value, np.dtype):
             return "dtype", value.str
-        if isinstance(value, jax.core.Tracer):
+        if isinstance(value, Tracer):
             return _Same(value)
         large = value.nbytes > SMALL_BYTES
         if (large or value.dtype.hasobject) and not self.source:
@@ -227,7 +228,8 @@ class _Walk:
 def _defaults(value: Any) -> dict[str, Any] | None:
     """The fields of a NamedTuple or dataclass with their defaults; None for other values."""
     if isinstance(value, tuple):
-        return {n: getattr(type(value), "_field_defaults", {}).get(n, _Same) for n in value._fields}
+        named: Any = type(value)
+        return {name: named._field_defaults.get(name, _Same) for name in named._fields}
     if dataclasses.is_dataclass(value):
         return {f.name: f.default for f in dataclasses.fields(value)}
     return None

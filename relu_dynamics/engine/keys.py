@@ -1,6 +1,7 @@
 """Keys: every random draw is a fold of a run's key by its purpose and its step."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from relu_dynamics.settings import DRAW_SETTINGS, check_jax
@@ -17,7 +18,8 @@ def run_key(root_seed: int, seed: int) -> jax.Array:
             raise ValueError(f"{field}={value!r} must be >= 0 and < {most}.")
     check_jax(DRAW_SETTINGS)
     # What `jax.random.key` gives unless JAX is told to use another generator or to offset seeds.
-    root = jax.random.wrap_key_data(np.array([0, root_seed], np.uint32), impl="threefry2x32")
+    seed_bits = jnp.asarray(np.array([0, root_seed], np.uint32))
+    root = jax.random.wrap_key_data(seed_bits, impl="threefry2x32")
     high, low = divmod(int(seed), 2**32)
     return jax.random.fold_in(jax.random.fold_in(root, np.uint32(high)), np.uint32(low))
 

@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from relu_dynamics.checks import short_repr
 from relu_dynamics.grid import Grid, VersionError
 from relu_dynamics.settings import made_with
 from relu_dynamics.store.blocks import block_digest, flatten_result, read_block, stored_blocks
@@ -45,7 +46,9 @@ def read_canary(folder: pathlib.Path, grid: Grid) -> Canary | None:
     with contextlib.suppress(FolderError, TypeError, KeyError):
         found = read_json(folder / CANARY_FILE)
         canary = Canary(found["block"], found["digest"], found["made_with"])
-        if found["grid"] == grid.hash and canary.block in range(grid.blocks):
+        types = tuple(type(part) for part in canary)
+        whole = types == (int, str, dict) and 0 <= canary.block < grid.blocks
+        if whole and found["grid"] == grid.hash:
             return canary
     for block in stored_blocks(folder, grid):
         with contextlib.suppress(BlockError):
@@ -89,13 +92,15 @@ def told_differences(there: Mapping[str, str], here: Mapping[str, str] | None = 
     names = [n for n in sorted(there.keys() | here.keys()) if there.get(n) != here.get(n)]
     if not there or not names:
         return "made on another kind of processor, by other compiler flags or packages, or changed"
-    told = [f"{n} {there.get(n, '')!r} there, {here.get(n, '')!r} here" for n in names]
+    found = [(n, *(short_repr(side.get(n, "")) for side in (there, here))) for n in names]
+    told = [f"{name} {other} there, {own} here" for name, other, own in found]
     more = f" and {len(told) - MOST_DIFFERENCES} more" if len(told) > MOST_DIFFERENCES else ""
     return ", ".join(told[:MOST_DIFFERENCES]) + more
 
 
 def result_differences(result: Any) -> str:
     """What made a labelled result (an xarray Dataset) and differs here, for a message."""
-    text = result.attrs.get("made_with")
-    found = json.loads(text) if isinstance(text, str) else {}
-    return told_differences(found)
+    found = None
+    with contextlib.suppress(TypeError, ValueError, RecursionError):  # whoever wrote it
+        found = json.loads(result.attrs.get("made_with"))
+    return told_differences(found if isinstance(found, dict) else {})

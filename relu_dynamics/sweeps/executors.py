@@ -111,9 +111,6 @@ def _on_pool(pool, same, source, waiting, tries, report):
                 try:
                     result, found = future.result()
                     other = same.compare(found)
-                    if other is not None:  # another process was the first in the folder
-                        task = pool.submit(block_task, grid, grid.hash, other, other)
-                        same.compare(task.result()[1])
                 except (ValueError, concurrent.futures.BrokenExecutor):
                     raise  # bad input, or all workers gone
                 except Exception as error:
@@ -124,7 +121,12 @@ def _on_pool(pool, same, source, waiting, tries, report):
                     report(f"block {block} is tried again: {_one_line(error)}")
                     waiting.append(block)
                 else:
-                    yield running.pop(future), result
+                    if other is None:
+                        yield running.pop(future), result
+                        continue
+                    canary = other  # another process was the first in the folder: again, with its
+                    cancelled = [f for f in running if f is not future and f.cancel()]
+                    waiting.extend(running.pop(f) for f in (future, *cancelled))
     finally:
         for future, block in running.items():
             future.cancel()
