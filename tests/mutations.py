@@ -43,6 +43,20 @@ MUTATIONS = (
         "test_outcomes.py",
     ),
     Mutation(
+        "a margin of exactly 0 is ambiguous",
+        "engine/probes.py",
+        "        upper=jnp.minimum(bounds.upper, halve(jnp.maximum, z + error)),\n",
+        "        upper=bounds.upper,\n",
+        "test_exact_signs.py",
+    ),
+    Mutation(
+        "a certificate ignores the rounding that an evaluation allows for",
+        "certificates/case.py",
+        "    lower, upper = z - 2 * error, z + 2 * error\n",
+        "    lower, upper = z + 0 * error, z + 0 * error\n",
+        "test_exact_signs.py",
+    ),
+    Mutation(
         "a diverged run keeps its units' other outcomes",
         "engine/outcomes.py",
         "((h.diverged_at != NEVER)[..., None], Outcome.DIVERGED)",

