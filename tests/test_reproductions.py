@@ -100,7 +100,7 @@ def born_dead_config(width, depth, init="he_normal"):
 @pytest.mark.parametrize("width", [2, 3])
 def test_born_dead_networks_follow_the_exact_law_and_the_bounds(width):
     inputs = np.array([[1.0], [-1.0]], np.float32)
-    first = born_dead.silent_layers(born_dead_config(width, 10), inputs, 8000, 0)
+    first = born_dead.draw_births(born_dead_config(width, 10), inputs, 8000, 0).silent
     three = statistics.exact_interval((first <= 2).sum(), 8000, level=0.999)
     exact = theory.born_dead_network_probability(width, 3)  # 5/32, 11/256
     assert three.low <= exact <= three.high
@@ -111,25 +111,43 @@ def test_born_dead_networks_follow_the_exact_law_and_the_bounds(width):
     assert low <= ten.high and ten.low <= high
 
 
-def test_the_first_silent_layer_by_hand():
+def test_births_by_hand():
     config = born_dead_config(2, 5)
-    inputs = np.array([[1.0], [-1.0]], np.float32)
-    first = born_dead.silent_layers(config, inputs, 20, 0)
+    inputs = np.array([[1.0], [0.0], [-1.0]], np.float32)
+    first, constant = born_dead.draw_births(config, inputs, 20, 0)
     root = run_key(0, 2)
     for number in range(20):
         key = jax.random.fold_in(jax.random.fold_in(root, 4), number)
-        z = models.apply(config, initialization.initialize(config, key), inputs).preactivations
+        forward = models.apply(config, initialization.initialize(config, key), inputs)
+        z = forward.preactivations
         silent = [bool((np.asarray(layer) <= 0).all()) for layer in z]
         assert first[number] == (silent.index(True) + 1 if any(silent) else 5)
+        ranges = [np.ptp(layer[:, 0]) for layer in (*z[1:], forward.output)]
+        by_hand = [r <= 1e-7 or any(silent[: i + 1]) for i, r in enumerate(ranges)]
+        assert constant[number].tolist() == by_hand
 
 
 def test_rai_is_born_dead_less_often():
     inputs = np.linspace(-(3**0.5), 3**0.5, 17, dtype=np.float32)[:, None]
     config = born_dead_config(2, 10, "randomized_asymmetric")
-    first = born_dead.silent_layers(config, inputs, 3000, 0)
+    first = born_dead.draw_births(config, inputs, 3000, 0).silent
     share = statistics.exact_interval((first <= 9).sum(), 3000, level=0.999)
     assert share.low < 0.244 < share.high  # 20,000 networks by other code
     assert 3 * share.high < 0.88
+
+
+def test_both_shares_of_asymmetric_networks_agree_with_other_code():
+    """Width 3: the silent share and the share constant to 1e-7, which depth separates."""
+    inputs = np.linspace(-(3**0.5), 3**0.5, 33, dtype=np.float32)[:, None]
+    config = born_dead_config(3, 20, "randomized_asymmetric")
+    first, constant = born_dead.draw_births(config, inputs, 8000, 0)
+    noted = {10: (0.0632, 0.0629), 20: (0.1912, 0.2358)}  # 200,000 networks in NumPy, float32
+    for depth, shares in noted.items():
+        found = (first <= depth - 1).sum(), constant[:, depth - 2].sum()
+        for count, share in zip(found, shares, strict=True):
+            own = statistics.exact_interval(count, 8000, level=0.999)
+            assert own.low < share < own.high
+    assert constant[:, -1].sum() > 1.1 * (first <= 19).sum()
 
 
 # Verdicts -----------------------------------------------------------------------------------------

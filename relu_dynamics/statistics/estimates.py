@@ -6,7 +6,6 @@ seeds, so anything pooled over cells is clustered by seed.
 """
 
 import json
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -18,7 +17,11 @@ from relu_dynamics.checks import check_choice
 from relu_dynamics.config import with_defaults
 from relu_dynamics.engine.outcomes import DEFINITIONS, NEVER, Definition, Outcome
 from relu_dynamics.statistics.clustered import clustered_interval
-from relu_dynamics.statistics.incidence import CumulativeIncidence, cumulative_incidence
+from relu_dynamics.statistics.incidence import (
+    CumulativeIncidence,
+    cumulative_incidence,
+    stationary_share,
+)
 from relu_dynamics.statistics.intervals import Interval
 
 
@@ -261,8 +264,8 @@ def hazards(result: xr.Dataset, layer: int | None = None, windows: int = 4) -> x
     `death` is the share of living units that are dead at the next evaluation, `recovery` the share
     of dead units that are alive at it (each with _low, _high, _events and _exposure in
     unit-evaluations, clustered by seed). `stationary` = death / (death + recovery) is the dead
-    fraction at which as many die as recover (with the 95 % interval of 2,000 bootstraps over seeds;
-    nan where neither was seen). `observed` is the dead fraction at the window's last evaluation.
+    fraction at which as many die as recover (with _low and _high, see `stationary_share`; nan where
+    neither was seen). `observed` is the dead fraction at the window's last evaluation.
     Units of hidden layer `layer` (from 1; all by default) of runs that did not diverge; dead on the
     probe set, with the hysteresis of `outcomes`. Raises a ValueError when there are fewer
     evaluations than windows.
@@ -305,16 +308,10 @@ def hazards(result: xr.Dataset, layer: int | None = None, windows: int = 4) -> x
         parts = (interval.estimate, interval.low, interval.high, events.sum(-1), exposure.sum(-1))
         suffixes = ("", "_low", "_high", "_events", "_exposure")
         data |= {name + s: (dims, part) for s, part in zip(suffixes, parts, strict=True)}
-    chosen = np.random.default_rng(0).integers(0, total.shape[-1], (2000, total.shape[-1]))
-    draws = np.stack(
-        [_balance(*(p[..., pick] for p in (died, living, back, dead))) for pick in chosen]
-    )
-    with warnings.catch_warnings():  # where nothing was seen all draws are nan
-        warnings.simplefilter("ignore", RuntimeWarning)
-        low, high = np.nanquantile(draws, [0.025, 0.975], axis=0)
+    balance, low, high = stationary_share(died, living, back, dead)
     share = 1 - last.sum(-1) / np.maximum(total.sum(-1)[..., None], 1)
     data |= {
-        "stationary": (dims, _balance(died, living, back, dead)),
+        "stationary": (dims, balance),
         "stationary_low": (dims, low),
         "stationary_high": (dims, high),
         "observed": (dims, share),
@@ -331,14 +328,6 @@ def hazard_as_json(window: xr.Dataset) -> dict[str, float]:
     names = ("death", "death_low", "death_high", "recovery", "recovery_low", "recovery_high")
     row = {name: float(window[name]) for name in (*names, "observed")}
     return row | {name: int(window[name]) for name in ("death_events", "recovery_events")}
-
-
-def _balance(died, living, back, dead) -> np.ndarray:
-    """death / (death + recovery) of hazards pooled over the last axis; nan where both are 0."""
-    death = died.sum(-1) / np.maximum(living.sum(-1), 1)
-    recovery = back.sum(-1) / np.maximum(dead.sum(-1), 1)
-    both = death + recovery
-    return np.where(both > 0, death / np.where(both > 0, both, 1), np.nan)
 
 
 def outcome_counts(result: xr.Dataset) -> xr.Dataset:
