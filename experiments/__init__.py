@@ -5,8 +5,10 @@ Each is a module of its name, or a folder whose files say their job: `sweep` (op
 """
 
 import importlib
+from typing import TYPE_CHECKING
 
-from relu_dynamics.experiment import Experiment
+if TYPE_CHECKING:  # so that the command line can first catch signals: the import takes seconds
+    from relu_dynamics.experiment import Experiment
 
 REPRODUCTIONS = (
     "born_dead",
@@ -29,7 +31,7 @@ NAMES = (
 )  # in the order of the gallery
 
 
-def find(name: str) -> Experiment:
+def find(name: str) -> "Experiment":
     """The experiment of a NAME."""
     place = f"reproductions.{name}" if name in REPRODUCTIONS else name
     return importlib.import_module(f"experiments.{place}").EXPERIMENT

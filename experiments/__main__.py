@@ -1,12 +1,24 @@
 """`python -m experiments NAME [options]`: one experiment, or `all` of them."""
 
 import functools
+import os
+import signal
 import sys
 
-from experiments import NAMES, find
-from experiments import all as everything
-from relu_dynamics import cli
-from relu_dynamics.experiment import conduct
+
+def _stop_early(number, _):
+    os.write(2, b"stopped; finished blocks are kept, the same command continues.\n")
+    os._exit(128 + number)
+
+
+if __name__ == "__main__":  # the imports take seconds; then `cli.guard` catches signals
+    for _number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(_number, _stop_early)
+
+from experiments import NAMES, find  # noqa: E402
+from experiments import all as everything  # noqa: E402
+from relu_dynamics import cli  # noqa: E402
+from relu_dynamics.experiment import conduct  # noqa: E402
 
 
 def command_of(name: str) -> cli.Command:

@@ -5,22 +5,60 @@ import math
 import numbers
 import os
 import pathlib
+import re
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 
-def check_choice(field: str, value: Any, known: tuple[str, ...] | list[str]) -> None:
-    """Raises a ValueError that names the nearest known value unless `value` is in `known`."""
+def check_choice(field: str, value: Any, known: Collection[str]) -> None:
+    """Raises a ValueError that names the nearest known value unless `value` is in `known`.
+
+    `known` are names, or a table of them whose rows may declare `aliases`: what else the field
+    calls them. The hint looks at names and aliases first, in any case and without _, - and blanks,
+    and only then at the spelling.
+    """
+    listed = ", ".join(known)
     if not isinstance(value, str):
-        raise ValueError(f"{field}={short_repr(value)} must be a name. Known: {', '.join(known)}.")
+        raise ValueError(f"{field}={short_repr(value)} must be a name. Known: {listed}.")
     if value in known:
         return
-    near = [name for name in known if name.startswith(value) and value]
-    near = near or difflib.get_close_matches(value[:100], list(known), n=1, cutoff=0.4)
-    hint = f'; did you mean "{near[0]}"?' if near else "."
-    raise ValueError(f"{field}={short_repr(value)} is not known{hint} Known: {', '.join(known)}.")
+    near = nearest(value, known)
+    hint = f'; did you mean "{near}"?' if near else "."
+    raise ValueError(f"{field}={short_repr(value)} is not known{hint} Known: {listed}.")
+
+
+def nearest(value: str, known: Collection[str]) -> str | None:
+    """The name in `known`, as `check_choice` has it, that `value` most likely means; or None."""
+    asked = _folded(value[:100])
+    rows = known.items() if isinstance(known, Mapping) else ((name, None) for name in known)
+    meant = {_folded(alias): name for name, row in rows for alias in aliases_of(row)}
+    meant |= {_folded(name): name for name in known}
+    if asked in meant:
+        return meant[asked]
+    begun = [name for name in known if _folded(name).startswith(asked) and asked]
+    close = begun or difflib.get_close_matches(asked, list(meant), n=1, cutoff=0.6)
+    return meant[_folded(close[0])] if close else None
+
+
+def aliases_of(row: Any) -> tuple[str, ...]:
+    """The other names that a row of a table declares, or a field in its metadata."""
+    declared = getattr(row, "metadata", {}).get("aliases") or getattr(row, "aliases", ())
+    return declared if isinstance(declared, tuple) else ()
+
+
+def _folded(name: str) -> str:
+    return re.sub("[_ -]", "", name.casefold())
+
+
+def without_quotes(value: Any) -> str:
+    """The remedy for a number given as text, such as ": 0.1 without quotes"; else nothing."""
+    try:
+        return f": {float(value):g} without quotes" if isinstance(value, str) else ""
+    except ValueError:
+        return ""
 
 
 def short_repr(value: Any) -> str:

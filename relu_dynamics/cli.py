@@ -22,6 +22,7 @@ import tyro
 from relu_dynamics import checks, config_files, store
 from relu_dynamics.checks import check_choice
 from relu_dynamics.config import Config
+from relu_dynamics.engine.memory import explain_exhausted
 from relu_dynamics.grid import VersionError
 from relu_dynamics.sweeps.blocks import OutOfMemoryError, block_devices
 from relu_dynamics.sweeps.plan import check_jax
@@ -33,15 +34,19 @@ EXIT_OTHER_GRID = 3
 EXIT_DISK = 4
 EXIT_VERSION = 5
 EXIT_MEMORY = 6
+EXIT_PIPE = 128 + getattr(signal, "SIGPIPE", 13)
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_TERMINATED = 128 + signal.SIGTERM
 EXIT_CODES = (  # the first that fits; every other ValueError is bad input
     (store.OtherGridError, EXIT_OTHER_GRID),
     (store.NotWritableError, EXIT_DISK),
+    (BrokenPipeError, EXIT_PIPE),
+    (OSError, EXIT_DISK),
     (VersionError, EXIT_VERSION),
     (OutOfMemoryError, EXIT_MEMORY),
     (MemoryError, EXIT_MEMORY),
     (ValueError, EXIT_BAD_INPUT),
+    (RuntimeError, EXIT_MEMORY),  # of JAX's compiler; only those that say so
 )
 
 
@@ -79,7 +84,10 @@ def use_private_cache() -> pathlib.Path | None:
     if chosen or not hasattr(os, "getuid"):
         return pathlib.Path(chosen) if chosen else None
     base = os.environ.get("XDG_CACHE_HOME", "")
-    home = pathlib.Path(base) if os.path.isabs(base) else pathlib.Path.home() / ".cache"
+    try:
+        home = pathlib.Path(base) if os.path.isabs(base) else pathlib.Path.home() / ".cache"
+    except RuntimeError:  # nobody's home
+        return None
     folder = home / "relu_dynamics" / "compiled"
     try:
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -89,7 +97,7 @@ def use_private_cache() -> pathlib.Path | None:
             private = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
             if not private or found.st_mode & 0o022:
                 return None
-    except OSError:  # a home that is not there or not writable
+    except OSError:  # a folder that is not writable
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
     return folder
@@ -147,22 +155,67 @@ def choose(arguments: list[str], names: tuple[str, ...], description: str) -> tu
 def guard(call: Callable[[], None]) -> None:
     """Runs `call` and ends the process as a script should.
 
-    Bad input, a folder that cannot be used and a lack of memory end with one line on standard
-    error and their own exit code (`EXIT_CODES`); Ctrl-C and SIGTERM say how to resume and end at
-    once with 130 and 143; a finished shard that has to wait for others ends with 0.
+    Bad input, a folder, disk or standard output that cannot be used and a lack of memory end with
+    one line on standard error and their own exit code (`EXIT_CODES`); Ctrl-C and SIGTERM say how to
+    resume and end at once with 130 and 143; a finished shard that has to wait for others ends
+    with 0. What is finished is kept in every case.
     """
     try:
         _catch_signals()
-        call()
-    except store.UnfinishedError as unfinished:
-        print(unfinished)
+        _open_streams()
+        try:
+            call()
+        except store.UnfinishedError as unfinished:
+            print(unfinished)
+        except SystemExit:  # --help
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()
     except KeyboardInterrupt as stop:
-        print("stopped; finished blocks are kept, the same command continues.", file=sys.stderr)
+        _say("stopped; finished blocks are kept, the same command continues.")
         _leave(getattr(stop, "code", EXIT_INTERRUPTED))
-    except (ValueError, MemoryError) as error:
-        line = " ".join(str(error).split()) or "out of memory; use fewer lanes or fewer seeds."
-        print(f"error: {line}", file=sys.stderr)
+    except (ValueError, MemoryError, OSError, RuntimeError) as error:
+        line = _in_one_line(error)
+        if line is None:  # a fault of the program: with its traceback
+            raise
+        _say(f"error: {line}")
         _leave(next(code for kind, code in EXIT_CODES if isinstance(error, kind)))
+
+
+def _in_one_line(error: Exception) -> str | None:
+    """What went wrong and what to do, in one line; None for a fault of the program."""
+    go_on = "finished blocks are kept, the same command continues."
+    exhausted = explain_exhausted(error)
+    if exhausted or isinstance(error, ValueError):
+        return " ".join(str(error).split()) if isinstance(error, ValueError) else exhausted
+    if not isinstance(error, OSError):
+        return None
+    if isinstance(error, BrokenPipeError):
+        return f"nobody reads standard output any more; {go_on}"
+    reason = " ".join(str(error.strerror or error).split())
+    try:
+        sys.stdout.flush()  # fails again where standard output is to blame
+    except OSError:
+        return f"standard output cannot be written ({reason}); {go_on}"
+    place = checks.short_repr(error.filename) if error.filename else "a file"
+    return f"{place} cannot be read or written ({reason}); {go_on}"
+
+
+def _open_streams() -> None:
+    """Gives output that was closed at the start a place to go, and lets no character fail that
+    the output's encoding does not have."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _say(line: str) -> None:
+    """Prints a line on standard error, if anything can be printed there."""
+    with contextlib.suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def _catch_signals() -> None:
@@ -179,8 +232,9 @@ def _catch_signals() -> None:
 
 def _leave(code: int) -> NoReturn:
     """Ends the process without waiting for blocks under way: nothing of them is on disk."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
     os._exit(code)
 
 
@@ -202,7 +256,8 @@ def parse(
     everything = "--help-all" in left
     left = ["--help" if argument == "--help-all" else argument for argument in left]
     messages = io.StringIO()
-    page = io.TextIOWrapper(io.BytesIO(), encoding=sys.stdout.encoding or "utf-8")
+    encoding = sys.stdout.encoding or "utf-8"
+    page = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="backslashreplace")
     try:
         with contextlib.redirect_stderr(messages), contextlib.redirect_stdout(page):
             return tyro.cli(
@@ -219,7 +274,8 @@ def parse(
             text = page.read()
             print(text if everything else _without_configs(text, chosen), end="")
             raise
-        raise ValueError(_first_sentence(messages.getvalue())) from None
+        hint = _meant_option(left, chosen)
+        raise ValueError(_first_sentence(messages.getvalue(), hint)) from None
 
 
 def _without_configs(page: str, options: Any) -> str:
@@ -259,9 +315,24 @@ def _take_files(arguments: list[str]) -> tuple[list[str], list[str]]:
     return left, files
 
 
-def _first_sentence(box: str) -> str:
-    """The error in tyro's box, without its help, as one line."""
+def _meant_option(arguments: list[str], options: Any) -> str | None:
+    """A hint for the first option that is not there but means one that is; None without one."""
+    for argument in arguments:
+        prefix, dot, name = argument.removeprefix("--").partition("=")[0].rpartition(".")
+        record = getattr(options, prefix.replace("-", "_"), None) if prefix else options
+        if not argument.startswith("--") or not dataclasses.is_dataclass(record):
+            continue
+        known = {field.name: field for field in dataclasses.fields(record)}
+        near = checks.nearest(name, known)
+        if near and name.replace("-", "_") not in known:
+            return f"did you mean --{prefix}{dot}{near.replace('_', '-')}?"
+    return None
+
+
+def _first_sentence(box: str, hint: str | None = None) -> str:
+    """The error in tyro's box, without its help, as one line; a `hint` stands in for tyro's."""
     lines = [line.strip(" │") for line in box.splitlines() if line.strip().startswith("│")]
     parts = " ".join(lines).split("─" * 8)
     hints = [part.strip(" ─") for part in parts[1:] if "Perhaps you meant" in part]
+    hints = [hint] if hint else hints
     return " ".join([parts[0].strip(" ─"), *hints, "(--help lists all options)"])

@@ -5,8 +5,14 @@ changing one never recompiles. *Static* fields shape the program: changing one r
 A traced field that is `None` is absent from the program (no noise is drawn, no decay is added),
 which is not the same as 0.
 
-A field declares its kind, range and label on a figure where it is defined. The tables below the
-class are read from the fields, so a new axis is one field and its use.
+A field declares its kind, range and label on a figure where it is defined, and
+
+* `aliases`: what else the field is called elsewhere, for the hint at an unknown name;
+* `used_by`: what must hold for the field to have an effect, each "FIELD" (which is then given) or
+  "FIELD.ATTRIBUTE" (of the row that the field names). Set without effect, a field is refused.
+* `since`: the version in which it came, if it came later, see `to_json`.
+
+The tables below the class are read from the fields, so a new axis is one field and its use.
 """
 
 import dataclasses
@@ -17,12 +23,11 @@ from typing import Any, NamedTuple
 
 import jax
 
-from relu_dynamics.checks import is_real_number, short_repr
+from relu_dynamics.checks import check_choice, is_real_number, short_repr, without_quotes
 
 
-def _static(default: Any, since: str | None = None) -> Any:
-    """A field that shapes the program. `since`: see `to_json`."""
-    return dataclasses.field(default=default, metadata={"static": True, "since": since})
+def _static(default: Any, **declared: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"static": True, **declared})
 
 
 class Range(NamedTuple):
@@ -57,11 +62,19 @@ class Range(NamedTuple):
         return "must be finite"
 
 
-def _traced(default: float | None, label: str, since: str | None = None, **limits: float) -> Any:
-    """A field that a grid may sweep: its default, its label on a figure, its `Range`. `since`: see
-    `to_json`."""
-    metadata = {"label": label, "range": Range(**limits), "since": since}
-    return dataclasses.field(default=default, metadata=metadata)
+def _traced(
+    default: float | None,
+    label: str,
+    *,
+    aliases: tuple[str, ...] = (),
+    used_by: tuple[str, ...] = (),
+    since: str | None = None,
+    **limits: float,
+) -> Any:
+    """A field that a grid may sweep: its default, its label on a figure, its `Range`."""
+    declared = {"label": label, "range": Range(**limits), "aliases": aliases, "used_by": used_by}
+    declared["since"] = since
+    return dataclasses.field(default=default, metadata=declared)
 
 
 @jax.tree_util.register_dataclass
@@ -69,25 +82,46 @@ def _traced(default: float | None, label: str, since: str | None = None, **limit
 class Config:
     """One run: one small ReLU network, its task, its optimizer and what is recorded.
 
-    Layers are counted from 1, as in the text: hidden layer 1 sees the inputs.
+    Layers are counted from 1, as in the text: hidden layer 1 sees the inputs. An unknown field is
+    refused by a ValueError that names the nearest.
     """
 
-    learning_rate: float = _traced(0.1, "learning rate", at_least=0)
+    def __new__(cls, *_, **fields):
+        for name in fields:
+            check_choice("config field", name, FIELDS)
+        return super().__new__(cls)
+
+    learning_rate: float = _traced(
+        0.1, "learning rate", aliases=("lr", "eta", "step size", "learning rate init"), at_least=0
+    )
     """Step size of the optimizer, >= 0 (traced)."""
-    initial_bias: float = _traced(-6.0, "initial bias")
+    initial_bias: float = _traced(-6.0, "initial bias", aliases=("bias", "bias init"))
     """Added at step 0 to the bias of the first `biased_units` units of `biased_layer`; 0 leaves
     all biases as `bias_law` and the initializer make them. With a normalization it is the
     normalization's shift (traced)."""
-    bias_scale: float | None = _traced(None, "scale of the initial biases", since="0.2.0")
+    bias_scale: float | None = _traced(
+        None, "scale of the initial biases", aliases=("bias std",), since="0.2.0"
+    )
     """The scale of `bias_law`: the constant, the standard deviation or half the width (traced when
     given)."""
-    momentum: float | None = _traced(None, "momentum", at_least=0, below=1)
+    momentum: float | None = _traced(
+        None,
+        "momentum",
+        aliases=("beta1", "b1", "beta", "mu"),
+        used_by=("optimizer.uses_momentum",),
+        at_least=0,
+        below=1,
+    )
     """Heavy-ball or Nesterov momentum, or Adam's b1, in [0, 1). None: the optimizer's own
     default, 0.9; 0.9 itself is another program, in which Adam's 1 - b1 is a float32, so results
     agree with None to rounding only (traced when given)."""
-    weight_decay: float | None = _traced(None, "weight decay", at_least=0)
+    weight_decay: float | None = _traced(
+        None, "weight decay", aliases=("wd", "l2", "decay", "l2 reg", "lambda"), at_least=0
+    )
     """Decay coefficient, >= 0; how it enters is `decay_kind` (traced when given)."""
-    noise_scale: float | None = _traced(None, "noise scale", at_least=0)
+    noise_scale: float | None = _traced(
+        None, "noise scale", aliases=("noise", "noise std", "sigma"), at_least=0
+    )
     """Standard deviation s of additive noise: every parameter moves by learning_rate * s * N(0, 1)
     per step, whatever the gradient (traced when given)."""
     upstream_rate: float | None = _traced(None, "upstream rate factor", at_least=0)
@@ -96,12 +130,21 @@ class Config:
     outside_gradient: float | None = _traced(None, "outside gradient")
     """A constant that joins the loss gradient of the biased units' shift at every step, dead or
     not: a push from outside the loss (traced when given)."""
-    clip_norm: float | None = _traced(None, "gradient norm clipped to", above=0)
+    clip_norm: float | None = _traced(
+        None,
+        "gradient norm clipped to",
+        aliases=("grad clip", "max grad norm", "gradient clip norm", "clip grad norm", "clip"),
+        above=0,
+    )
     """Largest global norm of the loss gradient, > 0; larger gradients are scaled down to it (traced
     when given)."""
-    weight_scale: float | None = _traced(None, "factor on the initial weights", above=0)
+    weight_scale: float | None = _traced(
+        None, "factor on the initial weights", aliases=("gain", "init scale"), above=0
+    )
     """Factor on every initial weight, > 0 (traced when given)."""
-    scaling_dose: float | None = _traced(None, "input scaling dose")
+    scaling_dose: float | None = _traced(
+        None, "input scaling dose", used_by=("input_scaling.dose",)
+    )
     """How bad the input scaling is: the mean in standard deviations for "shifted" (default 3), the
     factor on the first feature that is not constant for "one_bad_feature" (default 100) (traced
     when given)."""
@@ -113,80 +156,95 @@ class Config:
     """Factor on the targets of a regression task, > 0: their variance grows with its square (traced
     when given)."""
 
-    task: str = _static("digits")
+    task: str = _static("digits", aliases=("dataset", "data", "loss", "problem"))
     """Name of the task, see `relu_dynamics.engine.tasks.TASKS`."""
-    examples: int = _static(1024)
+    examples: int = _static(1024, aliases=("samples", "n samples", "n train", "train size"))
     """Number of training examples; a real data set's other examples are held out."""
-    dimension: int = _static(16)
+    dimension: int = _static(
+        16,
+        aliases=("input dim", "n features", "features", "input size"),
+        used_by=("task.uses_dimension",),
+    )
     """Input dimension of the Gaussian teacher-student task (other tasks have their own)."""
-    input_scaling: str = _static("standardized")
+    input_scaling: str = _static("standardized", aliases=("scaler", "scaling", "preprocessing"))
     """How inputs are scaled: standardized, minmax, raw, shifted or one_bad_feature."""
     change_every: int | None = _static(None)
     """Steps after which the task is replaced by a new one, again and again (continual learning); a
     multiple of `probe_every`. None: one task."""
 
-    model: str = _static("mlp")
+    model: str = _static("mlp", aliases=("network", "architecture", "arch", "net"))
     """Name of the network, see `relu_dynamics.engine.models.MODELS`."""
-    hidden: tuple[int, ...] = _static((32, 32))
-    """Width of every hidden layer."""
-    activation: str = _static("relu")
+    hidden: tuple[int, ...] = _static(
+        (32, 32),
+        aliases=("layers", "width", "widths", "hidden sizes", "hidden layer sizes", "hidden dims"),
+    )
+    """Width of every hidden layer; a list becomes a tuple."""
+    activation: str = _static("relu", aliases=("nonlinearity", "act", "activation function"))
     """Name of the activation, see `relu_dynamics.engine.activations.ACTIVATIONS`."""
-    top_k: int | None = _static(None, since="0.2.0")
+    top_k: int | None = _static(None, used_by=("activation.selects",), since="0.2.0")
     """Units of a layer that the activation "top_k" lets through, for each example; None: half of
     them."""
-    initializer: str | tuple[str, ...] = _static("he_normal")
+    initializer: str | tuple[str, ...] = _static(
+        "he_normal", aliases=("init", "kernel init", "weight init", "initialization")
+    )
     """Name of the weight initializer, see `relu_dynamics.engine.initializers.INITIALIZERS`; or one
     name per hidden layer and one for the output."""
-    bias_law: str | tuple[str, ...] = _static("initializer", since="0.2.0")
+    bias_law: str | tuple[str, ...] = _static(
+        "initializer", aliases=("bias initializer",), since="0.2.0"
+    )
     """Law of the hidden layers' biases at step 0, one name or one per hidden layer: initializer (as
     it sets them, mostly 0), constant, normal or uniform, times `bias_scale`. With a normalization
     it is the law of its shift."""
     hidden_bias: bool | tuple[bool, ...] = _static(True, since="0.2.0")
     """Whether the hidden layers have a bias: all of them, or one answer per hidden layer."""
-    normalization: str = _static("none")
+    normalization: str = _static("none", aliases=("norm", "norm layer"))
     """What comes between the affine map and the activation: none, batch, layer, rms or group; or
     weight, which normalizes the incoming weights instead of z."""
-    output_bias: bool = _static(True)
+    output_bias: bool = _static(True, aliases=("use bias",))
     """Whether the output layer has a bias."""
 
-    optimizer: str = _static("sgd")
+    optimizer: str = _static("sgd", aliases=("optim", "opt", "solver"))
     """sgd, momentum (heavy-ball), nesterov, adam, adamw or rmsprop."""
-    schedule: str = _static("constant")
+    schedule: str = _static("constant", aliases=("scheduler", "lr schedule", "lr scheduler"))
     """Course of the learning rate: constant, warmup (linear from 0), cosine (to 0) or
     warmup_cosine."""
-    warmup_steps: int | None = _static(None)
+    warmup_steps: int | None = _static(None, aliases=("warmup",), used_by=("schedule.uses_warmup",))
     """Steps of the warm-up."""
-    decay_steps: int | None = _static(None)
+    decay_steps: int | None = _static(None, used_by=("schedule.uses_decay",))
     """Step at which a cosine schedule reaches 0; None: `steps`."""
-    decay_kind: str = _static("coupled")
+    decay_kind: str = _static("coupled", used_by=("weight_decay", "optimizer.uses_decay_kind"))
     """coupled (added to the gradient, L2) or decoupled (subtracted from the parameter, as AdamW
     does). adamw is always decoupled."""
-    decay_targets: str = _static("all")
+    decay_targets: str = _static("all", used_by=("weight_decay",))
     """What decays: all, weights or biases."""
-    batch_size: int | None = _static(64)
+    batch_size: int | None = _static(64, aliases=("batch", "minibatch", "minibatch size", "bs"))
     """Examples per step, drawn with replacement; None trains on all examples at every step."""
-    batch_order: str = _static("random")
+    batch_order: str = _static("random", aliases=("shuffle", "order"), used_by=("batch_size",))
     """random (drawn with replacement, the same for all cells of a seed), independent (likewise, but
     every cell draws its own: slower, see docs/speed.md) or sequential (examples in their order,
     over and over)."""
-    steps: int = _static(1000)
+    steps: int = _static(
+        1000,
+        aliases=("epochs", "iterations", "n steps", "num steps", "max steps", "max iter", "n iter"),
+    )
     """Number of steps, the horizon T."""
 
     biased_layer: int = _static(2)
     """Hidden layer (from 1) whose first units get `initial_bias`."""
     biased_units: int = _static(8)
     """Number of its units that get it."""
-    killed_at: int = _static(0)
+    killed_at: int = _static(0, used_by=("killed_fraction",))
     """Step at which `killed_fraction` of the units are killed, a multiple of `probe_every`."""
     probe_size: int | None = _static(None)
     """Number of training examples on which "dead" is judged; None: all of them."""
-    probe_every: int = _static(25)
+    probe_every: int = _static(25, aliases=("eval every", "log every"))
     """Steps between two evaluations on the probe set; divides `steps`."""
     definition: str = _static("dead", since="0.2.0")
     """What the history, outcomes and estimates speak of: dead (z <= 0 on all probe examples) or
     flat (the activation's derivative is exactly 0 on all of them, at whatever z)."""
     tolerance: float = dataclasses.field(
-        default=1e-6, metadata={"static": True, "range": Range(at_least=0)}
+        default=1e-6,
+        metadata={"static": True, "range": Range(at_least=0), "aliases": ("tol", "atol")},
     )
     """A unit is alive again when its margin exceeds this (and the rounding bound): its largest z,
     or under definition="flat" its largest derivative."""
@@ -215,7 +273,8 @@ def check_number(field: str, value: Any) -> float:
     """Returns `value` as a Python float; raises a ValueError when the field does not allow it."""
     allowed: Range = FIELDS[field].metadata["range"]
     if not is_real_number(value):
-        raise ValueError(f"{field}={short_repr(value)} {allowed.rule}: give one real number.")
+        remedy = f"give one real number{without_quotes(value)}."
+        raise ValueError(f"{field}={short_repr(value)} {allowed.rule}: {remedy}")
     try:
         number = float(value)
     except OverflowError:

@@ -92,9 +92,10 @@ def from_mapping(values: Mapping[str, Any], base: Record, kind: str = "option") 
     nearest) or a wrong type. Ranges are `validate`'s.
     """
     hints = typing.get_type_hints(type(base))
+    known = {field.name: field for field in dataclasses.fields(base)}
     changes = {}
     for name, value in values.items():
-        check_choice(kind, name, tuple(hints))
+        check_choice(kind, name, known)
         present = getattr(base, name)
         if dataclasses.is_dataclass(present):
             if not isinstance(value, Mapping):

@@ -104,8 +104,12 @@ def conduct(experiment: Experiment, options: Any) -> None:
     provenance = _summary_of(experiment, out)["provenance"]
     stored = experiment.stored(out)
     for stem, figure in experiment.figures.items():
-        print("wrote", *figure.save(figure.draw(stored), out / stem, provenance))
-    experiment.finish(options, out)
+        drawn = figure.draw(stored)
+        with store.writing(out):
+            files = figure.save(drawn, out / stem, provenance)
+        print("wrote", *files)
+    with store.writing(out):
+        experiment.finish(options, out)
 
 
 def _check_definitions(experiment: Experiment, grids: Mapping[str, Grid]) -> None:
@@ -135,7 +139,8 @@ def compiling(fast: bool) -> Iterator[None]:
 def _summary_of(experiment: Experiment, out: pathlib.Path) -> dict[str, Any]:
     """The summary in a folder; raises a `FolderError` when it is that of another experiment."""
     summary = studies.read_summary(out, ("provenance", "question"))
-    if summary["question"] != experiment.question:
+    own = isinstance(summary["provenance"], dict)
+    if not own or summary["question"] != experiment.question:
         raise store.FolderError(
             f"{str(out)!r} does not hold {experiment.name}: it asks {summary['question']!r}; use "
             "another --out."
@@ -163,8 +168,9 @@ def _answer(
     first = next(iter(grids.values()))
     summary["provenance"] = store.provenance(first) | {"grid_hash": question}
     summary["wall_seconds"] = round(time.monotonic() - started, 2)
-    out.mkdir(parents=True, exist_ok=True)
-    store.write_summary(out, summary)
+    with store.writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        store.write_summary(out, summary)
     experiment.report(summary)
 
 
@@ -172,6 +178,6 @@ def _check_question(out: pathlib.Path, question: str) -> None:
     """Raises an `OtherGridError` when a folder holds the summary of another question."""
     if not (out / store.SUMMARY_FILE).is_file():
         return
-    found = studies.read_summary(out).get("provenance", {}).get("grid_hash")
-    if found != question:
+    provenance = studies.read_summary(out).get("provenance")
+    if not isinstance(provenance, dict) or provenance.get("grid_hash") != question:
         raise store.OtherGridError(f"{str(out)!r} holds another question; use another --out.")

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from relu_dynamics.checks import check_choice, short_repr
-from relu_dynamics.config import TRACED, Config, check_number, to_json
+from relu_dynamics.config import FIELDS, TRACED, Config, check_number, to_json
 from relu_dynamics.config_files import from_mapping
 from relu_dynamics.engine.initialization import check_initialization
 from relu_dynamics.engine.models import Params
@@ -140,7 +140,7 @@ def default_lanes(config: Config, cells: int, platform: str = "cpu") -> int:
 
 def check_axis(name: str, values: Sequence[float]) -> tuple[float, ...]:
     """The values of one axis as Python floats; raises a ValueError that names what is wrong."""
-    check_choice("axis", name, TRACED)
+    check_name(name)
     flat = isinstance(values, np.ndarray) and values.ndim == 1
     if isinstance(values, str | bytes) or not (flat or isinstance(values, Sequence)):
         raise ValueError(f"axis {name}={short_repr(values)} must be a sequence of numbers.")
@@ -287,5 +287,5 @@ def _state_in_words(digest: Any) -> str:
 
 def check_name(name: Any) -> str:
     """The name of an axis; raises a ValueError when there is no such axis."""
-    check_choice("axis", name, TRACED)
+    check_choice("axis", name, {field: FIELDS[field] for field in TRACED})
     return name

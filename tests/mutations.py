@@ -1,8 +1,8 @@
 """Seeded bugs that the suite must catch: `python tests/mutations.py` prints passed / total as JSON.
 
 Each is one line of the package changed in a copy of the repository, in a way that still runs and
-gives wrong science; it is caught when the tests named with it, which pass without it, fail. About
-ten minutes on two cores. Not collected by pytest.
+gives wrong science; it is caught when the tests named with it, which pass without it, fail. They
+are of the fast suite. About ten minutes on two cores. Not collected by pytest.
 """
 
 import json
@@ -24,7 +24,7 @@ class Mutation(NamedTuple):
     file: str  # of the package
     old: str  # occurs exactly once
     new: str
-    tests: str
+    tests: str  # a file, or one test of it
 
 
 MUTATIONS = (
@@ -54,63 +54,210 @@ MUTATIONS = (
         "engine/activations.py",
         '    "relu": Activation(jax.nn.relu, ',
         '    "relu": Activation(lambda z: jnp.maximum(z, 0), ',
-        "test_training.py",
+        "test_training.py::test_relu_has_derivative_zero_at_zero",
     ),
     Mutation(
         "decoupled decay does not scale with the learning rate",
         "engine/optimizers.py",
         "lambda u, p, m: u - rate * decay * p if m else u",
         "lambda u, p, m: u - decay * p if m else u",
-        "test_training.py",
+        "test_by_hand.py::test_decay_under_plain_sgd_multiplies_what_it_should",
     ),
     Mutation(
         "every step draws the same batch",
         "engine/step.py",
         'jax.random.fold_in(purpose_key(key, "batch"), step)',
         'jax.random.fold_in(purpose_key(key, "batch"), 0)',
-        "test_training.py",
+        "test_training.py::test_batches_are_independent_draws_with_replacement",
     ),
     Mutation(
         "deviations of z are those of a sample, 1/(n-1)",
         "engine/probes.py",
         "each=lambda z: (z - mean[None, :]) ** 2) / size)",
         "each=lambda z: (z - mean[None, :]) ** 2) / (size - 1))",
-        "test_probes.py",
+        "test_probes.py::test_unit_statistics_agree_with_numpy",
     ),
     Mutation(
         "exact intervals are one-sided",
         "statistics/intervals.py",
         "    tail = (1 - level) / 2\n",
         "    tail = 1 - level\n",
-        "test_statistics.py",
+        "test_statistics.py::test_exact_interval_of_the_published_examples",
     ),
     Mutation(
         "blocks of a seed are trained with another seed",
         "grid.py",
         "return self.seeds[block // self.chunks]",
         "return self.seeds[block % len(self.seeds)]",
-        "test_grids.py",
+        "test_by_hand.py::test_the_runs_of_blocks_have_the_values_and_seeds_of_their_cells",
     ),
     Mutation(
         "a damaged block passes",
         "store/blocks.py",
         "    if digest != _digest(arrays, header):\n",
         "    if False:\n",
-        "test_reliability.py",
+        "test_reliability.py::test_a_block_with_another_number_under_its_old_seal_is_set_aside",
     ),
     Mutation(
         "the absorbing shift of a normalization is too shallow",
         "theory/activations.py",
         "np.sqrt(size - 1 if centred else size)",
         "np.sqrt(size - 2 if centred else size - 1)",
-        "test_theory.py",
+        "test_theory.py::test_absorbing_shift_values",
     ),
     Mutation(
         "heavy-ball's residue goes unaccounted",
         "channels/terms.py",
         "scaled(-rate * momentum)(memory)",
         "scaled(-rate * momentum**2)(memory)",
-        "test_channels.py",
+        "test_channels.py::test_the_sources_sum_to_the_update_that_optax_makes",
+    ),
+    Mutation(
+        "noise is drawn from the batch's key",
+        "engine/keys.py",
+        'purpose_key(key, "noise")',
+        'purpose_key(key, "batch")',
+        "test_by_hand.py::test_what_is_drawn_for_one_purpose_comes_from_no_other_purposes_key",
+    ),
+    Mutation(
+        "killed units are drawn from the noise's key",
+        "engine/keys.py",
+        '"kill": 4',
+        '"kill": 3',
+        "test_by_hand.py::test_what_is_drawn_for_one_purpose_comes_from_no_other_purposes_key",
+    ),
+    Mutation(
+        "seeds 2^32 apart are the same",
+        "engine/keys.py",
+        "jax.random.fold_in(root, np.uint32(high))",
+        "jax.random.fold_in(root, np.uint32(0))",
+        "test_by_hand.py::test_seeds_far_apart_have_keys_of_their_own",
+    ),
+    Mutation(
+        "pooled numbers are clustered by cell, not by seed",
+        "statistics/estimates.py",
+        "(part.sum(others) for part in counts(result, measure, layer))",
+        "(part.reshape(len(part), -1) for part in counts(result, measure, layer))",
+        "test_by_hand.py::test_what_is_pooled_over_cells_has_as_many_runs_as_seeds",
+    ),
+    Mutation(
+        "units of diverged runs are alive at the end",
+        "statistics/estimates.py",
+        "lambda r: r.alive & _finite(r)",
+        "lambda r: r.alive",
+        "test_by_hand.py::test_a_measure_counts_unit_by_unit_what_its_definition_says",
+    ),
+    Mutation(
+        "units of diverged runs leave the denominator of recovered",
+        "statistics/estimates.py",
+        "result.dead_at_start & ~result.near_zero_at_start & result.biased",
+        "result.dead_at_start & ~result.near_zero_at_start & result.biased & _finite(result)",
+        "test_by_hand.py::test_a_measure_counts_unit_by_unit_what_its_definition_says",
+    ),
+    Mutation(
+        "divergence before recovery is treated as censoring",
+        "statistics/estimates.py",
+        "((diverged, 2), (recovered, 1))",
+        "((diverged, 0), (recovered, 1))",
+        "test_by_hand.py::test_a_run_that_diverged_will_not_recover_and_stays_in_the_denominator",
+    ),
+    Mutation(
+        "a frozen arm freezes the biased layer too",
+        "channels/forks.py",
+        "range(1, config.biased_layer))\n    # Selected",
+        "range(1, config.biased_layer + 1))\n    # Selected",
+        "test_by_hand.py::test_the_layers_below_are_frozen_and_the_biased_one_is_not",
+    ),
+    Mutation(
+        "held-out inputs are scaled by their own statistics",
+        "engine/tasks.py",
+        "scaling.scale(held, inputs, dose)",
+        "scaling.scale(held, held, dose)",
+        "test_by_hand.py::test_held_out_inputs_are_scaled_as_the_training_inputs_are",
+    ),
+    Mutation(
+        "the factor on the targets leaves out held-out ones",
+        "engine/tasks.py",
+        "(part * config.target_scale for part in (targets, held_targets))",
+        "(targets * config.target_scale, held_targets)",
+        "test_by_hand.py::test_the_factor_on_the_targets_reaches_training_and_held_out_ones",
+    ),
+    Mutation(
+        "the loss is the mean square, not half of it",
+        "engine/tasks.py",
+        "return 0.5 * jnp.mean(",
+        "return jnp.mean(",
+        "test_by_hand.py::test_losses_are_half_the_mean_square_and_the_cross_entropy",
+    ),
+    Mutation(
+        "noise does not scale with the learning rate",
+        "engine/step.py",
+        "scale = config.learning_rate * config.noise_scale",
+        "scale = config.noise_scale",
+        "test_by_hand.py::test_noise_is_the_rate_times_its_scale_times_a_standard_normal",
+    ),
+    Mutation(
+        "the upstream rate scales the biased layer too",
+        "engine/step.py",
+        '[f"_{layer}" for layer in range(1, config.biased_layer)]',
+        '[f"_{layer}" for layer in range(1, config.biased_layer + 1)]',
+        "test_by_hand.py::test_the_upstream_rate_scales_the_layers_below_the_biased_one_and_no_other",
+    ),
+    Mutation(
+        "the outside gradient pushes every unit of the layer",
+        "engine/step.py",
+        "shift.at[: config.biased_units].add(config.outside_gradient)",
+        "shift.at[:].add(config.outside_gradient)",
+        "test_by_hand.py::test_the_outside_gradient_and_the_initial_bias_reach_the_biased_units_alone",
+    ),
+    Mutation(
+        "gradients are clipped at twice the norm",
+        "engine/step.py",
+        "optax.clip_by_global_norm(config.clip_norm)",
+        "optax.clip_by_global_norm(2 * config.clip_norm)",
+        "test_by_hand.py::test_a_clipped_gradient_has_the_norm_and_the_direction_that_it_should",
+    ),
+    Mutation(
+        "decay of the weights reaches the biases",
+        "engine/optimizers.py",
+        '"weights": (2,)',
+        '"weights": (1, 2)',
+        "test_by_hand.py::test_decay_under_plain_sgd_multiplies_what_it_should",
+    ),
+    Mutation(
+        "a cosine schedule is twice as long",
+        "engine/optimizers.py",
+        "cosine_decay_schedule(1.0, decay)",
+        "cosine_decay_schedule(1.0, 2 * decay)",
+        "test_by_hand.py::test_schedules_are_their_formulas",
+    ),
+    Mutation(
+        "the momentum is 0.99 where none is given",
+        "engine/optimizers.py",
+        "DEFAULT_MOMENTUM = 0.9\n",
+        "DEFAULT_MOMENTUM = 0.99\n",
+        "test_by_hand.py::test_the_momentum_default_is_that_of_the_papers",
+    ),
+    Mutation(
+        "one unit too many is killed",
+        "engine/interventions.py",
+        "order < jnp.round(",
+        "order <= jnp.round(",
+        "test_by_hand.py::test_as_many_units_are_killed_as_the_share_says",
+    ),
+    Mutation(
+        "cells are numbered with the first axis fastest",
+        "grid.py",
+        "np.unravel_index(cells, self.shape)",
+        'np.unravel_index(cells, self.shape, order="F")',
+        "test_by_hand.py::test_the_runs_of_blocks_have_the_values_and_seeds_of_their_cells",
+    ),
+    Mutation(
+        "a transient recovery counts as sustained",
+        "engine/outcomes.py",
+        "(step - spell_start >= sustain)",
+        "(step - spell_start >= 0)",
+        "test_outcomes.py",
     ),
 )
 

@@ -5,15 +5,17 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relu_dynamics.config import TRACED, Config, to_json
+from relu_dynamics.checks import aliases_of, nearest
+from relu_dynamics.config import FIELDS, TRACED, Config, to_json
 from relu_dynamics.engine.keys import run_key
-from relu_dynamics.engine.validation import from_json, validate
+from relu_dynamics.engine.validation import CHOICES, from_json, validate
 from relu_dynamics.grid import VERSION_FIELDS, default_lanes, make_grid
 
 NAN, INF = math.nan, math.inf
@@ -39,11 +41,25 @@ NAN, INF = math.nan, math.inf
         ("activation", "rellu", 'did you mean "relu"?'),
         ("optimizer", "adan", 'did you mean "adam"?'),
         ("initializer", "he", 'did you mean "he_normal"?'),
+        ("initializer", "kaiming_normal", 'did you mean "he_normal"?'),
+        ("initializer", "GlorotUniform", 'did you mean "xavier_uniform"?'),
+        ("optimizer", "SGD", 'did you mean "sgd"?'),
+        ("optimizer", "heavy-ball", 'did you mean "momentum"?'),
+        ("activation", "ReLU", 'did you mean "relu"?'),
+        ("activation", "LeakyReLU", 'did you mean "leaky_relu"?'),
+        ("activation", "swish", 'did you mean "silu"?'),
+        ("normalization", "BatchNorm", 'did you mean "batch"?'),
+        ("normalization", "dropout", "is not known. Known: none"),
+        ("schedule", "CosineAnnealingLR", 'did you mean "cosine"?'),
         ("normalization", "layernorm", 'did you mean "layer"?'),
         ("input_scaling", "standardised", 'did you mean "standardized"?'),
         ("hidden", (), "at least one layer"),
         ("hidden", (32, 0), "whole number >= 1"),
-        ("hidden", [32, 32], "at least one layer"),
+        ("hidden", [], "at least one layer"),
+        ("hidden", 32, "must be a tuple of widths, one per layer, such as (32,)"),
+        ("hidden", ("32",), "whole number >= 1: 32 without quotes"),
+        ("steps", "50", "must be a whole number: 50 without quotes"),
+        ("learning_rate", "1e-3", "give one real number: 0.001 without quotes"),
         ("steps", 0, "between 1 and"),
         ("steps", -5, "between 1 and"),
         ("steps", 10.0, "whole number"),
@@ -80,6 +96,50 @@ def test_a_bad_field_is_named_with_its_value_and_the_remedy(field, value, words)
 def test_fields_that_contradict_each_other_are_refused(fields, words):
     with pytest.raises(ValueError, match=re.escape(words)):
         validate(dataclasses.replace(Config(), **fields))
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("lr", "learning_rate"),
+        ("wd", "weight_decay"),
+        ("beta1", "momentum"),
+        ("epochs", "steps"),
+        ("batchsize", "batch_size"),
+        ("Hidden-Layer-Sizes", "hidden"),
+        ("learning_rat", "learning_rate"),
+    ],
+)
+def test_a_field_by_another_name_is_hinted_at_wherever_fields_are_named(name, meant):
+    words = f'did you mean "{meant}"'
+    with pytest.raises(ValueError, match=words):
+        Config(**{name: 1})
+    with pytest.raises(ValueError, match=words):
+        dataclasses.replace(Config(), **{name: 1})
+    with pytest.raises(ValueError, match=words):
+        from_json(f'{{"{name}": 1}}')
+    if meant in TRACED:
+        with pytest.raises(ValueError, match=words):
+            make_grid(Config(), {name: [0.1]}, 1)
+
+
+def test_aliases_lead_to_one_row_each_and_are_no_row_themselves():
+    """Or a hint would depend on the order of a table."""
+    for known in (FIELDS, *CHOICES.values()):
+        rows = dict(known.items() if isinstance(known, Mapping) else ((n, None) for n in known))
+        names = [alias for row in rows.values() for alias in aliases_of(row)] + list(rows)
+        folded = [name.casefold().translate({ord(c): None for c in "_- "}) for name in names]
+        assert len(set(folded)) == len(folded), sorted(folded)
+        for name, row in rows.items():
+            for alias in aliases_of(row):
+                assert nearest(alias.upper(), known) == name
+
+
+@pytest.mark.parametrize("hidden", [[4, 9], (np.int64(4), 9), np.array([4, 9]), [np.int32(4), 9]])
+def test_widths_may_be_a_list_or_numpy_integers(hidden):
+    made = validate(Config(hidden=hidden, biased_units=2))
+    assert made.hidden == (4, 9) and all(type(width) is int for width in made.hidden)
+    assert hash(made) == hash(validate(Config(hidden=(4, 9), biased_units=2)))
 
 
 @pytest.mark.parametrize(

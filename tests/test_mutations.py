@@ -8,4 +8,5 @@ import pytest
 def test_the_line_that_a_bug_changes_is_there_once(mutation):
     text = (mutations.ROOT / "relu_dynamics" / mutation.file).read_text()
     assert text.count(mutation.old) == 1 and mutation.new != mutation.old
-    assert (mutations.ROOT / "tests" / mutation.tests).is_file()
+    file, _, name = mutation.tests.partition("::")
+    assert f"def {name}" in (mutations.ROOT / "tests" / file).read_text()

@@ -270,7 +270,8 @@ def test_a_file_then_the_command_line(tmp_path):
     ("arguments", "words"),
     [
         (["--seeds", "x"], "--seeds: invalid literal"),
-        (["--sedes", "3"], "Unrecognized options: --sedes"),
+        (["--sedes", "3"], "Unrecognized options: --sedes, 3 did you mean --seeds?"),
+        (["--config.lr", "0.1"], "did you mean --config.learning-rate?"),
         (["--seeds"], "Missing value for argument '--seeds'"),
         (["more"], "Unrecognized options: more"),
         (["--config-file"], "give one file"),

@@ -25,7 +25,8 @@ BASE = Config(
     decay_targets="biases",
     **CLOSED,
 )
-ADAM = {"optimizer": "adam", **dict.fromkeys(CLOSED), "decay_kind": "coupled"}
+UNDECAYED = {"decay_kind": "coupled", "decay_targets": "all"}
+ADAM = {"optimizer": "adam", **dict.fromkeys(CLOSED), **UNDECAYED}
 PLAIN = {**ADAM, "optimizer": "sgd"}  # nothing else in the program
 NARROW = {**PLAIN, "hidden": (8,), "biased_units": 4}  # where a normalization's threshold is near
 OPEN = {"momentum": 0.9, "weight_decay": 0.005, "noise_scale": 0.1}

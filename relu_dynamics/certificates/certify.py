@@ -21,6 +21,7 @@ from relu_dynamics.certificates.case import (
 from relu_dynamics.certificates.movement import decaying, residue_left
 from relu_dynamics.certificates.paths import no_claim
 from relu_dynamics.certificates.theorems import THEOREM_NAMES, THEOREMS, norm_threshold
+from relu_dynamics.checks import short_repr
 from relu_dynamics.config import Config
 from relu_dynamics.engine import optimizers
 from relu_dynamics.engine.activations import activation_of
@@ -94,10 +95,17 @@ def certify(config: Config, task: Task, state: State, *, horizon: int) -> Certif
             "certificates are about what training does; certify a later state."
         )
     if isinstance(horizon, bool) or not isinstance(horizon, int | np.integer) or horizon < 0:
-        raise ValueError(f"horizon={horizon!r} must be a whole number of steps >= 0.")
-    with np.errstate(all="ignore"):  # overflow and nan fail every comparison: no claim
-        cases = _cases(config, task, state, int(horizon))
-        layers = [_decide(case) for case in cases]
+        raise ValueError(f"horizon={short_repr(horizon)} must be a whole number of steps >= 0.")
+    if int(state.step) + horizon >= 2**31:
+        raise ValueError(f"horizon={short_repr(horizon)}: steps end at 2^31; use a shorter one.")
+    try:
+        with np.errstate(all="ignore"):  # overflow and nan fail every comparison: no claim
+            cases = _cases(config, task, state, int(horizon))
+            layers = [_decide(case) for case in cases]
+    except MemoryError:
+        raise ValueError(
+            f"horizon={horizon} does not fit into memory; use a shorter one."
+        ) from None
     return Certificates(*(np.concatenate(part) for part in zip(*layers, strict=True)))
 
 

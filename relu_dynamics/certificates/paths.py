@@ -99,7 +99,7 @@ def _linear_powers(case: Case, name: str) -> tuple[np.ndarray, np.ndarray]:
     rounds_parameter = size[:, 0] * moving[:, None] + size.transpose(0, 2, 1) @ spent
     rounds_trace = 4 * (size.transpose(0, 2, 1) @ np.abs(trace))
     errors = np.zeros((steps + 1, 2))
-    for start in range(2):
+    for start in range(2 if steps else 0):
         for response, rounded in ((0, rounds_parameter), (1, rounds_trace)):
             travels = np.convolve(size[:steps, 0, response], rounded[:steps, start])
             errors[1:, start] += travels[:steps]

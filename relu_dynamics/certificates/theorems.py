@@ -55,7 +55,8 @@ def norm_threshold(case: Case) -> Claim:
         # Both shrink by one factor: the sign is kept, each by its own rounding.
         keeps = keeps_sign(case) & still
         slack = slack + case.horizon * 8 * UNIT_ROUNDOFF * (np.abs(shift) + widest * reach)
-        factor = (1 - case.rate * rules.decay) ** case.horizon
+        # Where rate * decay >= 1 nothing is claimed (`keeps`), and a power would overflow.
+        factor = max(1 - case.rate * rules.decay, 0.0) ** case.horizon
         bound = (shift + widest * reach + slack) * factor
         return _never(case, keeps, bound, slack)
     return _never(case, np.ones(len(shift), bool), bound, slack)

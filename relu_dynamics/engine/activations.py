@@ -21,6 +21,7 @@ class Activation:
     learned_slope: float | None = None  # at step 0, where each unit learns its slope below 0
     outputs: int = 1  # per unit; [batch, outputs * units], the first output of all units first
     selects: bool = False  # of (z, k): which k units of an example have an output, else 0
+    aliases: tuple[str, ...] = ()  # what else it is called, for the hint at an unknown name
 
     def __call__(
         self, z: jax.Array, slopes: jax.Array | None = None, k: int | None = None
@@ -45,15 +46,18 @@ def _largest(z: jax.Array, k: int) -> jax.Array:
 
 ACTIVATIONS: dict[str, Activation] = {
     # jax.nn.relu has derivative 0 at 0; maximum(x, 0) would have 0.5 and revive units at z = 0.
-    "relu": Activation(jax.nn.relu, rectifies=True, homogeneous=True),
-    "leaky_relu": Activation(jax.nn.leaky_relu, homogeneous=True),
+    "relu": Activation(jax.nn.relu, rectifies=True, homogeneous=True, aliases=("rectifier",)),
+    "leaky_relu": Activation(jax.nn.leaky_relu, homogeneous=True, aliases=("lrelu",)),
     "prelu": Activation(
         lambda z, slope: jnp.where(z > 0, z, slope * z),
         learned_slope=0.25,  # He et al. 2015, arXiv 1502.01852
+        aliases=("parametric relu",),
     ),
     # Both signs of z as two outputs (Shang et al. 2016, arXiv 1603.05201): twice the fan-in above.
     "crelu": Activation(
-        lambda z: jnp.concatenate([jax.nn.relu(z), jax.nn.relu(-z)], axis=-1), outputs=2
+        lambda z: jnp.concatenate([jax.nn.relu(z), jax.nn.relu(-z)], axis=-1),
+        outputs=2,
+        aliases=("concatenated relu",),
     ),
     # Derivative 0 at both ends too, as JAX has it.
     "relu6": Activation(jax.nn.relu6),
@@ -63,10 +67,10 @@ ACTIVATIONS: dict[str, Activation] = {
     "elu": Activation(jax.nn.elu),
     "selu": Activation(jax.nn.selu),
     "gelu": Activation(lambda x: jax.nn.gelu(x, approximate=False)),
-    "silu": Activation(jax.nn.silu),
+    "silu": Activation(jax.nn.silu, aliases=("swish",)),
     "softplus": Activation(jax.nn.softplus),
-    "tanh": Activation(jnp.tanh),
-    "identity": Activation(lambda x: x, homogeneous=True),
+    "tanh": Activation(jnp.tanh, aliases=("hyperbolic tangent",)),
+    "identity": Activation(lambda x: x, homogeneous=True, aliases=("linear", "none")),
 }
 
 

@@ -97,7 +97,7 @@ def check_initialization(config: Config) -> dict[str, Any]:
             )
         for each in per_layer(value, 1):
             if known is not None:
-                check_choice(field, each, tuple(known))
+                check_choice(field, each, known)
             elif not isinstance(each, bool):
                 raise ValueError(
                     f"{field}={short_repr(value)} must be True or False, or {layers} of them."

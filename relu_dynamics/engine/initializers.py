@@ -21,6 +21,7 @@ class Initializer(NamedTuple):
     # Of (map, inputs [examples, fan_in]), for one hidden layer after the other.
     fit: Callable[[Affine, jax.Array], Affine] | None = None
     zero: bool = False  # all weights are 0
+    aliases: tuple[str, ...] = ()  # what else it is called, for the hint at an unknown name
 
 
 def _with_uniform_bias(key: jax.Array, affine: Affine) -> Affine:
@@ -59,17 +60,27 @@ def _standardized(affine: Affine, inputs: jax.Array) -> Affine:
 _HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 INITIALIZERS: dict[str, Initializer] = {
-    "he_normal": Initializer(_HE_NORMAL),
-    "he_uniform": Initializer(nn.initializers.he_uniform()),
-    "xavier_normal": Initializer(nn.initializers.variance_scaling(1.0, "fan_avg", "normal")),
-    "xavier_uniform": Initializer(nn.initializers.xavier_uniform()),
-    "lecun_normal": Initializer(nn.initializers.variance_scaling(1.0, "fan_in", "normal")),
+    "he_normal": Initializer(_HE_NORMAL, aliases=("kaiming normal", "kaiming", "msra")),
+    "he_uniform": Initializer(nn.initializers.he_uniform(), aliases=("kaiming uniform",)),
+    "xavier_normal": Initializer(
+        nn.initializers.variance_scaling(1.0, "fan_avg", "normal"), aliases=("glorot normal",)
+    ),
+    "xavier_uniform": Initializer(
+        nn.initializers.xavier_uniform(), aliases=("glorot uniform", "glorot", "xavier")
+    ),
+    "lecun_normal": Initializer(
+        nn.initializers.variance_scaling(1.0, "fan_in", "normal"), aliases=("lecun",)
+    ),
     "orthogonal": Initializer(nn.initializers.orthogonal(2**0.5)),
-    "randomized_asymmetric": Initializer(nn.initializers.zeros, redraw=_randomized_asymmetric),
+    "randomized_asymmetric": Initializer(
+        nn.initializers.zeros, redraw=_randomized_asymmetric, aliases=("rai",)
+    ),
     "data_dependent": Initializer(_HE_NORMAL, fit=_standardized),
     # U(-1, 1) / sqrt(fan_in) for weights and biases, the default of PyTorch's linear layers.
     "torch_default": Initializer(
-        nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"), redraw=_with_uniform_bias
+        nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+        redraw=_with_uniform_bias,
+        aliases=("pytorch", "torch", "pytorch default"),
     ),
     "too_small": Initializer(nn.initializers.variance_scaling(0.02, "fan_in", "normal")),
     "too_large": Initializer(nn.initializers.variance_scaling(200.0, "fan_in", "normal")),

@@ -1,8 +1,11 @@
-"""Memory: what a run would hold, refused before it starts when it would not fit."""
+"""Memory: what a run would hold, refused before it starts when it would not fit; and the memory
+maps of compiled programs, of which a process may have so many."""
 
 import os
 import pathlib
 import re
+
+import jax
 
 from relu_dynamics.config import Config
 from relu_dynamics.engine.probes import LayerSummary, UnitStatistics
@@ -37,3 +40,36 @@ def check_memory(needed: int, remedy: str) -> None:
             f"this request needs {needed / 2**30:.1f} GiB, {available / 2**30:.1f} GiB are free; "
             f"{remedy}."
         )
+
+
+def memory_maps() -> tuple[int, int]:
+    """(in use, allowed) memory maps of this process; zeros where there is no /proc. A compiled
+    program takes some hundred of the 65,530 that Linux allows by default."""
+    try:
+        used = pathlib.Path("/proc/self/maps").read_bytes().count(b"\n")
+        return used, int(pathlib.Path("/proc/sys/vm/max_map_count").read_text())
+    except (OSError, ValueError):
+        return 0, 0
+
+
+def free_programs() -> None:
+    """Forgets all compiled programs once they take half of what this process may map: what is
+    needed again is compiled again. No number depends on it."""
+    used, allowed = memory_maps()
+    if used > allowed // 2:
+        jax.clear_caches()
+
+
+def explain_exhausted(error: BaseException) -> str | None:
+    """What to do when memory ran out, by what JAX, its compiler or Python raised, in one line; None
+    for another error."""
+    text = str(error)
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+        return "out of memory; use fewer lanes, fewer seeds or a smaller network."
+    if isinstance(error, RuntimeError) and "Cannot allocate memory" in text:
+        used, allowed = memory_maps()
+        return (
+            f"the compiler got no memory for another program ({used:,} of {allowed:,} memory maps "
+            "are in use); call jax.clear_caches() between programs, or raise vm.max_map_count."
+        )
+    return None

@@ -7,8 +7,8 @@ Axes: `batch` examples, `units` of one hidden layer. Layers are counted from 1 i
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -39,6 +39,8 @@ class Forward(NamedTuple):
 class MLP(nn.Module):
     """A multilayer perceptron of any depth and width; one unit is its smallest case.
 
+    `aliases` are its other names, for the hint at an unknown one.
+
     A network of your own is a module with the same fields that returns a `Forward` and names its
     hidden layers' parameters as this one (`layer_name`); a row in `MODELS` gives it a name.
     """
@@ -51,6 +53,8 @@ class MLP(nn.Module):
     output_bias: bool
     hidden_bias: bool | tuple[bool, ...] = True
     top_k: int | None = None
+
+    aliases: ClassVar[tuple[str, ...]] = ("fully connected", "dense", "feedforward", "perceptron")
 
     @nn.compact
     def __call__(self, x: jax.Array) -> Forward:
@@ -73,6 +77,12 @@ class MLP(nn.Module):
             self.outputs, kernel_init=kernel_inits[-1], use_bias=self.output_bias, name="output"
         )(x)
         return Forward(output, tuple(preactivations), tuple(inputs))
+
+    @staticmethod
+    def has_effect(entering: Sequence[int], leaving: Sequence[int]) -> bool:
+        """Whether the network differs from an MLP, from the widths of what enters and leaves every
+        hidden layer; a config whose network does not is refused."""
+        return True
 
     def connect(self, below: jax.Array, active: jax.Array) -> jax.Array:
         """What a layer outputs, from its input and its units' activations."""
@@ -125,6 +135,13 @@ class _Group(nn.Module):
 
 class ResidualMLP(MLP):
     """An MLP whose layers add to what they got wherever the widths agree (skip connections)."""
+
+    aliases: ClassVar[tuple[str, ...]] = ("resnet", "skip")
+
+    @staticmethod
+    def has_effect(entering: Sequence[int], leaving: Sequence[int]) -> bool:
+        """Whether a layer adds to what it gets, from the widths of what enters and leaves each."""
+        return any(a == b for a, b in zip(entering, leaving, strict=True))
 
     def connect(self, below: jax.Array, active: jax.Array) -> jax.Array:
         """The sum of both, where they have the same shape."""

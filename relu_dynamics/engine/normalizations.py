@@ -55,6 +55,7 @@ class Normalization(NamedTuple):
     centred: bool = True  # the mean is subtracted
     of_weights: bool = False  # the incoming weights have norm 1, rather than z deviation 1
     covered: bool = False  # accounts, forks and certificates were proved for it
+    aliases: tuple[str, ...] = ()  # what else it is called, for the hint at an unknown name
 
     @property
     def present(self) -> bool:
@@ -63,19 +64,42 @@ class Normalization(NamedTuple):
 
 
 NORMALIZATIONS: dict[str, Normalization] = {
-    "none": Normalization("hidden_{}/bias", covered=True),
+    "none": Normalization("hidden_{}/bias", covered=True, aliases=("identity", "off")),
     "batch": Normalization(
-        "shift_norm_{}", "scale_norm_{}", batch_statistics, over_batch=True, covered=True
+        "shift_norm_{}",
+        "scale_norm_{}",
+        batch_statistics,
+        over_batch=True,
+        covered=True,
+        aliases=("batch norm", "batch normalization", "bn"),
     ),
-    "layer": Normalization("norm_{}/bias", "norm_{}/scale", layer_statistics, covered=True),
+    "layer": Normalization(
+        "norm_{}/bias",
+        "norm_{}/scale",
+        layer_statistics,
+        covered=True,
+        aliases=("layer norm", "layer normalization", "ln"),
+    ),
     "rms": Normalization(
-        "shift_norm_{}", "norm_{}/scale", square_statistics, centred=False, covered=True
+        "shift_norm_{}",
+        "norm_{}/scale",
+        square_statistics,
+        centred=False,
+        covered=True,
+        aliases=("rms norm",),
     ),
     "group": Normalization(
-        "norm_{}/bias", "norm_{}/scale", group_statistics, group=GROUP_SIZE, covered=True
+        "norm_{}/bias",
+        "norm_{}/scale",
+        group_statistics,
+        group=GROUP_SIZE,
+        covered=True,
+        aliases=("group norm", "gn"),
     ),
     # Salimans & Kingma 2016, arXiv 1602.07868.
-    "weight": Normalization("shift_norm_{}", "scale_norm_{}", of_weights=True),
+    "weight": Normalization(
+        "shift_norm_{}", "scale_norm_{}", of_weights=True, aliases=("weight norm",)
+    ),
 }
 
 

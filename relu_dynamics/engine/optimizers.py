@@ -20,6 +20,7 @@ class Schedule(NamedTuple):
     factor: Callable[[jax.Array, int, int], Any] | None
     uses_warmup: bool = False
     uses_decay: bool = False
+    aliases: tuple[str, ...] = ()  # what else it is called, for the hint at an unknown name
 
 
 def _warmup(step, warmup, _):
@@ -35,10 +36,19 @@ def _warmup_cosine(step, warmup, decay):
 
 
 SCHEDULES: dict[str, Schedule] = {
-    "constant": Schedule(None),
-    "warmup": Schedule(_warmup, uses_warmup=True),
-    "cosine": Schedule(_cosine, uses_decay=True),
-    "warmup_cosine": Schedule(_warmup_cosine, uses_warmup=True, uses_decay=True),
+    "constant": Schedule(None, aliases=("none", "fixed")),
+    "warmup": Schedule(_warmup, uses_warmup=True, aliases=("linear warmup",)),
+    "cosine": Schedule(
+        _cosine,
+        uses_decay=True,
+        aliases=("cosine decay", "cosine annealing", "cosine annealing lr"),
+    ),
+    "warmup_cosine": Schedule(
+        _warmup_cosine,
+        uses_warmup=True,
+        uses_decay=True,
+        aliases=("cosine warmup", "warmup cosine decay"),
+    ),
 }
 
 
@@ -70,6 +80,12 @@ class Optimizer(NamedTuple):
     memory: str | None = None  # the part of its state that moves a unit without a gradient
     uses_momentum: bool = True
     decay_is_decoupled: bool = False  # whatever `decay_kind` says
+    aliases: tuple[str, ...] = ()  # what else it is called, for the hint at an unknown name
+
+    @property
+    def uses_decay_kind(self) -> bool:
+        """Whether `decay_kind` says how weight decay enters."""
+        return not self.decay_is_decoupled
 
 
 DEFAULT_MOMENTUM = 0.9
@@ -85,14 +101,23 @@ def _adam(rate, momentum):
 
 
 OPTIMIZERS: dict[str, Optimizer] = {
-    "sgd": Optimizer(lambda rate, _: optax.sgd(rate), Rule.SGD, uses_momentum=False),
+    "sgd": Optimizer(
+        lambda rate, _: optax.sgd(rate),
+        Rule.SGD,
+        uses_momentum=False,
+        aliases=("gradient descent", "gd", "vanilla sgd"),
+    ),
     "momentum": Optimizer(
-        lambda rate, momentum: optax.sgd(rate, momentum=momentum), Rule.HEAVY_BALL, "trace"
+        lambda rate, momentum: optax.sgd(rate, momentum=momentum),
+        Rule.HEAVY_BALL,
+        "trace",
+        aliases=("heavy ball", "sgd momentum", "polyak"),
     ),
     "nesterov": Optimizer(
         lambda rate, momentum: optax.sgd(rate, momentum=momentum, nesterov=True),
         Rule.NESTEROV,
         "trace",
+        aliases=("nag", "nesterov momentum", "sgd nesterov"),
     ),
     "adam": Optimizer(_adam, Rule.ADAM, "mu"),
     # AdamW is Adam and a decoupled decay; `make_optimizer` adds the decay, as for all others.

@@ -42,6 +42,12 @@ class TaskKind(NamedTuple):
     shuffled: bool = False  # targets that have nothing to do with the inputs
     dimension: int | None = None  # of the inputs, where neither data nor config say it
     interval: tuple[float, float] = (-(3**0.5), 3**0.5)  # of an analytic target's inputs
+    aliases: tuple[str, ...] = ()  # what else it is called, for the hint at an unknown name
+
+    @property
+    def uses_dimension(self) -> bool:
+        """Whether the config's `dimension` is that of the inputs."""
+        return self.load is None and self.target is None and self.dimension is None
 
 
 def _sklearn(name: str, classes: bool) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
@@ -123,7 +129,14 @@ def _flipped_bits(config: Config, task: Task, key: jax.Array, period: jax.Array)
 
 
 TASKS: dict[str, TaskKind] = {
-    "digits": TaskKind(10, True, _sklearn("digits", True), None, renew=_permuted_features),
+    "digits": TaskKind(
+        10,
+        True,
+        _sklearn("digits", True),
+        None,
+        renew=_permuted_features,
+        aliases=("load digits", "optdigits"),
+    ),
     "digits_random_labels": TaskKind(10, True, _sklearn("digits", True), None, shuffled=True),
     "breast_cancer": TaskKind(2, True, _sklearn("breast_cancer", True), None),
     "wine": TaskKind(3, True, _sklearn("wine", True), None),
@@ -159,7 +172,7 @@ def input_dimension(config: Config) -> int:
     if data is not None:
         return data[0].shape[1]
     kind = TASKS[config.task]
-    return kind.dimension or (1 if kind.target is not None else config.dimension)
+    return config.dimension if kind.uses_dimension else kind.dimension or 1
 
 
 class Scaling(NamedTuple):
@@ -169,6 +182,7 @@ class Scaling(NamedTuple):
     scale: Callable[[jax.Array, jax.Array, Any], jax.Array]
     dose: float | None = None  # the default of `scaling_dose`; None: there is no dose
     keeps_synthetic: bool = False  # synthetic inputs stay as they are made, at their natural scale
+    aliases: tuple[str, ...] = ()  # what else it is called, for the hint at an unknown name
 
 
 def _standardized(x: jax.Array, train: jax.Array, _: Any) -> jax.Array:
@@ -188,9 +202,11 @@ def _one_bad_feature(x: jax.Array, train: jax.Array, factor: Any) -> jax.Array:
 
 
 SCALINGS: dict[str, Scaling] = {
-    "standardized": Scaling(_standardized, keeps_synthetic=True),
-    "minmax": Scaling(_minmax),
-    "raw": Scaling(lambda x, train, _: x),
+    "standardized": Scaling(
+        _standardized, keeps_synthetic=True, aliases=("standard", "standard scaler", "z score")
+    ),
+    "minmax": Scaling(_minmax, aliases=("min max scaler",)),
+    "raw": Scaling(lambda x, train, _: x, aliases=("none", "unscaled")),
     # Every feature's mean in standard deviations.
     "shifted": Scaling(lambda x, train, shift: _standardized(x, train, None) + shift, dose=3.0),
     "one_bad_feature": Scaling(_one_bad_feature, dose=100.0),

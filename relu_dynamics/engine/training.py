@@ -24,7 +24,7 @@ from relu_dynamics.engine.evaluation import judged, probe_statistics
 from relu_dynamics.engine.initializers import fits_inputs
 from relu_dynamics.engine.interventions import kill_share, with_interventions
 from relu_dynamics.engine.keys import purpose_key, run_key
-from relu_dynamics.engine.memory import check_memory, trace_bytes
+from relu_dynamics.engine.memory import check_memory, free_programs, trace_bytes
 from relu_dynamics.engine.optimizers import make_optimizer
 from relu_dynamics.engine.outcomes import History
 from relu_dynamics.engine.probes import LayerSummary, UnitStatistics
@@ -265,6 +265,7 @@ def train(
     config = validate(config)
     begins = None if isinstance(state, State) else starting_point(config, state)
     check_memory(trace_bytes(config, trace_units), "use trace_units=False or fewer steps")
+    free_programs()
     traced = as_arrays(config)
     key = run_key(root_seed, seed)
     data = tasks.load_data(config)

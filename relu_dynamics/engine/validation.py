@@ -2,12 +2,12 @@
 
 import dataclasses
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
-from relu_dynamics.checks import check_choice, short_repr
+from relu_dynamics.checks import check_choice, short_repr, without_quotes
 from relu_dynamics.config import FIELDS, TRACED, Config, check_number
 from relu_dynamics.config_files import from_mapping, parse_json, read_file
 from relu_dynamics.engine import models, normalizations, optimizers, outcomes, tasks
@@ -20,7 +20,7 @@ MOST_UNITS = 2**20  # of a layer
 MOST_LAYERS = 1000
 
 # The names that a field may have: the rows of its table, those added at run time included.
-_CHOICES: dict[str, Collection[str]] = {
+CHOICES: dict[str, Collection[str]] = {
     "task": tasks.TASKS,
     "input_scaling": tasks.SCALINGS,
     "model": models.MODELS,
@@ -38,7 +38,9 @@ _CHOICES: dict[str, Collection[str]] = {
 def _check_count(config: Config, field: str, least: int = 1, most: int = 2**31 - 1) -> int:
     value = getattr(config, field)
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise ValueError(f"{field}={short_repr(value)} must be a whole number.")
+        raise ValueError(
+            f"{field}={short_repr(value)} must be a whole number{without_quotes(value)}."
+        )
     if not least <= value <= most:
         raise ValueError(f"{field}={short_repr(value)} must be between {least} and {most}.")
     return int(value)
@@ -49,8 +51,8 @@ def validate(config: Config) -> Config:
     that cannot run, naming the field, its value and the remedy. Nothing is traced or compiled."""
     if not isinstance(config, Config):
         raise ValueError(f"config={short_repr(config)} must be a Config.")
-    for field, known in _CHOICES.items():
-        check_choice(field, getattr(config, field), tuple(known))
+    for field, known in CHOICES.items():
+        check_choice(field, getattr(config, field), known)
     traced = {
         name: check_number(name, getattr(config, name))
         for name in TRACED
@@ -64,15 +66,8 @@ def validate(config: Config) -> Config:
         static[field] = _check_count(config, field)
     if not isinstance(config.output_bias, bool):
         raise ValueError(f"output_bias={short_repr(config.output_bias)} must be True or False.")
-    if not isinstance(config.hidden, tuple) or not config.hidden:
-        raise ValueError(
-            f"hidden={short_repr(config.hidden)} must name at least one layer, such as (32, 32)."
-        )
+    config = dataclasses.replace(config, hidden=_widths(config.hidden))
     for width in config.hidden:
-        if isinstance(width, bool) or not isinstance(width, int | np.integer) or width < 1:
-            raise ValueError(
-                f"hidden={short_repr(config.hidden)}: every width must be a whole number >= 1."
-            )
         if width > MOST_UNITS or len(config.hidden) > MOST_LAYERS:
             raise ValueError(
                 f"hidden={short_repr(config.hidden)}: use at most {MOST_LAYERS} layers of at most "
@@ -84,14 +79,8 @@ def validate(config: Config) -> Config:
                 f"hidden={short_repr(config.hidden)}: normalization={config.normalization!r} needs "
                 f"widths that are multiples of {group}."
             )
-    static["hidden"] = tuple(int(width) for width in config.hidden)
+    static["hidden"] = config.hidden
     if config.top_k is not None:
-        if not ACTIVATIONS[config.activation].selects:
-            users = ", ".join(repr(name) for name, row in ACTIVATIONS.items() if row.selects)
-            raise ValueError(
-                f"top_k={short_repr(config.top_k)} is not used by activation={config.activation!r};"
-                f" use activation={users}, or top_k=None."
-            )
         static["top_k"] = _check_count(config, "top_k", 1, min(config.hidden))
     available = tasks.available_examples(config)
     if config.examples > available:
@@ -128,18 +117,10 @@ def validate(config: Config) -> Config:
             f"upstream_rate={config.upstream_rate!r} needs a layer below biased_layer=1; "
             "use biased_layer >= 2 or upstream_rate=None."
         )
-    if config.decay_kind == "decoupled" and config.weight_decay is None:
-        raise ValueError("decay_kind='decoupled' needs a weight_decay; give one (0 is allowed).")
     optimizer = optimizers.OPTIMIZERS[config.optimizer]
     if optimizer.decay_is_decoupled and config.weight_decay is None:
         raise ValueError(
             f"weight_decay=None: {config.optimizer} needs one; optax's own default is 1e-4."
-        )
-    if config.momentum is not None and not optimizer.uses_momentum:
-        users = [repr(name) for name, row in optimizers.OPTIMIZERS.items() if row.uses_momentum]
-        raise ValueError(
-            f"momentum={config.momentum!r} is not used by optimizer={config.optimizer!r}; "
-            f"use one of {', '.join(users)}, or momentum=None."
         )
     static |= _check_schedule(config) | _check_events(config)
     if config.change_every is not None and tasks.TASKS[config.task].renew is None:
@@ -157,12 +138,6 @@ def validate(config: Config) -> Config:
             f"input_scaling={config.input_scaling!r}: a changing synthetic task is made at its own "
             "scale; use input_scaling='standardized'."
         )
-    if config.scaling_dose is not None and tasks.SCALINGS[config.input_scaling].dose is None:
-        dosed = ", ".join(map(repr, tasks.dosed_scalings()))
-        raise ValueError(
-            f"scaling_dose={config.scaling_dose!r} is not used by "
-            f"input_scaling={config.input_scaling!r}; use {dosed} or None."
-        )
     if config.killed_fraction is not None and normalization_of(config).present:
         raise ValueError(
             f"killed_fraction={config.killed_fraction!r} needs normalization='none': a normalized "
@@ -175,7 +150,69 @@ def validate(config: Config) -> Config:
             f"target_scale={config.target_scale!r} needs a regression task that does not change, "
             f"not task={config.task!r}; use another task, or target_scale=None."
         )
-    return dataclasses.replace(config, **static, **traced)
+    checked = dataclasses.replace(config, **static, **traced)
+    check_effects(checked)
+    return checked
+
+
+def _widths(hidden: Any) -> tuple[int, ...]:
+    """The widths of the hidden layers, given as a tuple, list or array; raises a ValueError."""
+    sequence = isinstance(hidden, tuple | list) or (isinstance(hidden, np.ndarray) and hidden.ndim)
+    if not sequence:
+        raise ValueError(
+            f"hidden={short_repr(hidden)} must be a tuple of widths, one per layer, such as (32,)."
+        )
+    if not len(hidden):
+        raise ValueError(f"hidden={short_repr(hidden)} must name at least one layer.")
+    for width in hidden:
+        if isinstance(width, bool) or not isinstance(width, int | np.integer) or width < 1:
+            raise ValueError(
+                f"hidden={short_repr(hidden)}: every width must be a whole number >= 1"
+                f"{without_quotes(width)}."
+            )
+    return tuple(int(width) for width in hidden)
+
+
+def check_effects(config: Config) -> None:
+    """Raises a ValueError for the first field that is set (it is not at its default) and has no
+    effect, by what the fields declare (`used_by`), the rows and the network."""
+    for name, field in FIELDS.items():
+        value = getattr(config, name)
+        if value is None or value == field.default:
+            continue
+        for need in field.metadata.get("used_by", ()):
+            other, _, attribute = need.partition(".")
+            given, rows = getattr(config, other), CHOICES.get(other)
+            if not attribute and given is None:
+                raise ValueError(
+                    f"{name}={short_repr(value)} needs a {other}; give one, or "
+                    f"{name}={field.default!r}."
+                )
+            if attribute and isinstance(rows, Mapping) and not _declares(rows[given], attribute):
+                users = [repr(key) for key, row in rows.items() if _declares(row, attribute)]
+                raise ValueError(
+                    f"{name}={short_repr(value)} is not used by {other}={given!r}; use "
+                    f"{name}={field.default!r}, or {other}={' or '.join(users)}."
+                )
+    network = models.MODELS[config.model]
+    leaving = [width * ACTIVATIONS[config.activation].outputs for width in config.hidden]
+    entering = [tasks.input_dimension(config), *leaving[:-1]]
+    if not getattr(network, "has_effect", lambda *_: True)(entering, leaving):
+        raise ValueError(
+            f"model={config.model!r} is the same as an MLP here: what enters the layers has the "
+            f"widths {entering}, what leaves them {leaving}; make two agree, or model='mlp'."
+        )
+    for name in ("killed_at", "change_every"):
+        if (getattr(config, name) or 0) >= config.steps:
+            raise ValueError(
+                f"{name}={getattr(config, name)} must be below steps={config.steps}, or nothing "
+                "happens."
+            )
+
+
+def _declares(row: Any, attribute: str) -> bool:
+    """Whether a row has an attribute that is neither False nor None."""
+    return getattr(row, attribute) not in (None, False)
 
 
 def _check_schedule(config: Config) -> dict[str, int | None]:
@@ -187,13 +224,9 @@ def _check_schedule(config: Config) -> dict[str, int | None]:
         ("decay_steps", [name for name, row in rows if row.uses_decay]),
     ):
         value = getattr(config, field)
-        if config.schedule not in schedules:
-            if value is not None:
-                raise ValueError(
-                    f"{field}={short_repr(value)} is not used by schedule={config.schedule!r}; use "
-                    f"schedule={schedules[0]!r}, or {field}=None."
-                )
-        elif value is not None:
+        if config.schedule not in schedules and value is None:
+            continue
+        if value is not None:
             counts[field] = _check_count(config, field)
         elif field == "warmup_steps":
             raise ValueError(f"warmup_steps=None: schedule={config.schedule!r} needs a number.")
@@ -217,10 +250,6 @@ def _check_events(config: Config) -> dict[str, int]:
             raise ValueError(
                 f"{field}={step} must be a multiple of probe_every={config.probe_every}."
             )
-    if config.killed_fraction is None and config.killed_at:
-        raise ValueError(
-            f"killed_at={config.killed_at} needs a killed_fraction; give one, or killed_at=0."
-        )
     return counts
 
 

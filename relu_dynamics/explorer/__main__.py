@@ -28,9 +28,9 @@ def main() -> None:
         "folders", nargs="+", metavar="FOLDER", help="a sweep's output folder; several: channels"
     )
     parser.add_argument("--out", default="explorer.html", help="the page (default: %(default)s)")
-    given = parser.parse_args()
 
     def write():
+        given = parser.parse_args()
         path = explore(_open(given.folders), given.out)
         print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
 

@@ -1,5 +1,6 @@
 """Style: widths, colours, files and their provenance."""
 
+import io
 import pathlib
 import textwrap
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from relu_dynamics import store
 from relu_dynamics.statistics import estimates
 
 COLUMN = 3.35
@@ -25,14 +27,21 @@ WIDE_INTERVAL = 0.3  # and above this interval width
 
 def save(figure: Figure, path: pathlib.Path, attributes: dict[str, str]) -> list[pathlib.Path]:
     """Writes a figure as PNG and PDF next to each other, with the result's grid hash, commit and
-    command in both files' metadata, and returns their paths."""
+    command in both files' metadata, and returns their paths. A file is there whole or not at
+    all."""
     note = provenance_note(attributes)
     paths = [path.with_suffix(".png"), path.with_suffix(".pdf")]
     with plt.style.context(STYLE):  # resolution and embedded fonts are decided when saving
-        figure.savefig(paths[0], metadata={"Description": note, "Software": "relu_dynamics"})
-        figure.savefig(paths[1], metadata={"Subject": note, "Creator": "relu_dynamics"})
+        _write(figure, paths[0], {"Description": note, "Software": "relu_dynamics"})
+        _write(figure, paths[1], {"Subject": note, "Creator": "relu_dynamics"})
     plt.close(figure)
     return paths
+
+
+def _write(figure: Figure, path: pathlib.Path, metadata: dict[str, str]) -> None:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=path.suffix[1:], metadata=metadata)
+    store.write_whole(path, buffer.getvalue())
 
 
 def provenance_note(attributes: Mapping[str, str]) -> str:

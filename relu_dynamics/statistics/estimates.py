@@ -132,11 +132,16 @@ def label(result: xr.Dataset, measure: str) -> str:
 def _identity(result: xr.Dataset) -> dict:
     """What names the grid of a result; raises a ValueError when the result does not carry it."""
     try:
-        return json.loads(result.attrs["identity"])
+        identity = json.loads(result.attrs["identity"])
     except (KeyError, TypeError, ValueError):
-        raise ValueError(
-            "the result has no readable attribute `identity`; give one that a sweep returned."
-        ) from None
+        identity = None
+    if isinstance(identity, dict) and isinstance(identity.get("config"), dict):
+        axes = identity.get("axes")
+        if isinstance(axes, list) and all(isinstance(a, list) and len(a) == 2 for a in axes):
+            return identity
+    raise ValueError(
+        "the result has no readable attribute `identity`; give one that a sweep returned."
+    )
 
 
 def counts(

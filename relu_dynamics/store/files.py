@@ -88,9 +88,9 @@ def _explain_write_error(error: Exception, folder: pathlib.Path) -> NotWritableE
     go_on = "the finished blocks are kept and the same command continues."
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in str(error):
         return NotWritableError(f"out={str(folder)!r}: the disk is full; free some: {go_on}")
-    if not isinstance(error, OSError):
-        return None
-    if not (folder / "blocks").is_dir():
+    if not isinstance(error, OSError) or isinstance(error, BrokenPipeError):
+        return None  # a pipe is standard output
+    if not folder.is_dir():
         return NotWritableError(f"out={str(folder)!r} has gone; the same command starts again.")
     return NotWritableError(
         f"out={str(folder)!r} cannot be written ({error.strerror or error}); {go_on}"

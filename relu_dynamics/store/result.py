@@ -114,10 +114,14 @@ def build_result(folder: pathlib.Path, grid: Grid, attributes: dict[str, str]) -
     target = folder / RESULT_FOLDER
     temporary = folder / f"{RESULT_FOLDER}.{writer()}.tmp"
     size = seeds_at_once(grid)
-    for first in range(0, len(grid.seeds), size):  # zarr chunks are as large as such a part
-        _append_seeds(temporary, folder, grid, first, grid.seeds[first : first + size], attributes)
-    _seal_result(temporary)
-    _swap(temporary, target)
+    try:
+        for first in range(0, len(grid.seeds), size):  # zarr chunks are as large as such a part
+            seeds = grid.seeds[first : first + size]
+            _append_seeds(temporary, folder, grid, first, seeds, attributes)
+        _seal_result(temporary)
+        _swap(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # of a disk that is full, say
     return target
 
 

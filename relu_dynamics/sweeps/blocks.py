@@ -111,12 +111,16 @@ def run_block(
 
 @contextlib.contextmanager
 def _memory_answered(grid: Grid, device: Device | None) -> Iterator[None]:
-    """Raises an `OutOfMemoryError` with the lanes that fit when memory runs out inside."""
+    """Raises an `OutOfMemoryError` with the lanes that fit when memory runs out inside, or with
+    what else to do when the compiler's runs out."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
+        remedy = memory.explain_exhausted(error)
+        if remedy is None:
             raise
+        if "Cannot allocate memory" in str(error):
+            raise OutOfMemoryError(remedy) from None
         raise OutOfMemoryError(_memory_remedy(grid, device)) from None
 
 

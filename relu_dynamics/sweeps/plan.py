@@ -18,7 +18,7 @@ from relu_dynamics.engine import outcomes, tasks, training
 from relu_dynamics.engine.activations import activation_of
 from relu_dynamics.engine.evaluation import evaluate_judged
 from relu_dynamics.engine.keys import run_key
-from relu_dynamics.engine.memory import check_memory
+from relu_dynamics.engine.memory import check_memory, free_programs
 from relu_dynamics.engine.starting import Given
 from relu_dynamics.grid import Grid
 from relu_dynamics.sweeps.blocks import (
@@ -228,6 +228,7 @@ def plan_sweep(
     Raises a ValueError that names what is wrong.
     """
     check_jax()
+    free_programs()
     part = check_shard(shard)
     _check_executor(executor)
     if out is None:

@@ -91,8 +91,13 @@ def read_summary(out: pathlib.Path, needed: Collection[str] = ()) -> dict[str, A
     path = out / store.SUMMARY_FILE
     try:
         summary = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except FileNotFoundError:
         raise store.FolderError(f"{str(path)!r} is not there; run the experiment first.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise store.FolderError(
+            f"{str(path)!r} cannot be read ({reason}); remove it and run the experiment again."
+        ) from None
     lacking = set(needed) - set(summary) if isinstance(summary, dict) else {"an object"}
     if lacking:
         raise store.FolderError(

@@ -89,6 +89,7 @@ BIT_CONFIGS = {
         "killed_fraction": 0.5,
         "killed_at": 20,
         "task": "digits",
+        "dimension": 16,  # the default: digits have their own
         "change_every": 20,
     },
 }
