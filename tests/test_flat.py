@@ -278,7 +278,7 @@ def test_top_k_lets_the_largest_through_and_their_gradients():
     [
         (
             {"top_k": 3},
-            "top_k=3 is not used by activation='relu'; use top_k=None, or activation='top_k'",
+            "is not used by activation='relu'; use top_k=None, or activation='top_k'",
         ),
         ({"activation": "top_k", "top_k": 7}, "top_k=7 must be between 1 and 6"),
         ({"activation": "top_k", "top_k": 0}, "top_k=0 must be between 1 and 6"),

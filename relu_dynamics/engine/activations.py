@@ -60,9 +60,10 @@ ACTIVATIONS: dict[str, Activation] = {
         aliases=("concatenated relu",),
     ),
     # Derivative 0 at both ends too, as JAX has it.
-    "relu6": Activation(jax.nn.relu6),
+    "relu6": Activation(jax.nn.relu6, aliases=("clipped relu",)),
     "hard_tanh": Activation(jax.nn.hard_tanh),
-    "squared_relu": Activation(lambda z: jax.nn.relu(z) ** 2),  # So et al. 2021, arXiv 2109.08668
+    # So et al. 2021, arXiv 2109.08668.
+    "squared_relu": Activation(lambda z: jax.nn.relu(z) ** 2, aliases=("relu squared", "relu2")),
     "top_k": Activation(_largest, selects=True),  # Gao et al. 2024, arXiv 2406.04093
     "elu": Activation(jax.nn.elu),
     "selu": Activation(jax.nn.selu),
