@@ -10,6 +10,7 @@ A field declares its kind, range and label on a figure where it is defined, and
 * `aliases`: what else the field is called elsewhere, for the hint at an unknown name;
 * `used_by`: what must hold for the field to have an effect, each "FIELD" (which is then given) or
   "FIELD.ATTRIBUTE" (of the row that the field names). Set without effect, a field is refused.
+* `since`: the version in which it came, if it came later, see `to_json`.
 
 The tables below the class are read from the fields, so a new axis is one field and its use.
 """
@@ -197,7 +198,9 @@ class Config:
     )
     """Name of the weight initializer, see `relu_dynamics.engine.initializers.INITIALIZERS`; or one
     name per hidden layer and one for the output."""
-    bias_law: str | tuple[str, ...] = _static("initializer", since="0.2.0")
+    bias_law: str | tuple[str, ...] = _static(
+        "initializer", aliases=("bias initializer",), since="0.2.0"
+    )
     """Law of the hidden layers' biases at step 0, one name or one per hidden layer: initializer (as
     it sets them, mostly 0), constant, normal or uniform, times `bias_scale`. With a normalization
     it is the law of its shift."""

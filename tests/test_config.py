@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from relu_dynamics.checks import aliases_of, nearest
 from relu_dynamics.config import FIELDS, TRACED, Config, to_json
+from relu_dynamics.engine.initializers import BIAS_LAWS, INITIALIZERS
 from relu_dynamics.engine.keys import run_key
 from relu_dynamics.engine.validation import CHOICES, from_json, validate
 from relu_dynamics.grid import VERSION_FIELDS, default_lanes, make_grid
@@ -125,7 +126,7 @@ def test_a_field_by_another_name_is_hinted_at_wherever_fields_are_named(name, me
 
 def test_aliases_lead_to_one_row_each_and_are_no_row_themselves():
     """Or a hint would depend on the order of a table."""
-    for known in (FIELDS, *CHOICES.values()):
+    for known in (FIELDS, INITIALIZERS, BIAS_LAWS, *CHOICES.values()):
         rows = dict(known.items() if isinstance(known, Mapping) else ((n, None) for n in known))
         names = [alias for row in rows.values() for alias in aliases_of(row)] + list(rows)
         folded = [name.casefold().translate({ord(c): None for c in "_- "}) for name in names]

@@ -20,8 +20,8 @@ class Activation:
     homogeneous: bool = False  # f(z) = f'(z) z
     learned_slope: float | None = None  # at step 0, where each unit learns its slope below 0
     outputs: int = 1  # per unit; [batch, outputs * units], the first output of all units first
-    aliases: tuple[str, ...] = ()  # what else it is called, for the hint at an unknown name
     selects: bool = False  # of (z, k): which k units of an example have an output, else 0
+    aliases: tuple[str, ...] = ()  # what else it is called, for the hint at an unknown name
 
     def __call__(
         self, z: jax.Array, slopes: jax.Array | None = None, k: int | None = None
@@ -60,9 +60,10 @@ ACTIVATIONS: dict[str, Activation] = {
         aliases=("concatenated relu",),
     ),
     # Derivative 0 at both ends too, as JAX has it.
-    "relu6": Activation(jax.nn.relu6),
+    "relu6": Activation(jax.nn.relu6, aliases=("clipped relu",)),
     "hard_tanh": Activation(jax.nn.hard_tanh),
-    "squared_relu": Activation(lambda z: jax.nn.relu(z) ** 2),  # So et al. 2021, arXiv 2109.08668
+    # So et al. 2021, arXiv 2109.08668.
+    "squared_relu": Activation(lambda z: jax.nn.relu(z) ** 2, aliases=("relu squared", "relu2")),
     "top_k": Activation(_largest, selects=True),  # Gao et al. 2024, arXiv 2406.04093
     "elu": Activation(jax.nn.elu),
     "selu": Activation(jax.nn.selu),

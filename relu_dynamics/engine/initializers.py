@@ -20,8 +20,8 @@ class Initializer(NamedTuple):
     redraw: Callable[[jax.Array, Affine], Affine] | None = None  # of (key, map), the output's too
     # Of (map, inputs [examples, fan_in]), for one hidden layer after the other.
     fit: Callable[[Affine, jax.Array], Affine] | None = None
-    aliases: tuple[str, ...] = ()  # what else it is called, for the hint at an unknown name
     zero: bool = False  # all weights are 0
+    aliases: tuple[str, ...] = ()  # what else it is called, for the hint at an unknown name
 
 
 def _with_uniform_bias(key: jax.Array, affine: Affine) -> Affine:
