@@ -1,5 +1,7 @@
 """Your own model: which units of any JAX program are dead, since when and why."""
 
+from relu_dynamics.inspection.report import Diagnosis as Diagnosis
+from relu_dynamics.inspection.report import diagnose as diagnose
 from relu_dynamics.inspection.seen import Seen as Seen
 from relu_dynamics.inspection.seen import empty as empty
 from relu_dynamics.inspection.seen import merge as merge

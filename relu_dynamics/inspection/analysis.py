@@ -5,6 +5,7 @@
 The program is a jaxpr, so whatever JAX can trace can be read, whole training steps included.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -228,7 +229,7 @@ class Analysis:
         if name == "concatenate" and any(value.kind == DATA for value in operands):
             return [_concatenated(eqn, operands)]
         if name in ("gather", "dynamic_slice") and operands[0].kind == PARAMETER:
-            return [self._picked(eqn, operands)]
+            return [self._picked(level, eqn, operands)]
         if name in TOP_K:
             selected = frozenset(["units"])
             return [value._replace(averaged=selected) for value in _unknown(eqn, operands)]
@@ -259,10 +260,12 @@ class Analysis:
             level.plan.inner[i] = [plan for _, plan in results]
         return [meet(list(values)) for values in zip(*(outs for outs, _ in results), strict=True)]
 
-    def _picked(self, eqn: Any, operands: list[Value]) -> Value:
+    def _picked(self, level: Level, eqn: Any, operands: list[Value]) -> Value:
         """A part of a parameter, at a place that is computed."""
         value, index = operands[0], operands[1:]
-        shape, counter = eqn.outvars[0].aval.shape, any(v.source == "counter" for v in index)
+        shape = eqn.outvars[0].aval.shape
+        single = all(math.prod(var.aval.shape) == 1 for var in eqn.invars[1:])
+        counter = single and any(v.source == "counter" for v in index)
         if eqn.primitive.name == "gather":
             numbers = eqn.params["dimension_numbers"]
             gone = numbers.collapsed_slice_dims
@@ -287,6 +290,12 @@ class Analysis:
         if kind < DATA:
             return Value(kind, plain(shape), depends)
         axes = next(iter(leaves.values()), plain(shape))  # an embedding, or an expert's kernel
+        stacks = [leaf for leaf, own in value.leaves.items() if len(own) > 2]
+        if stacks and level.record:
+            self.notes.append(
+                f"{', '.join(stacks)} at {line_of(eqn)}: picked by an index that the data decide, "
+                "so its units are those of all picks together"
+            )
         return Value(DATA, axes, depends, writer=Writer(shared=True, upstream=depends))
 
     # Loops ------------------------------------------------------------------------------------
@@ -466,6 +475,8 @@ def _unknown(eqn: Any, operands: list[Value]) -> list[Value]:
             nonnegative = like.nonnegative and eqn.primitive.name.startswith("reduce_window")
             value = value._replace(axes=axes, writer=like.writer, nonnegative=nonnegative,
                                    source=like.source)  # fmt: skip
+        if eqn.primitive.name == "iota" and len(shape) == 1:
+            value = value._replace(source="counter")
         outs.append(value)
     return outs
 

@@ -141,8 +141,9 @@ def fresh_memory(tx: optax.GradientTransformation, params: Any, memory: Any, mas
         if jnp.shape(old) != jnp.shape(own):
             raise ValueError(
                 f"optimizer state {leaf_name(path)!r} has shape {jnp.shape(old)}, and its "
-                f"parameter {jnp.shape(own)}: it does not keep a number for every entry, so the units' part "
-                "of it is not defined; use another optimizer, or reset all of its state."
+                f"parameter {jnp.shape(own)}: it does not keep a number for every entry, so the "
+                "units' part of it is not defined; use another optimizer, or reset all of its "
+                "state."
             )
     keep = lambda old, new, own: jnp.where(own, new, old) if jnp.ndim(own) else old  # noqa: E731
     return jax.tree.map(keep, memory, fresh, where)
