@@ -372,7 +372,11 @@ def relu_attention():
         return jnp.einsum("bhts,bhse->bte", scores, v)
 
     keys = jax.random.split(KEY, 3)
-    return fn, {n: jax.random.normal(k, (8, 2, 4)) for n, k in zip("qkv", keys, strict=True)}, (TOKENS,)
+    return (
+        fn,
+        {n: jax.random.normal(k, (8, 2, 4)) for n, k in zip("qkv", keys, strict=True)},
+        (TOKENS,),
+    )
 
 
 def eight_layers_scanned_plainly():
