@@ -97,15 +97,22 @@ def _trace(function: Callable, params: Any, data: tuple) -> _Program:
     return _Program(closed, jax.tree.structure(shape), *analyse(closed, values))
 
 
-def _groups(sites: Sequence[Site], exclude: Sequence[str]) -> list[list[int]]:
-    """The sites' numbers; those of the same parameters together, for they are the same units."""
-    groups: dict[Any, list[int]] = {}
+def _groups(sites: Sequence[Site], exclude: Sequence[str]) -> dict[str, list[int]]:
+    """{name: numbers of its sites}, in the order of the program; sites of the same parameters are
+    the same units and stand together. Raises a ValueError when `exclude` names none."""
+    keys: dict[Any, list[int]] = {}
     for number, one in sorted(enumerate(sites), key=lambda pair: pair[1].order):
-        if one.name in exclude:
-            continue
         known = any(link.role == "kernel" for link in one.links) and not one.shared
-        groups.setdefault((frozenset(one.links), one.units) if known else number, []).append(number)
-    return list(groups.values())
+        keys.setdefault((frozenset(one.links), one.units) if known else number, []).append(number)
+    groups: dict[str, list[int]] = {}
+    for numbers in keys.values():
+        name = sites[numbers[0]].name
+        count = sum(other.partition("#")[0] == name for other in groups)
+        groups[f"{name}#{count + 1}" if count else name] = numbers
+    unknown = set(exclude) - set(groups)
+    if unknown:
+        raise ValueError(f"exclude={sorted(unknown)} names no site; there are {list(groups)}.")
+    return {name: numbers for name, numbers in groups.items() if name not in exclude}
 
 
 def find(function: Callable, params: Any, *data: Any, exclude: Sequence[str] = ()) -> Probe:
@@ -115,12 +122,7 @@ def find(function: Callable, params: Any, *data: Any, exclude: Sequence[str] = (
     All leaves of `params` are taken for parameters. `exclude` names sites that are none of hidden
     units. Raises a ValueError when nothing is rectified, or `exclude` names no site.
     """
-    program = _trace(function, params, data)
-    unknown = set(exclude) - {one.name for one in program.sites}
-    if unknown:
-        names = sorted({one.name for one in program.sites})
-        raise ValueError(f"exclude={sorted(unknown)} names no site; there are {names}.")
-    return _probe(program, exclude)
+    return _probe(_trace(function, params, data), exclude)
 
 
 def _probe(program: _Program, exclude: Sequence[str]) -> Probe:
@@ -132,14 +134,13 @@ def _probe(program: _Program, exclude: Sequence[str]) -> Probe:
             "Mark pre-activations by hand, z = inspection.site(z, name)"
             + (f"; not looked into: {notes}." if notes else ".")
         )
-    kept, used = [], {}
-    for numbers in groups:
-        one = program.sites[numbers[0]]
-        hidden = any(program.sites[k].hidden for k in numbers)
-        used[one.name] = number = used.get(one.name, 0) + 1
-        name = one.name if number == 1 else f"{one.name}#{number}"
-        kept.append(one._replace(name=name, hidden=hidden))
-    return Probe(tuple(kept), tuple(program.notes))
+    sites = tuple(
+        program.sites[numbers[0]]._replace(
+            name=name, hidden=any(program.sites[k].hidden for k in numbers)
+        )
+        for name, numbers in groups.items()
+    )
+    return Probe(sites, tuple(program.notes))
 
 
 def watch(
@@ -167,7 +168,7 @@ def watch(
         flat = jax.tree.leaves((params, data))
         outs, taken = evaluate(program.closed, flat, program.plan, program.sites, collect)
         parts = []
-        for numbers in _groups(program.sites, exclude):
+        for numbers in _groups(program.sites, exclude).values():
             parts.append(taken[numbers[0]])
             for k in numbers[1:]:
                 parts[-1] = merge(parts[-1], taken[k])
