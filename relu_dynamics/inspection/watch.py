@@ -1,0 +1,209 @@
+"""Watch: a program that also returns what its rectified units did.
+
+probe = find(step, state, batch)        # what is rectified, and what feeds it; nothing runs
+step = jax.jit(watch(train_step))       # the one line that a training loop needs
+state, seen = step(state, batch)
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from relu_dynamics.checks import short_repr
+from relu_dynamics.inspection.analysis import TAG, analyse
+from relu_dynamics.inspection.evaluate import evaluate
+from relu_dynamics.inspection.seen import Seen, Statistics, Values, merge
+from relu_dynamics.inspection.sites import Plan, Site
+from relu_dynamics.inspection.values import DATA, Value, parameter, plain
+
+
+class Probe(NamedTuple):
+    """What `find` found. The units of all sites lie on one axis, in the order of the sites."""
+
+    sites: tuple[Site, ...]  # one for all places that use the same parameters
+    notes: tuple[str, ...]  # what was not looked into
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the sites, in order."""
+        return [site.name for site in self.sites]
+
+    @property
+    def units(self) -> int:
+        """Number of units of all sites together."""
+        return sum(site.count for site in self.sites)
+
+    @property
+    def slices(self) -> dict[str, slice]:
+        """The place of each site's units on the axis of all units."""
+        out, at = {}, 0
+        for site in self.sites:
+            out[site.name], at = slice(at, at + site.count), at + site.count
+        return out
+
+    def __str__(self) -> str:
+        lines = [f"{self.units} units at {len(self.sites)} sites"]
+        for site in self.sites:
+            fed = ", ".join(f"{link.leaf} ({link.role})" for link in site.links) or "unknown"
+            units = " x ".join(map(str, site.units))
+            kind = site.kind + ("" if site.hidden else ", an output or part of a loss")
+            lines.append(f"  {site.name}: {units} units, {kind}; fed by {fed}; {site.where}")
+        return "\n".join([*lines, *(f"not read: {note}" for note in self.notes)])
+
+
+class _Program(NamedTuple):
+    closed: Any
+    out_tree: Any
+    plan: Plan
+    sites: list[Site]
+    notes: list[str]
+
+
+def site(z: jax.Array, name: str) -> jax.Array:
+    """z, marked as pre-activations of units that die where z <= 0: for what `find` cannot see by
+    itself. Changes nothing."""
+    return checkpoint_name(z, TAG + name)
+
+
+def leaf_name(path: Any) -> str:
+    """A leaf's path as text, the same for dicts, Flax states and Equinox modules."""
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    return name.removeprefix("params/").removesuffix("/value").removesuffix("/.value")
+
+
+def _trace(function: Callable, params: Any, data: tuple) -> _Program:
+    try:
+        closed, shape = jax.make_jaxpr(function, return_shape=True)(params, *data)
+    except TypeError as error:
+        if "is not a valid JAX type" not in str(error):
+            raise
+        raise ValueError(
+            f"{short_repr(function)} got an argument that JAX cannot trace: "
+            f"{str(error).splitlines()[0]} Fix it with functools.partial, so that only arrays are "
+            "passed."
+        ) from error
+    values = [
+        parameter(
+            leaf_name(path) or "parameters",
+            jnp.shape(leaf),
+            real=jnp.issubdtype(jnp.result_type(leaf), jnp.inexact),
+        )
+        for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
+    ]
+    values += [Value(DATA, plain(jnp.shape(leaf))) for leaf in jax.tree.leaves(data)]
+    return _Program(closed, jax.tree.structure(shape), *analyse(closed, values))
+
+
+def _groups(sites: Sequence[Site], exclude: Sequence[str]) -> dict[str, list[int]]:
+    """{name: numbers of its sites}, in the order of the program; sites of the same parameters are
+    the same units and stand together. Raises a ValueError when `exclude` names none."""
+    keys: dict[Any, list[int]] = {}
+    for number, one in sorted(enumerate(sites), key=lambda pair: pair[1].order):
+        known = any(link.role == "kernel" for link in one.links) and not one.shared
+        keys.setdefault((frozenset(one.links), one.units) if known else number, []).append(number)
+    groups: dict[str, list[int]] = {}
+    for numbers in keys.values():
+        name = sites[numbers[0]].name
+        count = sum(other.partition("#")[0] == name for other in groups)
+        groups[f"{name}#{count + 1}" if count else name] = numbers
+    unknown = set(exclude) - set(groups)
+    if unknown:
+        raise ValueError(f"exclude={sorted(unknown)} names no site; there are {list(groups)}.")
+    return {name: numbers for name, numbers in groups.items() if name not in exclude}
+
+
+def find(function: Callable, params: Any, *data: Any, exclude: Sequence[str] = ()) -> Probe:
+    """The rectified units of `function(params, *data)`: a model, a loss or a whole training step.
+    Nothing is run.
+
+    All leaves of `params` are taken for parameters. `exclude` names sites that are none of hidden
+    units. Raises a ValueError when nothing is rectified, or `exclude` names no site.
+    """
+    return _probe(_trace(function, params, data), exclude)
+
+
+def _probe(program: _Program, exclude: Sequence[str]) -> Probe:
+    groups = _groups(program.sites, exclude)
+    if not groups:
+        notes = "; ".join(program.notes)
+        raise ValueError(
+            "no rectified unit was found: no operation is 0 on one side and grows on the other. "
+            "Mark pre-activations by hand, z = inspection.site(z, name)"
+            + (f"; not looked into: {notes}." if notes else ".")
+        )
+    sites = tuple(
+        program.sites[numbers[0]]._replace(
+            name=name, hidden=any(program.sites[k].hidden for k in numbers)
+        )
+        for name, numbers in groups.items()
+    )
+    return Probe(sites, tuple(program.notes))
+
+
+def watch(
+    function: Callable,
+    *,
+    has_aux: bool = False,
+    exclude: Sequence[str] = (),
+    when: Callable[..., jax.Array] | None = None,
+    where: Callable[..., jax.Array] | None = None,
+) -> Callable:
+    """`function(params, *data)` that also returns what its rectified units did, as `Seen`.
+
+    Returns (output, seen), or (output, (aux, seen)) with `has_aux`. Outputs, gradients and
+    transformations are those of the function: jit, vmap and grad it as before. Two further
+    functions of the same arguments: `when` says (traced bool) whether to look at this call, and
+    `where` which examples count, as bools of the leading axes of z.
+    """
+
+    def watched(params, *data):
+        program = _trace(function, params, data)
+        collect = Statistics(
+            None if where is None else where(params, *data),
+            None if when is None else when(params, *data),
+        )
+        flat = jax.tree.leaves((params, data))
+        outs, taken = evaluate(program.closed, flat, program.plan, program.sites, collect)
+        parts = []
+        for numbers in _groups(program.sites, exclude).values():
+            parts.append(taken[numbers[0]])
+            for k in numbers[1:]:
+                parts[-1] = merge(parts[-1], taken[k])
+        if not parts:
+            _probe(program, exclude)  # raises
+        seen = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+        out = jax.tree.unflatten(program.out_tree, outs)
+        return (out[0], (out[1], seen)) if has_aux else (out, seen)
+
+    return watched
+
+
+def preactivations(function: Callable, params: Any, *data: Any) -> dict[str, jax.Array]:
+    """{site: z} of `function(params, *data)`, every z as the program has it, loops stacked."""
+    program = _trace(function, params, data)
+    flat = jax.tree.leaves((params, data))
+    _, taken = evaluate(program.closed, flat, program.plan, program.sites, Values())
+    names = [program.sites[k].name for k in sorted(taken)]
+    return {
+        name if names.count(name) == 1 else f"{name}#{names[: i + 1].count(name)}": taken[k]
+        for i, (name, k) in enumerate(zip(names, sorted(taken), strict=True))
+    }
+
+
+def look(function: Callable, params: Any, batches: Any, *, exclude: Sequence[str] = ()) -> Seen:
+    """What every unit of `function(params, batch)` did over a data set, streamed batch by batch.
+
+    `batches` yields what the function takes after `params`: an array or a tuple. Raises a
+    ValueError when there is none.
+    """
+    see = jax.jit(lambda params, *data: watch(function, exclude=exclude)(params, *data)[1])
+    total = None
+    for batch in batches:
+        seen = see(params, *(batch if isinstance(batch, tuple) else (batch,)))
+        total = seen if total is None else merge(total, seen)
+    if total is None:
+        raise ValueError("batches is empty; give at least one batch.")
+    return total

@@ -1,0 +1,607 @@
+"""Your own model: what is found in it, and whether what is said of its units is true."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relu_dynamics import inspection
+from relu_dynamics.config import Config
+from relu_dynamics.engine import models, tasks, training
+from relu_dynamics.engine.keys import purpose_key, run_key
+from relu_dynamics.inspection import definitions, monitor, seen, surgery
+from relu_dynamics.inspection.causes import causes
+from relu_dynamics.inspection.watch import watch
+from tests import zoo
+
+KEY = jax.random.key(0)
+
+
+def dense(p, x):
+    return x @ p["kernel"] + p["bias"]
+
+
+def mlp(p, x):
+    for layer in p[:-1]:
+        x = jax.nn.relu(dense(layer, x))
+    return dense(p[-1], x)
+
+
+def make(key, *widths):
+    keys = jax.random.split(key, len(widths))
+    return [
+        {"kernel": jax.random.normal(k, (a, b)) * (2 / a) ** 0.5, "bias": jnp.zeros(b)}
+        for k, a, b in zip(keys, widths[:-1], widths[1:], strict=False)
+    ]
+
+
+def loss_of(fn):
+    return lambda params, *data: (fn(params, *data) ** 2).mean()
+
+
+# What is found ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", zoo.ZOO)
+def test_every_model_of_the_zoo_has_the_units_that_it_has(name):
+    build, units = zoo.ZOO[name]
+    fn, params, data = build()
+    assert [site.units for site in inspection.find(fn, params, *data).sites] == units
+
+
+@pytest.mark.parametrize("name", zoo.NONE)
+def test_what_only_looks_like_a_rectifier_is_none(name):
+    fn, params, data = zoo.of_activation(zoo.NONE[name])
+    with pytest.raises(ValueError, match="no rectified unit was found"):
+        inspection.find(fn, params, *data)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "threshold", "ceiling"),
+    [
+        ("maximum", "relu", 0, np.inf),
+        ("relu6", "clipped", 0, 6),
+        ("hard sigmoid", "clipped", -3, 3),
+        ("squared relu", "relu_power", 0, np.inf),
+        ("leaky relu", "leaky", 0, np.inf),
+        ("silu", "smooth", 0, np.inf),
+    ],
+)
+def test_an_activation_is_named_by_what_it_computes(name, kind, threshold, ceiling):
+    fn, params, data = zoo.of_activation(zoo.ACTIVATIONS[name])
+    (site,) = inspection.find(fn, params, *data).sites
+    assert (site.kind, site.threshold, site.ceiling) == (kind, threshold, ceiling)
+
+
+def test_outputs_and_losses_are_told_apart_and_can_be_excluded():
+    def hinge(p, x, y):
+        return jnp.maximum(0, 1 - y * mlp(p, x)).mean()
+
+    params, data = make(KEY, 3, 5, 2), (jnp.ones((4, 3)), jnp.ones((4, 2)))
+    probe = inspection.find(hinge, params, *data)
+    assert [(site.units, site.hidden) for site in probe.sites] == [((5,), True), ((2,), False)]
+    output = probe.sites[1].name
+    assert inspection.find(hinge, params, *data, exclude=[output]).units == 5
+    with pytest.raises(ValueError, match="exclude=.'nothing'. names no site; there are"):
+        inspection.find(hinge, params, *data, exclude=["nothing"])
+
+
+def test_a_kernel_that_the_data_pick_is_said_to_be_unread():
+    fn = lambda p, x, i: jax.nn.relu(x @ p["w"][i]) @ p["out"]  # noqa: E731
+    params = {"w": jnp.ones((3, 4, 5)), "out": jnp.ones((5, 1))}
+    probe = inspection.find(fn, params, jnp.ones((2, 4)), jnp.int32(1))
+    assert probe.units == 5 and "w at" in probe.notes[0] and "picked by an index" in str(probe)
+
+
+def test_parts_of_a_concatenation_belong_to_their_own_kernels():
+    fn, params, data = zoo.concatenated()
+    probe = inspection.find(fn, params, *data)
+    mask = surgery.masks(params, probe, [4, 5])
+    assert mask["w0"].any(0).tolist() == [False] * 4 + [True]
+    assert mask["w1"].any(0).tolist() == [True] + [False] * 6
+    assert not surgery.masks(params, probe, [4, 5])["w2"].any()
+
+
+# Every unit of every model, whole --------------------------------------------------------------
+
+
+def floating(tree):
+    return [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+
+
+def assert_same_bits(a, b):
+    for one, other in zip(floating(a), floating(b), strict=True):
+        assert np.array_equal(one, other, equal_nan=True)
+
+
+UNKNOWN = {
+    "linen ResNet, nn.remat, GroupNorm": 8,
+    "ReLU attention scores": 1,
+}  # sums that others read
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", zoo.ZOO)
+def test_own_parameters_are_known_and_nothing_changes(name):
+    """Silencing every second unit by its own parameters makes exactly these dead and constant; a
+    silenced unit's own gradient is exactly 0; outputs, loss and gradients keep their bits; and the
+    whole training step shows the same units."""
+    build, units = zoo.ZOO[name]
+    fn, params, data = build()
+    loss = loss_of(fn)
+    probe = inspection.find(loss, params, *data)
+    see, gradient = jax.jit(watch(loss)), jax.jit(jax.grad(loss))
+    before, known = see(params, *data)[1], 0
+    for site, part in zip(probe.sites, probe.slices.values(), strict=True):
+        chosen = np.zeros(probe.units, bool)
+        chosen[part] = np.arange(site.count) % 2 == 0
+        zero = surgery.masks(params, probe, chosen, ("kernel", "scale"))
+        low = surgery.masks(params, probe, chosen, ("bias", "shift"))
+        changed = jax.tree.map(lambda p, m: jnp.where(m, 0, p), params, zero)
+        changed = jax.tree.map(lambda p, m: jnp.where(m, -1, p), changed, low)
+        after = see(changed, *data)[1]
+        dead = np.asarray(after.margin) <= 0
+        still = np.asarray(after.squares) <= 1e-9 * np.asarray(after.examples)
+        moved = np.asarray(before.squares) > 0
+        inside = np.zeros(probe.units, bool)
+        inside[part] = True
+        known += int((dead & still & chosen).sum() + (moved & ~still & inside & ~chosen).sum())
+        if site.kind in ("relu", "relu_power", "clipped", "jump") and site.norm != "units":
+            own = surgery.per_unit(jax.tree.map(jnp.abs, gradient(changed, *data)), probe)
+            assert not np.asarray(own)[chosen & dead].any()
+    assert known >= probe.units - UNKNOWN.get(name, 0)
+
+    plain = jax.jit(jax.value_and_grad(loss))(params, *data)
+    (value, _), grads = jax.jit(jax.value_and_grad(watch(loss), has_aux=True))(params, *data)
+    assert_same_bits(plain, (value, grads))
+    assert_same_bits(jax.jit(fn)(params, *data), jax.jit(watch(fn))(params, *data)[0])
+    if name == "lax.while_loop":  # has no gradient in reverse
+        return
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
+
+    def step(state, *data):
+        params, memory = state
+        value, grads = jax.value_and_grad(loss)(params, *data)
+        updates, memory = tx.update(grads, memory, params)
+        return (optax.apply_updates(params, updates), memory), value
+
+    whole = inspection.find(step, (params, tx.init(params)), *data)
+    assert [site.units for site in whole.sites] == units
+
+
+def test_forty_steps_of_training_with_a_monitor_keep_their_bits():
+    x, y = jax.random.normal(KEY, (64, 8)), jax.random.normal(jax.random.key(1), (64, 1))
+    tx = optax.adamw(3e-3)
+
+    def step(state, x, y):
+        params, memory = state
+        loss, grads = jax.value_and_grad(lambda p: ((mlp(p, x) - y) ** 2).mean())(params)
+        updates, memory = tx.update(grads, memory, params)
+        return (optax.apply_updates(params, updates), memory), loss
+
+    params = make(KEY, 8, 32, 32, 1)
+    start = params, tx.init(params)
+    looks = inspection.look(mlp, params, [x])
+
+    def watched(state, record, x, y):
+        due = lambda *_: record.step % 5 == 0  # noqa: E731
+        (state, loss), now = watch(step, when=due)(state, x, y)
+        return state, monitor.update(record, now), loss
+
+    plain, both = jax.jit(step), jax.jit(watched)
+    state, (other, record) = start, (start, monitor.start(looks))
+    for i in range(40):
+        batch = x[i % 4 :: 4], y[i % 4 :: 4]
+        state, _ = plain(state, *batch)
+        other, record, _ = both(other, record, *batch)
+    assert_same_bits(state, other)
+    assert int(record.step) == 40
+    silent = np.asarray(record.silent)
+    assert silent.max() <= 8  # looked at in every fifth step only
+
+
+# Who is dead -----------------------------------------------------------------------------------
+
+
+def test_a_channel_that_fires_at_one_position_of_one_image_is_alive():
+    images = np.full((16, 8, 8, 1), 0.4, np.float32)
+    images[11, 0, 7] = 0.6
+    kernel = np.zeros((3, 3, 1, 3), np.float32)
+    kernel[1, 1, 0] = [1.0, 1.0, -1.0]
+    params = {"kernel": jnp.asarray(kernel), "bias": jnp.array([-0.5, -0.7, 0.0])}
+
+    def conv(p, x):
+        z = jax.lax.conv_general_dilated(
+            x, p["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return jax.nn.relu(z + p["bias"]).mean((1, 2))
+
+    now = watch(conv)(params, jnp.asarray(images))[1]
+    assert now.active.tolist() == [1, 0, 0] and now.examples.tolist() == [16 * 64] * 3
+    assert (now.margin <= 0).tolist() == [False, True, True]
+    gradient = jax.grad(lambda p: conv(p, jnp.asarray(images)).sum())(params)
+    assert (jnp.abs(gradient["bias"]) > 0).tolist() == [True, False, False]
+
+
+def test_a_unit_that_fires_once_in_10000_is_not_dead_and_silence_on_1000_is_no_proof():
+    x = np.zeros((10_000, 2), np.float32)
+    x[7_777, 0] = 1.0
+    params = [{"kernel": jnp.eye(2), "bias": jnp.full(2, -0.5)}, make(KEY, 2, 1)[0]]
+    batches = [jnp.asarray(x[start : start + 250]) for start in range(0, len(x), 250)]
+    alone = [inspection.look(mlp, params, [batch]) for batch in batches[:2]]
+    assert all((one.margin <= 0).all() for one in alone)
+    total = inspection.look(mlp, params, batches)
+    assert total.active.tolist() == [1, 0] and (total.margin <= 0).tolist() == [False, True]
+    whole = inspection.look(mlp, params, [jnp.asarray(x)])
+    for field, (a, b) in zip(total._fields, zip(total, whole, strict=True), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7, err_msg=field)
+    first = inspection.look(mlp, params, batches[:4])
+    bound = definitions.firing_rate_bound(first)
+    np.testing.assert_allclose(bound, 1 - 0.05 ** (1 / 1000), rtol=1e-6)  # nothing in 1000
+    assert (bound > 1e-4).all()  # so one in 10,000 is not excluded
+
+
+def test_exactly_zero_is_dead_and_nan_is_counted_and_never_dead():
+    params = [{"kernel": jnp.zeros((1, 2)), "bias": jnp.zeros(2)}, make(KEY, 2, 1)[0]]
+    facts = lambda x: definitions.Facts(  # noqa: E731
+        inspection.find(mlp, params, x), inspection.look(mlp, params, [x])
+    )
+    assert definitions.dead(facts(jnp.ones((4, 1)))).tolist() == [True, True]
+    broken = facts(jnp.array([[1.0], [jnp.nan], [jnp.nan]]))
+    assert broken.seen.invalid.tolist() == [2, 2] and broken.seen.examples.tolist() == [3, 3]
+    assert not definitions.dead(broken).any() and not definitions.flat(broken).any()
+
+
+def test_above_its_ceiling_a_unit_is_flat_and_not_dead():
+    fn = lambda p, x: jax.nn.relu6(dense(p[0], x)) @ p[1]["kernel"]  # noqa: E731
+    params = make(KEY, 3, 3, 1)
+    params[0]["bias"] = jnp.array([0.0, 100.0, -100.0])
+    x = jax.random.normal(KEY, (20, 3))
+    facts = definitions.Facts(inspection.find(fn, params, x), inspection.look(fn, params, [x]))
+    assert definitions.dead(facts).tolist() == [False, False, True]
+    assert definitions.flat(facts).tolist() == [False, True, True]
+    slope = jax.grad(lambda p: fn(p, x).sum())(params)[0]["bias"]
+    assert (slope == 0).tolist() == definitions.flat(facts).tolist()
+
+
+def test_padding_does_not_count():
+    x = jnp.array([[1.0], [-1.0], [9.0]])
+    params = [{"kernel": jnp.ones((1, 1)), "bias": jnp.array([-2.0])}, make(KEY, 1, 1)[0]]
+    mask = jnp.array([True, True, False])
+    now = watch(mlp, where=lambda p, x: mask)(params, x)[1]
+    assert now.examples.tolist() == [2] and now.margin.tolist() == [-1.0]
+    assert watch(mlp)(params, x)[1].margin.tolist() == [7.0]
+    with pytest.raises(ValueError, match="where has shape .2,., and z of"):
+        watch(mlp, where=lambda p, x: mask[:2])(params, x)
+
+
+def test_alive_in_float32_and_dead_in_bfloat16():
+    params = {"w0": jnp.array([[1.0, 1.0]]), "b": jnp.array([-1.0, -0.5]), "w1": jnp.ones((2, 1))}
+    x = jnp.array([[1.001]])
+
+    def fn(dtype):
+        def run(p, x):
+            p, x = jax.tree.map(lambda leaf: leaf.astype(dtype), (p, x))
+            return jax.nn.relu(x @ p["w0"] + p["b"]) @ p["w1"]
+
+        return inspection.look(run, params, [x]).margin
+
+    assert (fn(jnp.float32) > 0).tolist() == [True, True]
+    assert (fn(jnp.bfloat16) > 0).tolist() == [False, True]
+
+
+def test_of_weights_used_twice_a_unit_lives_that_fires_at_one_of_the_sites():
+    fn = lambda p, x: jax.nn.relu(x @ p["w"]).sum() + jax.nn.relu((x - 5) @ p["w"]).sum()  # noqa: E731
+    params, x = {"w": jnp.array([[1.0, -1.0]])}, jnp.ones((3, 1))
+    probe, now = inspection.find(fn, params, x), inspection.look(fn, params, [x])
+    assert probe.units == 2 and now.examples.tolist() == [6, 6]
+    assert (now.margin > 0).all()
+    one = inspection.preactivations(fn, params, x)
+    assert [(z > 0).any(0).tolist() for z in one.values()] == [[True, False], [False, True]]
+
+
+def test_a_unit_dead_in_one_layer_of_a_scanned_stack():
+    def fn(p, x):
+        return jax.lax.scan(lambda h, w: (jax.nn.relu(h @ w["k"] + w["b"]), None), x, p)[0].sum()
+
+    params = {"k": jnp.stack([jnp.eye(3)] * 4), "b": jnp.zeros((4, 3)).at[2, 1].set(-9.0)}
+    x = jnp.ones((5, 3))
+    now = inspection.look(fn, params, [x])
+    # The layer above sees nothing of it, so its own unit is at exactly 0: dead too.
+    assert np.flatnonzero(now.margin <= 0).tolist() == [2 * 3 + 1, 3 * 3 + 1]
+    probe = inspection.find(fn, params, x)
+    mask = surgery.masks(params, probe, [7])
+    assert np.argwhere(mask["b"]).tolist() == [[2, 1]]
+    assert np.unique(np.argwhere(mask["k"])[:, [0, 2]], axis=0).tolist() == [[2, 1]]
+
+
+@pytest.mark.parametrize("name", ["SAE, relu", "SAE, top-k", "SAE, batch top-k", "SAE, JumpReLU"])
+def test_the_latents_that_fire_are_those_that_the_decoder_reads(name):
+    fn, params, (x,) = zoo.ZOO[name][0]()
+    params = {**params, "bias": params["bias"].at[:5].set(-50.0)}
+    now = watch(fn)(params, x)[1]
+    reads = jax.jit(lambda decoder: fn({**params, "decoder": decoder}, x))
+    plain = reads(params["decoder"])
+    moved = [bool((plain != reads(params["decoder"].at[u].add(1.0))).any()) for u in range(40)]
+    assert (np.asarray(now.margin) > 0).tolist() == moved and not any(moved[:5])
+
+
+def test_the_engines_own_network_has_the_same_margins_through_its_training_step():
+    config = Config(
+        task="teacher_student", examples=32, batch_size=None, hidden=(6, 5), biased_units=2,
+        initial_bias=-1.0, steps=1, probe_every=1,
+    )  # fmt: skip
+    key = run_key(0, 0)
+    task = tasks.make_task(config, purpose_key(key, "task"), None)
+    state = training.start(config, key)
+    forward = models.apply(config, state.params, task.inputs)
+
+    def step(state, task):
+        return training.train_step(config, task, key, state)[0]
+
+    now = jax.jit(watch(step))(state, task)[1]
+    margins = jnp.concatenate([z.max(0) for z in forward.preactivations])
+    np.testing.assert_allclose(now.margin, margins, rtol=1e-6)
+
+
+# Merging is exact ------------------------------------------------------------------------------
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(st.integers(0, 2**31), st.lists(st.integers(1, 40), min_size=1, max_size=6))
+def test_merged_batches_are_what_numpy_says_of_all_of_them(seed, sizes):
+    z = np.random.default_rng(seed).normal(size=(sum(sizes), 4)).astype(np.float32)
+    parts = np.split(z, np.cumsum(sizes)[:-1])
+    site = inspection.find(*zoo.of_dense(lambda p, x: jax.nn.relu(x @ p["w0"]), (12, 4))[:2], zoo.X)
+    one = site.sites[0]
+    with jax.disable_jit():
+        taken = [
+            seen.Statistics().take(
+                one._replace(factors=part.shape), *2 * (jnp.asarray(part),), None
+            )
+            for part in parts
+        ]
+        total = seen.empty(4)
+        for part in taken:
+            total = seen.merge(total, part)
+        backwards = seen.empty(4)
+        for part in reversed(taken):
+            backwards = seen.merge(part, backwards)
+    for merged in (total, backwards):
+        assert merged.examples.tolist() == [len(z)] * 4
+        assert merged.active.tolist() == (z > 0).sum(0).tolist()
+        assert np.array_equal(merged.margin, z.max(0)) and np.array_equal(merged.minimum, z.min(0))
+        np.testing.assert_allclose(merged.mean, z.astype(np.float64).mean(0), atol=1e-5)
+        deviations = ((z - z.astype(np.float64).mean(0)) ** 2).sum(0)
+        np.testing.assert_allclose(merged.squares, deviations, rtol=1e-4, atol=1e-5)
+
+
+def test_definitions_side_by_side_are_those_of_numpy():
+    rng = np.random.default_rng(1)
+    params = make(KEY, 6, 8, 7, 1)
+    params[0]["bias"] = params[0]["bias"].at[:3].set(-20.0)
+    x = jnp.asarray(rng.normal(size=(64, 6)), jnp.float32)
+    probe, now = inspection.find(mlp, params, x), inspection.look(mlp, params, [x])
+    gradient = surgery.gradient_norms(jax.grad(lambda p: mlp(p, x).sum())(params), probe)
+    rows = definitions.table(definitions.Facts(probe, now, gradient=gradient))
+    h1 = np.maximum(np.asarray(dense(params[0], x)), 0)
+    h2 = np.maximum(np.asarray(dense(params[1], h1)), 0)
+    sizes = [h.mean(0) for h in (h1, h2)]
+    assert rows["dead"].tolist() == np.concatenate([(h == 0).all(0) for h in (h1, h2)]).tolist()
+    assert rows["dormant"].tolist() == [bool(v <= 0.1 * s.mean()) for s in sizes for v in s]
+    assert rows["dormant_of_sum"].tolist() == [bool(v <= 0.1 * s.sum()) for s in sizes for v in s]
+    assert rows["gradient_dormant"][:3].all() and "silent" not in rows
+    with pytest.raises(ValueError, match="'silent' needs more than what was seen"):
+        definitions.silent(definitions.Facts(probe, now))
+
+
+# Surgery ---------------------------------------------------------------------------------------
+
+P = {"a": {"kernel": jnp.ones((4, 6)), "bias": jnp.zeros(6)},
+     "b": {"kernel": jnp.ones((6, 2)), "bias": jnp.zeros(2)}}  # fmt: skip
+
+
+def small(p, x):
+    return dense(p["b"], jax.nn.relu(dense(p["a"], x)))
+
+
+def by_rank(p):
+    return jax.tree.map(lambda x: "m" if x.ndim == 2 else "v", p)
+
+
+OPTIMIZERS = {
+    "sgd": optax.sgd(0.1),
+    "momentum": optax.sgd(0.1, 0.9),
+    "nesterov": optax.sgd(0.1, 0.9, nesterov=True),
+    "adam": optax.adam(0.1),
+    "adamw": optax.adamw(0.1),
+    "nadam": optax.nadam(0.1),
+    "amsgrad": optax.amsgrad(0.1),
+    "adabelief": optax.adabelief(0.1),
+    "rmsprop": optax.rmsprop(0.1),
+    "rmsprop with momentum": optax.rmsprop(0.1, momentum=0.9),
+    "adagrad": optax.adagrad(0.1),
+    "adadelta": optax.adadelta(0.1),
+    "lion": optax.lion(0.1),
+    "radam": optax.radam(0.1),
+    "yogi": optax.yogi(0.1),
+    "lamb": optax.lamb(0.1),
+    "lars": optax.lars(0.1),
+    "adan": optax.adan(0.1),
+    "schedule free": optax.contrib.schedule_free_adamw(0.1),
+    "ademamix": optax.contrib.ademamix(0.1),
+    "clipped": optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.1)),
+    "scheduled": optax.adam(optax.schedules.cosine_decay_schedule(0.1, 100)),
+    "injected": optax.inject_hyperparams(optax.adam)(learning_rate=0.1),
+    "accumulated": optax.MultiSteps(optax.adam(0.1), 2).gradient_transformation(),
+    "masked": optax.masked(optax.adam(0.1), lambda p: jax.tree.map(lambda x: x.ndim == 2, p)),
+    "two": optax.multi_transform({"m": optax.adam(0.1), "v": optax.sgd(0.1, 0.9)}, by_rank),
+    "finite only": optax.apply_if_finite(optax.adam(0.1), 3),
+    "averaged": optax.chain(optax.ema(0.9), optax.sgd(0.1)),
+    "corrected": optax.chain(
+        optax.scale_by_adam(), surgery.correct_young(), optax.scale(-0.1)
+    ),
+    "sm3": optax.sm3(0.1),
+    "novograd": optax.novograd(0.1),
+    "adafactor": optax.adafactor(0.1, min_dim_size_to_factor=2),
+}  # fmt: skip
+REFUSED = {"sm3", "novograd", "adafactor"}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_masked_memory_is_made_fresh_and_the_rest_stays(name):
+    tx, params = OPTIMIZERS[name], P
+    probe, memory = inspection.find(small, P, jnp.ones((3, 4))), tx.init(P)
+
+    @jax.jit
+    def advance(params, memory, key):
+        grads = jax.tree.map(lambda p: jax.random.normal(key, p.shape), params)
+        updates, memory = tx.update(grads, memory, params)
+        return optax.apply_updates(params, updates), memory
+
+    for i in range(3):
+        params, memory = advance(params, memory, jax.random.key(i))
+    mask = surgery.masks(params, probe, [0, 1])
+    if name in REFUSED:
+        with pytest.raises(ValueError, match=r"optimizer state '.*' (has|of) shape .* paramete"):
+            surgery.fresh_memory(tx, params, memory, mask)
+        return
+    after, fresh, touched = surgery.fresh_memory(tx, params, memory, mask), tx.init(params), 0
+    shapes = {x.shape: m for x, m in zip(*map(jax.tree.leaves, (params, mask)), strict=True)}
+    for a, b, f in zip(*map(jax.tree.leaves, (after, memory, fresh)), strict=True):
+        own = shapes.get(jnp.shape(a))
+        assert np.array_equal(a, b if own is None else jnp.where(own, f, b))
+        touched += 0 if own is None else int(own.sum())
+    assert touched or name == "sgd"
+
+
+def test_a_reset_entry_of_adam_moves_as_from_scratch_with_its_own_age():
+    """With the count left at 1000 its first steps are 2.5 to 5 times too long."""
+    gradients = jax.random.normal(KEY, (1040, 5)) + 0.3
+
+    def path(tx, grads, memory):
+        def one(memory, g):
+            update, memory = tx.update({"w": g}, memory)
+            return memory, update["w"]
+
+        memory, updates = jax.lax.scan(one, memory, grads)
+        return np.asarray(updates), memory
+
+    p, mask = {"w": jnp.zeros(5)}, {"w": jnp.ones(5, bool)}
+    plain = optax.adam(0.01)
+    fresh = path(plain, gradients[1000:], plain.init(p))[0]
+    young = optax.chain(optax.scale_by_adam(), surgery.correct_young(), optax.scale(-0.01))
+    reset = {}
+    for name, tx in (("plain", plain), ("young", young)):
+        memory = path(tx, gradients[:1000], tx.init(p))[1]
+        reset[name] = path(tx, gradients[1000:], surgery.fresh_memory(tx, p, memory, mask))[0]
+    ratio = np.abs(reset["plain"]).sum(1) / np.abs(fresh).sum(1)
+    assert 2.4 < ratio[0] < 2.6 and 4.5 < ratio.max() < 5.5
+    np.testing.assert_allclose(reset["young"], fresh, rtol=2e-4)
+
+
+@pytest.mark.parametrize("units", [[2.5], [7], [-1], np.zeros(5, bool)])
+def test_units_that_are_none_are_refused(units):
+    probe = inspection.find(small, P, jnp.ones((3, 4)))
+    with pytest.raises(ValueError, match="^units "):
+        surgery.masks(P, probe, units)
+
+
+# Treatment and causes --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", ["redraw", "kick", "shrink"])
+@pytest.mark.parametrize(
+    "name", ["linen MLP", "linen nn.scan over layers", "linen ReGLU", "concatenated layers"]
+)
+def test_a_treatment_changes_its_units_alone_and_is_proved(change, name):
+    fn, params, data = zoo.ZOO[name][0]()
+    probe = inspection.find(fn, params, *data)
+    units = np.arange(probe.units) % 3 == 0
+    low = surgery.masks(params, probe, units, ("bias", "shift"))
+    if not any(map(jnp.any, jax.tree.leaves(low))):  # no bias: buried by its weights
+        pytest.skip("no bias to kick") if change == "kick" else None
+        data = tuple(jnp.abs(x) for x in data)
+        low = surgery.masks(params, probe, units, ("kernel",))
+    buried = jax.tree.map(lambda p, m: jnp.where(m, -40.0, p), params, low)
+    before = inspection.look(fn, buried, [data])
+    dead = np.asarray(before.margin) <= 0
+    assert dead[units].all()
+    tx = optax.adam(1e-3)
+    treated = inspection.treat(
+        change, dead, buried, tx.init(buried), probe=probe, tx=tx, key=KEY, init=lambda _: params,
+        seen=before,
+    )  # fmt: skip
+    after = inspection.look(fn, treated.params, [data])
+    allowed = surgery.masks(params, probe, dead, (*surgery.INCOMING, "outgoing"))
+    for a, b, m in zip(*map(jax.tree.leaves, (buried, treated.params, allowed)), strict=True):
+        assert not (np.asarray(a != b) & ~np.asarray(m)).any()
+    proof = treated.proof(before, after)
+    assert not treated.unreached and proof["dead_before"] == dead.sum() == proof["units"]
+    assert proof["margin_after"] > proof["margin_before"]
+    if change != "shrink":
+        assert proof["dead_after"] <= 0.2 * dead.sum()
+
+
+def test_redraw_leaves_the_output_as_it_was():
+    fn, params, data = zoo.ZOO["linen MLP"][0]()
+    probe = inspection.find(fn, params, *data)
+    low = surgery.masks(params, probe, [0, 3], ("bias",))
+    buried = jax.tree.map(lambda p, m: jnp.where(m, -40.0, p), params, low)
+    treated = inspection.treat(
+        "redraw", [0, 3], buried, None, probe=probe, tx=optax.sgd(0.1), key=KEY,
+        init=lambda _: params,
+    )  # fmt: skip
+    np.testing.assert_allclose(fn(buried, *data), fn(treated.params, *data), rtol=1e-6)
+    assert (inspection.look(fn, treated.params, [data]).margin[jnp.array([0, 3])] > 0).all()
+    with pytest.raises(ValueError, match="init=None: give the function"):
+        inspection.treat("redraw", [0], buried, None, probe=probe, tx=optax.sgd(0.1), key=KEY)
+    with pytest.raises(ValueError, match="change='reset' is not known"):
+        inspection.treat("reset", [0], buried, None, probe=probe, tx=optax.sgd(0.1), key=KEY)
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adam", "adamw", "rmsprop"])
+def test_causes_sum_to_the_change_of_the_margin_and_are_what_they_are_called(name):
+    tx = optax.adamw(0.1, weight_decay=0.3) if name == "adamw" else OPTIMIZERS[name]
+    x, params = jax.random.normal(KEY, (16, 4)), make(KEY, 4, 6, 5, 1)
+    loss = lambda p: ((mlp(p, x) - 1.0) ** 2).mean()  # noqa: E731
+    probe = inspection.find(mlp, params, x)
+    margins = lambda p: watch(mlp)(p, x)[1].margin  # noqa: E731
+    memory = tx.init(params)
+    for _ in range(3):
+        grads = jax.grad(loss)(params)
+        before, memory_before = params, memory
+        updates, memory = tx.update(grads, memory, params)
+        params = optax.apply_updates(params, updates)
+    why = jax.jit(lambda *a: causes(margins, *a, probe=probe, tx=tx))(before, memory_before, grads)
+    np.testing.assert_allclose(why.total, margins(params) - margins(before), atol=1e-5)
+    first = probe.slices["0"]
+    assert not np.asarray(why.upstream)[first].any()  # nothing is below the first layer
+    assert np.asarray(why.upstream)[first.stop :].any()
+    assert bool(np.abs(why.residue).max() > 1e-4) == (name in ("momentum", "adam", "adamw"))
+    assert bool(np.abs(why.decay).max() > 1e-4) == (name == "adamw")
+
+
+def test_the_report_puts_the_worst_site_first_and_is_plain_data():
+    params = make(KEY, 3, 6, 4, 1)
+    params[1]["bias"] = jnp.full(4, -50.0)
+    x = jax.random.normal(KEY, (30, 3))
+    found = inspection.diagnose(mlp, params, [x[:10], x[10:]])
+    assert [row["dead"] for row in found.rows] == [4, 0] and found.dead.tolist() == [6, 7, 8, 9]
+    head = str(found).splitlines()
+    assert "4 of 10 units dead; worst: 1 with 4 of 4" in " ".join(head[:2])
+    assert json.loads(found.to_json())["sites"] == found.rows
+    assert found.rows[0]["rate_below"] == pytest.approx(1 - 0.05 ** (1 / 30))
+    assert [row["is_dead"] for row in found.units] == [False] * 6 + [True] * 4
+    with pytest.raises(ValueError, match="batches is empty"):
+        inspection.diagnose(mlp, params, [])
+
+
+def test_what_cannot_be_traced_is_said():
+    with pytest.raises(ValueError, match="Fix it with functools.partial"):
+        inspection.find(lambda p, x, name: mlp(p, x), make(KEY, 2, 2, 1), jnp.ones((1, 2)), "text")
