@@ -76,6 +76,28 @@ def test_a_longer_horizon_goes_on_after_the_end(whole, folder, tmp_path):
     assert same(run, fresh)
 
 
+def test_a_process_that_may_compute_other_bits_tries_the_first_segment(
+    whole, folder, tmp_path, monkeypatch
+):
+    """Made elsewhere: the same bits go on, others are refused with what differs."""
+    original = checkpoints._train_segment
+
+    def otherwise(*arguments):
+        run = original(*arguments)
+        return run._replace(held_loss=run.held_loss + 1)
+
+    longer = dataclasses.replace(SMALL, steps=100)
+    for out in (tmp_path / "other", tmp_path / "same"):
+        shutil.copytree(folder, out)
+        (out / "canary.json").write_text('{"made_with": {"cores": "many"}}')
+    monkeypatch.setattr(checkpoints, "_train_segment", otherwise)
+    with pytest.raises(store.FolderVersionError, match="other bits.* cores 'many' there"):
+        checkpoints.train(longer, 3, folder=tmp_path / "other", every=20)
+    monkeypatch.setattr(checkpoints, "_train_segment", original)
+    run = checkpoints.train(longer, 3, folder=tmp_path / "same", every=20)
+    assert run.trace.loss[:8].tobytes() == np.asarray(whole.trace.loss).tobytes()
+
+
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "delete"])
 def test_a_damaged_checkpoint_is_found_and_trained_again(whole, folder, tmp_path, damage):
     shutil.copytree(folder, tmp_path / "run")
