@@ -241,6 +241,28 @@ def test_zero_weights_and_zero_inputs_leave_a_dead_unit(zero):
     assert (verdicts == Verdict.CERTIFIED_NEVER).all()
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adamw"])
+def test_terms_that_are_never_positive_stay_so_under_decay(optimizer):
+    """Inputs of either sign, the weights against them or 0, and a blank example."""
+    config = dataclasses.replace(ONE, optimizer=optimizer, weight_decay=0.01)
+    config = dataclasses.replace(
+        config, decay_kind="coupled" if optimizer == "sgd" else "decoupled", learning_rate=0.1
+    )
+    rng = np.random.default_rng(0)
+    inputs = np.abs(rng.standard_normal((EXAMPLES, FAN_IN))) * [1, 1, -1, -1, 1]
+    inputs[:, 4] *= rng.choice([-1, 1], EXAMPLES)
+    inputs[0] = 0
+    inputs[1:3, 4] = 1, -1  # of both signs
+    weights = -np.abs(rng.standard_normal((FAN_IN, UNITS))) * np.array([1, 1, -1, -1, 0])[:, None]
+    weights[0, 0] *= -1  # one term of the first unit is positive
+    weights[4, 1] = 1e-3  # and one of the second on some examples
+    state = state_of(config, (weights, np.zeros(UNITS)))
+    verdicts = certify(config, task_of(inputs), state, horizon=10)
+    assert (verdicts.verdict[2:] == Verdict.CERTIFIED_NEVER).all()
+    assert set(verdicts.names[2:]) == {"non-positive weights"}
+    assert "non-positive weights" not in verdicts.names[:2]
+
+
 def test_a_second_layer_dead_on_digits_is_not_ambiguous():
     """Three units below: many digits silence them all, and z is the bias, 0."""
     config = Config(hidden=(3, 16), initial_bias=0.0, biased_units=16)

@@ -65,20 +65,23 @@ def norm_threshold(case: Case) -> Claim:
 def _non_positive(case: Case) -> Claim:
     """w <= 0 and b <= 0 on inputs x >= 0: z <= 0 whatever the inputs become.
 
-    Sums of non-positive float32 numbers are non-positive: no slack unless residue moves them. A
+    Likewise w >= 0 on a first layer's inputs x <= 0, and w = 0 on inputs of both signs: no term is
+    above 0. Sums of such float32 numbers are non-positive: no slack unless residue moves them. A
     decay that keeps the sign of each parameter is allowed.
     """
-    nonnegative = case.layer > 1 or (case.inputs >= 0).all()
-    if normalization_of(case.config).present or case.rules.noisy or not nonnegative:
+    if normalization_of(case.config).present or case.rules.noisy:
         return no_claim(case)
+    first = case.layer == 1
+    above = (case.inputs > 0).any(0)[:, None] if first else np.ones((case.inputs.shape[1], 1), bool)
+    below = (case.inputs < 0).any(0)[:, None] if first else ~above
     holds = np.full(case.z.shape[1], not (case.rules.decay > 0) or keeps_sign(case))
     bound, slack = np.zeros(len(holds)), np.zeros(len(holds))
-    for name in ("weights", "bias"):
-        value = np.atleast_2d(case.parameters[name])
-        rise = np.atleast_2d(np.maximum(residue_left(case, name), 0))
+    for name, sign, there in (("weights", 1, above), ("weights", -1, below), ("bias", 1, True)):
+        value = sign * np.atleast_2d(case.parameters[name])
+        rise = np.atleast_2d(np.maximum(sign * residue_left(case, name), 0)) * there
         room = np.where(rise > 0, moving_steps(case) * UNIT_ROUNDOFF * (np.abs(value) + rise), 0)
         moves = (rise > 0) if case.rules.decay > 0 else np.zeros(rise.shape, bool)
-        holds = holds & ((value + rise + room <= 0) & ~moves).all(0)
+        holds = holds & (((value + rise + room <= 0) | ~np.asarray(there)) & ~moves).all(0)
         slack = np.maximum(slack, room.max(0))
         if name == "bias":
             bound = (value + rise + room)[0]
