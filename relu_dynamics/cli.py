@@ -193,11 +193,9 @@ def _in_one_line(error: Exception) -> str | None:
     if isinstance(error, BrokenPipeError):
         return f"nobody reads standard output any more; {go_on}"
     reason = " ".join(str(error.strerror or error).split())
-    try:
-        sys.stdout.flush()  # fails again where standard output is to blame
-    except OSError:
-        return f"standard output cannot be written ({reason}); {go_on}"
-    place = checks.short_repr(error.filename) if error.filename else "a file"
+    if not error.filename:  # of something that is open: a disk's errors are mostly explained before
+        return f"standard output or a file cannot be written ({reason}); {go_on}"
+    place = checks.short_repr(error.filename)
     return f"{place} cannot be read or written ({reason}); {go_on}"
 
 

@@ -91,6 +91,7 @@ def from_mapping(values: Mapping[str, Any], base: Record, kind: str = "option") 
     number; nothing else is converted. Raises a one-line ValueError on an unknown name (with the
     nearest) or a wrong type. Ranges are `validate`'s.
     """
+    assert dataclasses.is_dataclass(base)
     hints = typing.get_type_hints(type(base))
     known = {field.name: field for field in dataclasses.fields(base)}
     changes = {}

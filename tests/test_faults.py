@@ -189,8 +189,12 @@ class Broken(io.TextIOWrapper):
     ("number", "code", "words"),
     [
         (errno.EPIPE, cli.EXIT_PIPE, "nobody reads standard output any more"),
-        (errno.ENOSPC, cli.EXIT_DISK, "standard output cannot be written (No space left"),
-        (errno.EIO, cli.EXIT_DISK, "standard output cannot be written (Input/output error)"),
+        (errno.ENOSPC, cli.EXIT_DISK, "standard output or a file cannot be written (No space left"),
+        (
+            errno.EIO,
+            cli.EXIT_DISK,
+            "standard output or a file cannot be written (Input/output error)",
+        ),
     ],
 )
 @pytest.mark.parametrize("when", ["at the end", "under way", "help"])
@@ -221,7 +225,7 @@ def test_standard_output_that_is_closed_or_of_few_characters_is_no_trouble(monke
     ("error", "code", "words"),
     [
         (PermissionError(13, "Permission denied", "runs/a"), 4, "'runs/a' cannot be read or writ"),
-        (OSError(28, "No space left on device"), 4, "a file cannot be read or written (No space"),
+        (OSError(28, "No space left on device"), 4, "a file cannot be written (No space"),
         (RuntimeError("INTERNAL: LLVM: Cannot allocate memory"), 6, "jax.clear_caches()"),
         (RuntimeError("RESOURCE_EXHAUSTED: of memory"), 6, "fewer lanes"),
     ],
@@ -361,7 +365,7 @@ def test_a_file_where_a_folder_belongs_and_the_other_way_round_is_refused(name, 
 
 def experiments(command: str, **options) -> subprocess.CompletedProcess:
     """A shell command in which PYTHON stands for the interpreter."""
-    command = command.replace("PYTHON", f"{sys.executable} -m experiments")
+    command = command.replace("PYTHON ", f"{sys.executable} -m experiments ")
     return subprocess.run(
         ["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, cwd=ROOT,
         **options,
@@ -388,8 +392,8 @@ def test_sigterm_while_the_program_starts_has_its_line_and_code():
     [
         ("PYTHON recovery_map --quick --out OUT | head -1 >/dev/null", 141, "nobody reads"),
         ("PYTHON recovery_map --help | true", 141, "nobody reads"),
-        ("PYTHON recovery_map --quick --out OUT >/dev/full", 4, "standard output cannot be"),
-        ("PYTHON --help >/dev/full", 4, "standard output cannot be written"),
+        ("PYTHON recovery_map --quick --out OUT >/dev/full", 4, "standard output or a file"),
+        ("PYTHON --help >/dev/full", 4, "standard output or a file"),
         ("PYTHON recovery_map --quick --out OUT <&- >&-", 0, ""),
         ("PYTHON recovery_map --quick --out OUT >/dev/null 2>&-", 0, ""),
         ("env -u HOME PYTHONIOENCODING=ascii PYTHON recovery_map --help-all", 0, ""),
