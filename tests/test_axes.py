@@ -116,7 +116,7 @@ def test_every_row_is_swept_stored_estimated_drawn_explored_and_replayed(rows, t
         needs |= ROW_NEEDS.get(name, {})
     if optimizers.SCHEDULES[rows["schedule"]].uses_warmup:
         needs["warmup_steps"] = 2
-    base = dataclasses.replace(TINY, **rows, **needs)
+    base = dataclasses.replace(TINY, **{**rows, **needs})
     # Far enough for some unit to be dead at step 0 whatever the scale of the inputs.
     axes = {"learning_rate": [0.001, 0.002], "initial_bias": [-4000.0, -3000.0]}
     _sweep_store_estimate_draw_explore_and_replay(base, axes, tmp_path)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from experiments import recovery_map
 from relu_dynamics import certificates, channels, figures, train
 from relu_dynamics.config import Config
 from relu_dynamics.engine import models, tasks, training
@@ -21,6 +22,7 @@ from relu_dynamics.engine.keys import purpose_key, run_key
 from relu_dynamics.engine.outcomes import DEFINITIONS, Outcome, classify
 from relu_dynamics.engine.step import train_step
 from relu_dynamics.engine.validation import validate
+from relu_dynamics.experiment import conduct
 from relu_dynamics.explorer import explore
 from relu_dynamics.grid import make_grid
 from relu_dynamics.statistics import estimates
@@ -297,3 +299,12 @@ def test_dust_is_no_recovery_of_a_flat_unit():
     history = train(dataclasses.replace(config, tolerance=1e30)).history
     assert history.dead_at_start.any() and not history.recoveries.any()
     assert not (classify(history) == Outcome.RECOVERED_SUSTAINED).any()
+
+
+def test_an_experiment_whose_texts_speak_of_the_dead_refuses_flat_units(tmp_path):
+    asked = dataclasses.replace(recovery_map.QUICK.config, definition="flat")
+    options = dataclasses.replace(recovery_map.QUICK, config=asked, out=tmp_path / "out")
+    other = dataclasses.replace(recovery_map.EXPERIMENT, definitions=("dead",))
+    with pytest.raises(ValueError, match="definition='flat': .* speak of dead units; use "):
+        conduct(other, options)
+    assert not (tmp_path / "out").exists()
