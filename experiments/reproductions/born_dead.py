@@ -159,10 +159,10 @@ def draw_births(config: Config, inputs: jax.Array, networks: int, root_seed: int
         outputs = jnp.stack([above[:, 0] for above in (*z[1:], forward.output)])
         narrow = outputs.max(1) - outputs.min(1) <= CONSTANT
         first = jnp.where(silent.any(), silent.argmax(), len(z))
-        return Births(first + 1, narrow | (jnp.arange(len(z)) >= first))
+        return first + 1, narrow | (jnp.arange(len(z)) >= first)
 
     root = run_key(root_seed, config.hidden[0])
-    return ensembles.map_lanes(birth, jnp.arange(networks, dtype=jnp.uint32), 1000)
+    return Births(*ensembles.map_lanes(birth, jnp.arange(networks, dtype=jnp.uint32), 1000))
 
 
 # Analysis -----------------------------------------------------------------------------------------

@@ -72,8 +72,9 @@ def _non_positive(case: Case) -> Claim:
     if normalization_of(case.config).present or case.rules.noisy:
         return no_claim(case)
     first = case.layer == 1
-    above = (case.inputs > 0).any(0)[:, None] if first else np.ones((case.inputs.shape[1], 1), bool)
-    below = (case.inputs < 0).any(0)[:, None] if first else ~above
+    every = np.ones((case.inputs.shape[1], 1), bool)
+    above = np.any(case.inputs > 0, axis=0)[:, None] if first else every
+    below = np.any(case.inputs < 0, axis=0)[:, None] if first else ~every
     holds = np.full(case.z.shape[1], not (case.rules.decay > 0) or keeps_sign(case))
     bound, slack = np.zeros(len(holds)), np.zeros(len(holds))
     for name, sign, there in (("weights", 1, above), ("weights", -1, below), ("bias", 1, True)):

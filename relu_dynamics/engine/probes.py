@@ -220,7 +220,8 @@ def _narrowed_lanes(lanes, batched, *arguments):
     # jax.vmap of a condition would compute both sides in every lane, at every evaluation.
     axes = jax.tree.map(lambda b: 0 if b else None, tuple(batched))
     narrow = jax.vmap(_narrow, in_axes=axes, axis_size=lanes)
-    return _if_undecided(narrow, *arguments), MarginBounds(True, True)
+    result = _if_undecided(narrow, *arguments)
+    return result, jax.tree.map(lambda _: True, result)
 
 
 def normalized_margin_bounds(shift: jax.Array, z: jax.Array, fan_in: int) -> MarginBounds:
