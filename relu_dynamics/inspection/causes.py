@@ -52,21 +52,16 @@ def causes(
     residue and decay; what it then does with parameters of 0 as well is residue alone. An optimizer
     that couples parameters (a global norm) puts what the coupling does under gradient.
     """
-    zero = jax.tree.map(jnp.zeros_like, gradients)
-    updates = [
-        tx.update(zero, memory, jax.tree.map(jnp.zeros_like, params))[0],
-        tx.update(zero, memory, params)[0],
-        tx.update(gradients, memory, params)[0],
-    ]
-    after = margins(optax.apply_updates(params, updates[-1]))
-    before = margins(params)
+    zero, nothing = (jax.tree.map(jnp.zeros_like, tree) for tree in (gradients, params))
+    residue = optax.apply_updates(params, tx.update(zero, memory, nothing)[0])
+    decayed = optax.apply_updates(params, tx.update(zero, memory, params)[0])
+    whole = optax.apply_updates(params, tx.update(gradients, memory, params)[0])
+    before, after = margins(params), margins(whole)
     parts = []
     for part in probe.slices.values():
-        units = jnp.zeros(probe.units, bool).at[part].set(True)
-        own = masks(params, probe, units)
+        own = masks(params, probe, jnp.zeros(probe.units, bool).at[part].set(True))
         line = [before[part]]
-        for update in updates:
-            moved = optax.apply_updates(params, update)
+        for moved in (residue, decayed, whole):
             line.append(margins(jax.tree.map(jnp.where, own, moved, params))[part])
         line.append(after[part])
         parts.append(jnp.stack([b - a for a, b in zip(line[:-1], line[1:], strict=True)]))
