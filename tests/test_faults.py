@@ -8,7 +8,6 @@ import io
 import json
 import os
 import pathlib
-import re
 import shutil
 import signal
 import subprocess
@@ -406,40 +405,3 @@ def test_what_a_shell_does_to_a_script_ends_in_one_line(command, code, words, tm
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
     assert len(lines) == (1 if words else 0) and all(words in line for line in lines)
-
-
-MANY = """
-import ctypes, dataclasses, mmap, sys
-import jax
-jax.config.update("jax_platforms", "cpu")
-from relu_dynamics import Config, cli, train
-from relu_dynamics.engine import memory
-libc = ctypes.CDLL(None, use_errno=True)
-libc.mmap.restype = ctypes.c_void_p
-libc.mmap.argtypes = [ctypes.c_void_p] + [ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
-
-def fill():
-    used, allowed = memory.memory_maps()
-    for i in range(allowed - used - 200):  # protections in turn: the kernel merges none
-        libc.mmap(None, 4096, 1 + 2 * (i % 2), 0x22, -1, 0)
-
-config = Config(task="teacher_student", examples=16, dimension=3, hidden=(4,), biased_layer=1,
-                biased_units=2, steps=4, probe_every=2, batch_size=4)
-def run():
-    train(config)
-    fill()
-    for width in range(5, 30):
-        train(dataclasses.replace(config, hidden=(width,)))
-cli.guard(run)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not pathlib.Path("/proc/self/maps").exists(), reason="needs Linux's /proc")
-def test_a_compiler_that_really_gets_no_maps_ends_with_6():
-    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
-    done = subprocess.run(
-        [sys.executable, "-c", MANY], capture_output=True, text=True, env=environment, cwd=ROOT
-    )
-    assert done.returncode == 6 and "Traceback" not in done.stderr, done.stderr[-2000:]
-    assert re.search(r"error: the compiler got no memory for another program \(", done.stderr)
