@@ -184,7 +184,7 @@ MUTATIONS = (
     ),
     Mutation(
         "held-out inputs are scaled by their own statistics",
-        "engine/tasks.py",
+        "engine/scalings.py",
         "scaling.scale(held, inputs, dose)",
         "scaling.scale(held, held, dose)",
         "test_by_hand.py::test_held_out_inputs_are_scaled_as_the_training_inputs_are",

@@ -78,12 +78,12 @@ def _trace(function: Callable, params: Any, data: tuple) -> _Program:
     try:
         closed, shape = jax.make_jaxpr(function, return_shape=True)(params, *data)
     except TypeError as error:
-        if "is not a valid JAX type" not in str(error):
+        if "abstract array" not in str(error):
             raise
         raise ValueError(
             f"{short_repr(function)} got an argument that JAX cannot trace: "
-            f"{str(error).splitlines()[0]} Fix it with functools.partial, so that only arrays are "
-            "passed."
+            f"{str(error).splitlines()[0]} Pass arrays only, and fix all else by "
+            "functools.partial."
         ) from error
     values = [
         parameter(
