@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from relu_dynamics.engine import outcomes, probes
 from relu_dynamics.engine.outcomes import History
+from relu_dynamics.engine.probes import MarginBounds
 from relu_dynamics.inspection.seen import Seen, as_statistics
 from relu_dynamics.inspection.watch import Probe
 
@@ -27,17 +28,19 @@ def _seen_margin(seen: Seen, otherwise: jax.Array) -> jax.Array:
     return jnp.where(seen.examples > 0, seen.margin, otherwise)
 
 
-def rounding_estimate(seen: Seen) -> jax.Array:
-    """An estimate, not a bound, of the rounding error of z, [units]."""
+def margin_bounds(seen: Seen, margin: jax.Array) -> MarginBounds:
+    """What the margin may be for rounding: an estimate, not a bound, for the sizes of the terms of
+    z are not known."""
     size = jnp.maximum(jnp.abs(seen.margin), jnp.abs(seen.minimum))
-    size = jnp.where(seen.examples > 0, size, 0)
-    return 64 * probes.UNIT_ROUNDOFF * size
+    error = 64 * probes.UNIT_ROUNDOFF * jnp.where(seen.examples > 0, size, 0)
+    return MarginBounds(margin - error, margin + error)
 
 
 def start(seen: Seen) -> Monitor:
     """The monitor before the first step, from what was seen of the probe set."""
     statistics = as_statistics(seen)._replace(margin=_seen_margin(seen, jnp.zeros(())))
-    history = outcomes.start_history(statistics, rounding_estimate(seen))
+    bounds = margin_bounds(seen, statistics.margin)
+    history = outcomes.start_history(statistics, bounds)
     none = jnp.zeros(seen.margin.shape, jnp.int32)
     return Monitor(jnp.int32(0), history, none, none, jnp.zeros(seen.margin.shape))
 
@@ -69,7 +72,7 @@ def evaluate(
         monitor.history,
         monitor.step,
         margin,
-        rounding_estimate(seen),
+        margin_bounds(seen, margin),
         since=since,
         tolerance=tolerance,
         sustain=sustain,
