@@ -33,7 +33,7 @@ from experiments.reproductions.published import (
 from relu_dynamics import statistics, theory
 from relu_dynamics.config import Config
 from relu_dynamics.engine import initialization, models
-from relu_dynamics.engine.initializers import INITIALIZERS
+from relu_dynamics.engine.initializers import initializers_of
 from relu_dynamics.engine.keys import run_key
 from relu_dynamics.experiment import Experiment, Figure
 from relu_dynamics.experiment import Options as CommonOptions
@@ -119,7 +119,7 @@ def train(options: Options, grids: Mapping[str, Grid], out: pathlib.Path) -> dic
 
 def draw_networks(options: Options, name: str, config: Config) -> Ensemble:
     """Many new networks of one config."""
-    with_biases = INITIALIZERS[config.initializer].redraw is not None
+    with_biases = initializers_of(config)[0].redraw is not None
     networks = options.networks_with_biases if with_biases else options.networks
     # Without biases a network is linear on either side of 0: its ends and 0 are the domain.
     points = options.points if with_biases else 3

@@ -8,10 +8,9 @@ The program is a jaxpr, so whatever JAX can trace can be read, whole training st
 import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from relu_dynamics.inspection.activations import (
     GRID,
@@ -483,7 +482,7 @@ def _unknown(eqn: Any, operands: list[Value]) -> list[Value]:
 
 def _holds_jaxpr(param: Any) -> bool:
     several = param if isinstance(param, tuple | list) else [param]
-    return any(isinstance(one, ClosedJaxpr | jax.extend.core.Jaxpr) for one in several)
+    return any(isinstance(one, ClosedJaxpr | Jaxpr) for one in several)
 
 
 def analyse(closed: ClosedJaxpr, values: list[Value]) -> tuple[Plan, list[Site], list[str]]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
 from relu_dynamics.inspection.activations import body_of
 from relu_dynamics.inspection.sites import Plan, Site
@@ -77,7 +77,7 @@ def _while(eqn: Any, values: list, plans: list[Plan], run: Callable, collect: An
     params = eqn.params
     first, second = params["cond_nconsts"], params["body_nconsts"]
     body = run(params["body_jaxpr"], plans[0])
-    test = jax.extend.core.jaxpr_as_fun(params["cond_jaxpr"])
+    test = jaxpr_as_fun(params["cond_jaxpr"])
     tested, fixed, start = values[:first], values[first : first + second], values[first + second :]
     shapes = jax.eval_shape(lambda *carry: body(*fixed, *carry)[1], *start)
     nothing = {k: collect.empty(shape) for k, shape in shapes.items()}

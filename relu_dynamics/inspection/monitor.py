@@ -23,7 +23,7 @@ class Monitor(NamedTuple):
     margin_drift: jax.Array  # change of the margin between the last two evaluations
 
 
-def _seen_margin(seen: Seen, otherwise: jax.Array) -> jax.Array:
+def _seen_margin(seen: Seen, otherwise: Any) -> jax.Array:
     """The margins, and another number for units that were not seen (a branch not taken)."""
     return jnp.where(seen.examples > 0, seen.margin, otherwise)
 
@@ -38,7 +38,7 @@ def margin_bounds(seen: Seen, margin: jax.Array) -> MarginBounds:
 
 def start(seen: Seen) -> Monitor:
     """The monitor before the first step, from what was seen of the probe set."""
-    statistics = as_statistics(seen)._replace(margin=_seen_margin(seen, jnp.zeros(())))
+    statistics = as_statistics(seen)._replace(margin=_seen_margin(seen, 0.0))
     bounds = margin_bounds(seen, statistics.margin)
     history = outcomes.start_history(statistics, bounds)
     none = jnp.zeros(seen.margin.shape, jnp.int32)

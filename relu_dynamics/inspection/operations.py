@@ -201,6 +201,10 @@ def _contracted(eqn: Any, side: int) -> list[tuple[int, int]]:
     return [(numbers.lhs_spec[1], numbers.rhs_spec[1])]
 
 
+def _axis(axes: tuple[Axis, ...], at: int | None, otherwise: Axis) -> Axis:
+    return otherwise if at is None else axes[at]
+
+
 def linear(eqn: Any, operands: list[Value]) -> Value:
     """A product or a convolution: the operand without data is the kernel."""
     shape, places = eqn.outvars[0].aval.shape, _places(eqn)
@@ -209,17 +213,16 @@ def linear(eqn: Any, operands: list[Value]) -> Value:
     bare = list(plain(shape))
     if kind < DATA:
         leaves = {
-            leaf: tuple(
-                own[at[side]] if at[side] is not None else empty
-                for at, empty in zip(places, bare, strict=True)
-            )
+            leaf: tuple(_axis(own, at[side], empty) for at, empty in zip(places, bare, strict=True))
             for side, value in enumerate((left, right))
             for leaf, own in value.leaves.items()
         }
         return Value(kind, plain(shape), depends, leaves)
     if left.kind == right.kind == DATA:
         axes = tuple(
-            empty if None in at else join([left.axes[at[0]], right.axes[at[1]]])
+            empty
+            if None in at
+            else join([_axis(left.axes, at[0], empty), _axis(right.axes, at[1], empty)])
             for at, empty in zip(places, bare, strict=True)
         )
         return Value(DATA, axes, depends, writer=Writer(shared=True, upstream=depends),
@@ -234,14 +237,12 @@ def linear(eqn: Any, operands: list[Value]) -> Value:
     main = max(leaves, key=lambda leaf: sum(bool(label_of(axis)) for axis in leaves[leaf]))
     axes, own = [], {leaf: [] for leaf in leaves}
     for at, empty in zip(places, bare, strict=True):
-        axis = empty
-        if at[side] is not None:
-            axis = leaves[main][at[side]]
-            if not label_of(axis) and at[1 - side] is not None:
-                axis = data.axes[at[1 - side]]
+        axis = _axis(leaves[main], at[side], empty)
+        if at[side] is not None and not label_of(axis):
+            axis = _axis(data.axes, at[1 - side], axis)
         axes.append(axis)
         for leaf, its in leaves.items():
-            own[leaf].append(its[at[side]] if at[side] is not None else empty)
+            own[leaf].append(_axis(its, at[side], empty))
     feeds = []
     for leaf, its in leaves.items():
         pairs = _pairs(tuple(axes), tuple(own[leaf]), leaf)

@@ -22,7 +22,9 @@ INCOMING = ("kernel", "bias", "scale", "shift", "centre")
 def check_units(probe: Probe, units: Any) -> jax.Array:
     """`units` as bools [units of the probe]; numbers of units are accepted. Raises a ValueError
     that names what is wrong."""
-    array = np.asarray(units) if not isinstance(units, jax.core.Tracer) else units
+    if isinstance(units, jax.Array) and units.dtype == bool and units.shape == (probe.units,):
+        return units  # traced too
+    array = np.asarray(units)
     if array.dtype == bool and array.shape == (probe.units,):
         return jnp.asarray(array)
     if array.dtype == bool or array.dtype.kind not in "iu":
@@ -101,9 +103,12 @@ def per_unit(tree: Any, probe: Probe, roles: Sequence[str] = INCOMING) -> jax.Ar
     for one in probe.sites:
         total = jnp.zeros(one.count)
         for link in _links(one, roles):
-            leaf = leaves.get(path_of.get(link.leaf, ""))
-            found = leaf is not None and _entries(link, jnp.shape(leaf), one.count)
-            if not found:
+            name = path_of.get(link.leaf)
+            if name is None:
+                continue
+            leaf = leaves[name]
+            found = _entries(link, jnp.shape(leaf), one.count)
+            if found is None:
                 continue
             entries, units = found
             rows = jnp.moveaxis(leaf, link.axes, range(len(link.axes))).reshape(entries, -1)
@@ -201,7 +206,7 @@ def toward_start(strength: float, start: Any) -> optax.GradientTransformation:
     """Regenerative L2 (Kumar et al. 2023, arXiv 2308.11958): a pull to the first parameters, put
     before the optimizer in a chain. It acts on dead units too, which get no other gradient."""
 
-    def update(updates, state, params):
+    def update(updates, state, params=None):
         pull: Callable = lambda g, p, q: g + strength * (p - q)  # noqa: E731
         return jax.tree.map(pull, updates, params, start), state
 

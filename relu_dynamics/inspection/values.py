@@ -165,16 +165,17 @@ def concatenated(values: list[Value], axis: int, depends: frozenset) -> tuple[Ax
     labels = [label_of(value.axes[axis]) for value in values]
     sizes = [sum_of(value.axes[axis]) for value in values]
     whole = tuple(sorted({entry for label in labels for entry in label}))
-    if not all(labels) or any(v.writer is None or len(v.axes[axis]) > 1 for v in values):
+    writers = [value.writer for value in values if value.writer is not None]
+    whole_axes = all(len(value.axes[axis]) == 1 for value in values)
+    if not all(labels) or len(writers) < len(values) or not whole_axes:
         return ((sum(sizes), whole),), Writer(shared=True, upstream=depends)
     feeds, first = [], 0
-    for value, label, size in zip(values, labels, sizes, strict=True):
-        for feed in relabel(value.writer, {label: whole}).feeds:
+    for writer, label, size in zip(writers, labels, sizes, strict=True):
+        for feed in relabel(writer, {label: whole}).feeds:
             at, units = feed.span.first + first, feed.span.units
             span = feed.span._replace(first=at, units=size if units is None else units)
             feeds.append(feed._replace(span=span))
         first += size
-    writers = [value.writer for value in values]
     return ((sum(sizes), whole),), Writer(
         feeds=tuple(feeds),
         norm=next((w.norm for w in writers if w.norm), ""),
