@@ -182,8 +182,9 @@ def entry_of(command: list[str]) -> tuple[list[str], list[str]] | None:
 
 @functools.cache
 def help_of(*start: str) -> str:
+    whole = start[:2] == ("-m", "experiments") and len(start) > 2  # its config's fields too
     done = subprocess.run(
-        [sys.executable, *start, "--help"],
+        [sys.executable, *start, "--help-all" if whole else "--help"],
         capture_output=True,
         text=True,
         cwd=ROOT,

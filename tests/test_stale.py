@@ -71,7 +71,7 @@ EDITS = {
     "schedule": lambda n: Schedule(lambda step, warmup, decay: 1 + n),
     "decay_targets": lambda n: (1, 2) if n else (),
     "bias_law": lambda n: lambda key, shape: jnp.full(shape, 0.1 + n),
-    "definition": lambda n: DEFINITIONS["flat"]._replace(rule=f"rule {n}"),
+    "definition": lambda n: DEFINITIONS["dead"]._replace(of_slopes=n > 0),
 }
 
 
