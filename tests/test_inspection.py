@@ -118,6 +118,24 @@ def test_parts_of_a_concatenation_belong_to_their_own_kernels():
     assert not surgery.masks(params, probe, [4, 5])["w2"].any()
 
 
+@pytest.mark.parametrize(
+    ("cut", "from_a", "from_b"), [((0, 5), [0, 4], []), ((3, 8), [3], [2]), ((5, 12), [], [0, 4])]
+)
+def test_a_slice_of_a_concatenation_belongs_to_what_it_reaches(cut, from_a, from_b):
+    def fn(p, x):
+        return jax.nn.relu(jnp.concatenate([x @ p["a"], x @ p["b"]], -1)[:, cut[0] : cut[1]])
+
+    params = {"a": jnp.ones((6, 5)), "b": jnp.ones((6, 7))}
+    mask = surgery.masks(params, inspection.find(fn, params, jnp.ones((3, 6))), [0, 4])
+    assert np.flatnonzero(mask["a"].any(0)).tolist() == from_a
+    assert np.flatnonzero(mask["b"].any(0)).tolist() == from_b
+
+
+def test_top_k_of_whole_numbers_is_no_site():
+    fn = lambda p, x, t: jax.nn.relu(x @ p) * jax.lax.top_k(t, 1)[0][0]  # noqa: E731
+    assert inspection.find(fn, jnp.ones((2, 3)), jnp.ones((4, 2)), jnp.arange(5)).units == 3
+
+
 # Every unit of every model, whole --------------------------------------------------------------
 
 
@@ -602,6 +620,18 @@ def test_a_treatment_changes_its_units_alone_and_is_proved(change, name):
         assert proof["dead_after"] <= 0.2 * dead.sum()
 
 
+def test_what_is_redrawn_to_the_same_number_has_no_memory_either():
+    probe, tx = inspection.find(small, P, jnp.ones((3, 4))), optax.adam(0.1)
+    memory = tx.update(jax.tree.map(jnp.ones_like, P), tx.init(P), P)[1]
+    treated = inspection.treat(
+        "redraw", [2], P, memory, probe=probe, tx=tx, key=KEY, init=lambda _: P
+    )
+    mu = treated.memory[0].mu
+    assert treated.changed == {"b/kernel": 2}  # the outgoing weights; all else came out the same
+    assert (mu["a"]["bias"] == 0).tolist() == [u == 2 for u in range(6)]
+    assert (mu["a"]["kernel"] == 0).all(0).tolist() == [u == 2 for u in range(6)]
+
+
 def test_redraw_leaves_the_output_as_it_was():
     fn, params, data = zoo.ZOO["linen MLP"][0]()
     probe = inspection.find(fn, params, *data)
@@ -652,8 +682,13 @@ def test_the_report_puts_the_worst_site_first_and_is_plain_data():
     assert json.loads(found.to_json())["sites"] == found.rows
     assert found.rows[0]["rate_below"] == pytest.approx(1 - 0.05 ** (1 / 30))
     assert [row["is_dead"] for row in found.units] == [False] * 6 + [True] * 4
+    assert inspection.diagnose(mlp, params, iter([x[:10], x[10:]])).rows == found.rows
     with pytest.raises(ValueError, match="batches is empty"):
         inspection.diagnose(mlp, params, [])
+    with pytest.raises(ValueError, match=r"batches is one array of shape .30, 3.; give batches"):
+        inspection.diagnose(mlp, params, x)
+    with pytest.raises(ValueError, match=r"got z of shape .0, 6.; give at least one example"):
+        inspection.diagnose(mlp, params, [x[:0]])
 
 
 def test_what_cannot_be_traced_is_said():

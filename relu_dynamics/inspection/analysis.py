@@ -53,7 +53,7 @@ from relu_dynamics.inspection.values import (
     meet,
     plain,
     relayout,
-    sum_of,
+    size_of,
 )
 
 LONGEST = 24  # values that a chain is remembered from
@@ -137,7 +137,9 @@ class Analysis:
         if name not in TOP_K and not tag.startswith(TAG) or operands[0].kind != DATA:
             return outs
         # As it was before it was flattened, which is the operand of a rectifier beside it too.
-        root = next(var for var, image in operands[0].images if image is GRID)
+        root = next((var for var, image in operands[0].images if image is GRID), None)
+        if root is None:
+            return outs  # of whole numbers
         if level.record:
             title = tag.removeprefix(TAG)
             shape = Shape("named" if title else "topk")
@@ -276,7 +278,7 @@ class Analysis:
         for leaf, own in value.leaves.items():
             axes = list(plain(shape))
             for k, at in to.items():
-                if sum_of(own[k]) == shape[at]:
+                if size_of(own[k]) == shape[at]:
                     axes[at] = own[k]
             leaves[leaf] = tuple(axes)
             if counter and gone:

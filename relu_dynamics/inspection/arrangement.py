@@ -13,7 +13,7 @@ from relu_dynamics.inspection.values import (
     join,
     label_of,
     plain,
-    sum_of,
+    size_of,
 )
 
 
@@ -51,7 +51,7 @@ def parts_of(eqn: Any, value: Value) -> list[Value]:
 def _part(value: Value, shape: tuple[int, ...], starts: Any) -> Value:
     axes, writer, whole = [], value.writer, True
     for axis, size, start in zip(value.axes, shape, starts, strict=True):
-        if sum_of(axis) == size:
+        if size_of(axis) == size:
             axes.append(axis)
             continue
         whole = False
@@ -94,7 +94,7 @@ def unknown(eqn: Any, operands: list[Value]) -> list[Value]:
         value = Value(kind, plain(shape), depends, sources=sources)
         if like is not None and len(like.axes) == len(shape) and eqn.primitive.name != "iota":
             axes = tuple(
-                axis if sum_of(axis) == size else ((size, ()),)
+                axis if size_of(axis) == size else ((size, ()),)
                 for axis, size in zip(like.axes, shape, strict=True)
             )
             nonnegative = like.nonnegative and eqn.primitive.name.startswith("reduce_window")

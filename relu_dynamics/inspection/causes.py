@@ -52,6 +52,7 @@ def causes(
     residue and decay; what it then does with parameters of 0 as well is residue alone. An optimizer
     that couples parameters (a global norm) puts what the coupling does under gradient.
     """
+    margins = jax.jit(margins)  # read once, not for every site
     zero, nothing = (jax.tree.map(jnp.zeros_like, tree) for tree in (gradients, params))
     residue = optax.apply_updates(params, tx.update(zero, memory, nothing)[0])
     decayed = optax.apply_updates(params, tx.update(zero, memory, params)[0])

@@ -3,6 +3,7 @@
 `DEFINITIONS` maps a name to a function of `Facts` that says which units are, bool [units].
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -80,9 +81,13 @@ def unusually_silent(facts: Facts, times: float = 2.0) -> jax.Array:
     return (past > 0) & (now > times * past)
 
 
+class UnknownFactError(ValueError):
+    """A definition needs a fact that is not known."""
+
+
 def _known(value: jax.Array | None, name: str, remedy: str) -> jax.Array:
     if value is None:
-        raise ValueError(f"definition {name!r} needs more than what was seen; give {remedy}.")
+        raise UnknownFactError(f"definition {name!r} needs more than what was seen; give {remedy}.")
     return value
 
 
@@ -112,8 +117,6 @@ def table(facts: Facts) -> dict[str, Any]:
     """{definition: bool [units]} of all definitions for which enough is known."""
     rows = {}
     for name, definition in DEFINITIONS.items():
-        try:
+        with contextlib.suppress(UnknownFactError):
             rows[name] = definition(facts)
-        except ValueError:
-            continue
     return rows

@@ -1,15 +1,16 @@
 """Report: which units of a model are dead, by which definition, worst site first."""
 
 import io
+import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from relu_dynamics.inspection.definitions import Facts, firing_rate_bound, table
 from relu_dynamics.inspection.seen import Seen
-from relu_dynamics.inspection.watch import Probe, find, look
+from relu_dynamics.inspection.watch import Probe, each_batch, find, look
 
 
 class Diagnosis(NamedTuple):
@@ -73,7 +74,9 @@ class Diagnosis(NamedTuple):
         total = sum(row["dead"] for row in rows)
         sheet = Table(
             title=f"{total} of {self.probe.units} units dead; worst: {worst['site']} with "
-            f"{worst['dead']} of {worst['units']}"
+            f"{worst['dead']} of {worst['units']}",
+            caption="dead: no example above the threshold; fires below: upper 95 % confidence "
+            "bound on the share of examples for which a dead unit fires",
         )
         names = [*self.defined, "invalid"]
         for title in ("site", "kind", "units", *names, "examples", "fires below"):
@@ -92,7 +95,7 @@ class Diagnosis(NamedTuple):
 def diagnose(
     function: Callable,
     params: Any,
-    batches: Sequence[Any],
+    batches: Iterable[Any],
     *,
     exclude: Sequence[str] = (),
     gradient: Any = None,
@@ -101,19 +104,17 @@ def diagnose(
 
     Args:
       function: a model or a loss, as for `find`.
-      batches: a sequence of what the function takes after `params`, an array or a tuple each.
+      batches: what the function takes after `params`, an array or a tuple each; read once.
       exclude: names of sites that are none of hidden units.
       gradient: norms of every unit's own gradient [units], as `surgery.gradient_norms` gives them;
         without them nothing is called gradient-dormant.
 
     Raises a ValueError when there is no batch or nothing is rectified.
     """
-    if not len(batches):
-        raise ValueError("batches is empty; give at least one batch.")
-    first = batches[0]
-    data = first if isinstance(first, tuple) else (first,)
-    probe = find(function, params, *data, exclude=exclude)
-    seen = look(function, params, batches, exclude=exclude)
+    every = each_batch(batches)
+    first = next(every)
+    probe = find(function, params, *first, exclude=exclude)
+    seen = look(function, params, itertools.chain([first], every), exclude=exclude)
     chosen = table(Facts(probe, seen, gradient=gradient))
     defined = {name: np.asarray(units) for name, units in chosen.items()}
     return Diagnosis(probe, seen, defined, firing_rate_bound(seen))

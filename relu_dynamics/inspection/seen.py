@@ -97,7 +97,9 @@ class Statistics:
         self.where, self.when = where, when
 
     def take(self, site: Site, z, output, threshold) -> Seen:
-        """What is seen of one site's units."""
+        """What is seen of one site's units. Raises a ValueError where there is no example."""
+        if not z.size:
+            raise ValueError(f"{site.name!r} got z of shape {z.shape}; give at least one example.")
         z, output, threshold = jax.lax.stop_gradient((z, output, threshold))
         if self.when is None:
             return self._seen(site, z, output, threshold)

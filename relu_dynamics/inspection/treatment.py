@@ -18,6 +18,7 @@ import optax
 from relu_dynamics.checks import check_choice
 from relu_dynamics.inspection.seen import Seen
 from relu_dynamics.inspection.surgery import (
+    INCOMING,
     check_units,
     fresh_memory,
     masks,
@@ -91,7 +92,20 @@ def _drawn(chosen: Chosen) -> Any:
     return drawn
 
 
-CHANGES: dict[str, Callable[..., Any]] = {"redraw": redraw, "kick": kick, "shrink": shrink}
+class Change(NamedTuple):
+    """One way to change units; a row of `CHANGES`."""
+
+    make: Callable[..., Any]  # of (chosen, options): the new parameters
+    writes: tuple[
+        str, ...
+    ] = ()  # roles of the entries that are new, be they the same number or not
+
+
+CHANGES: dict[str, Change] = {
+    "redraw": Change(redraw, (*INCOMING, "outgoing")),
+    "kick": Change(kick),
+    "shrink": Change(shrink, INCOMING),
+}
 
 
 class Treated(NamedTuple):
@@ -146,8 +160,10 @@ def treat(
     """
     check_choice("change", change, CHANGES)
     chosen = Chosen(key, params, probe, check_units(probe, units), init, seen)
-    new = CHANGES[change](chosen, **options)
-    mask = jax.tree.map(lambda a, b: a != b, new, params)
+    row = CHANGES[change]
+    new = row.make(chosen, **options)
+    written = masks(params, probe, chosen.units, row.writes)
+    mask = jax.tree.map(lambda a, b, own: own | (a != b), new, params, written)
     new_memory = memory if memory is None else fresh_memory(tx, new, memory, mask)
     changed, path_of = _differing(params, new), owned(params, probe)
     unreached = tuple(

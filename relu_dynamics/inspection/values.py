@@ -149,21 +149,22 @@ def relabel(writer: Writer, renamed: dict[Label, Label]) -> Writer:
 
 
 def cut(writer: Writer, start: int, size: int) -> Writer:
-    """The writer of a slice of a value along its unit axis."""
-
-    def part(feed):
+    """The writer of a slice of a value along its unit axis: of those feeds that reach it."""
+    feeds = []
+    for feed in writer.feeds:
         span = feed.span
-        units = size if span.units is None else min(size, span.units - start + span.first)
-        first = max(span.first - start, 0)
-        return feed._replace(span=Span(span.start + max(start - span.first, 0), first, units))
-
-    return writer._replace(feeds=tuple(map(part, writer.feeds)))
+        first = max(span.first, start)
+        end = start + size if span.units is None else min(span.first + span.units, start + size)
+        if first < end:
+            part = Span(span.start + first - span.first, first - start, end - first)
+            feeds.append(feed._replace(span=part))
+    return writer._replace(feeds=tuple(feeds))
 
 
 def concatenated(values: list[Value], axis: int, depends: frozenset) -> tuple[Axis, Writer | None]:
     """The axis along which values were concatenated, and the writer of the whole."""
     labels = [label_of(value.axes[axis]) for value in values]
-    sizes = [sum_of(value.axes[axis]) for value in values]
+    sizes = [size_of(value.axes[axis]) for value in values]
     whole = tuple(sorted({entry for label in labels for entry in label}))
     writers = [value.writer for value in values if value.writer is not None]
     whole_axes = all(len(value.axes[axis]) == 1 for value in values)
@@ -185,7 +186,7 @@ def concatenated(values: list[Value], axis: int, depends: frozenset) -> tuple[Ax
     )
 
 
-def sum_of(axis: Axis) -> int:
+def size_of(axis: Axis) -> int:
     """The size of an axis."""
     return int(np.prod([size for size, _ in axis], initial=1))
 

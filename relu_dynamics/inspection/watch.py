@@ -5,11 +5,13 @@ step = jax.jit(watch(train_step))       # the one line that a training loop need
 state, seen = step(state, batch)
 """
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from relu_dynamics.checks import short_repr
@@ -193,17 +195,40 @@ def preactivations(function: Callable, params: Any, *data: Any) -> dict[str, jax
     }
 
 
-def look(function: Callable, params: Any, batches: Any, *, exclude: Sequence[str] = ()) -> Seen:
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _seen_of(function: Callable, exclude: tuple[str, ...], params: Any, *data: Any) -> Seen:
+    return watch(function, exclude=exclude)(params, *data)[1]
+
+
+def each_batch(batches: Iterable[Any]) -> Iterator[tuple]:
+    """What a function takes after its parameters, batch by batch, where a batch is a tuple or one
+    argument. Raises a ValueError where there is none, or `batches` is an array itself."""
+    if isinstance(batches, jax.Array | np.ndarray):
+        raise ValueError(
+            f"batches is one array of shape {batches.shape}; give batches of it, such as [inputs]."
+        )
+    empty = True
+    for batch in batches:
+        empty = False
+        yield batch if isinstance(batch, tuple) else (batch,)
+    if empty:
+        raise ValueError("batches is empty; give at least one batch.")
+
+
+def look(
+    function: Callable, params: Any, batches: Iterable[Any], *, exclude: Sequence[str] = ()
+) -> Seen:
     """What every unit of `function(params, batch)` did over a data set, streamed batch by batch.
 
-    `batches` yields what the function takes after `params`: an array or a tuple. Raises a
-    ValueError when there is none.
+    `batches` as for `each_batch`, which says what is refused.
     """
-    see = jax.jit(lambda params, *data: watch(function, exclude=exclude)(params, *data)[1])
+    try:
+        hash(function)
+    except TypeError:  # an Equinox module, say: its method is known by what it belongs to
+        function = function.__call__
     total = None
-    for batch in batches:
-        seen = see(params, *(batch if isinstance(batch, tuple) else (batch,)))
+    for data in each_batch(batches):
+        seen = _seen_of(function, tuple(exclude), params, *data)
         total = seen if total is None else merge(total, seen)
-    if total is None:
-        raise ValueError("batches is empty; give at least one batch.")
+    assert total is not None
     return total
