@@ -53,12 +53,19 @@ def _folded(name: str) -> str:
     return re.sub("[_ -]", "", name.casefold())
 
 
+def reads_as_number(text: str | bytes) -> bool:
+    """Whether text spells a number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def without_quotes(value: Any) -> str:
     """The remedy for a number given as text, such as ": 0.1 without quotes"; else nothing."""
-    try:
-        return f": {float(value):g} without quotes" if isinstance(value, str) else ""
-    except ValueError:
-        return ""
+    given = isinstance(value, str) and reads_as_number(value)
+    return f": {float(value):g} without quotes" if given else ""
 
 
 def short_repr(value: Any) -> str:

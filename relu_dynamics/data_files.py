@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from relu_dynamics.checks import check_choice, check_path, short_repr
+from relu_dynamics.checks import check_choice, check_path, reads_as_number, short_repr
 
 ARRAYS = (  # of an .npz: (inputs, targets)
     ("inputs", "targets"),
@@ -104,20 +104,12 @@ def _csv(path: pathlib.Path, field: str, target: str | None) -> tuple:
     twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if twice is not None:
         raise ValueError(f"{field}: column {twice!r} is there twice; rename one.")
-    if all(_is_number(name) for name in names):
+    if all(map(reads_as_number, names)):
         raise ValueError(f"{field}: its first line is numbers; name the columns in the first line.")
     table = pandas.read_csv(
         path, encoding="utf-8-sig", index_col=False, keep_default_na=False, na_values=[""]
     )
     return _split(table, field, target)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _parquet(path: pathlib.Path, field: str, target: str | None) -> tuple:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from relu_dynamics.checks import short_repr
+from relu_dynamics.checks import reads_as_number, short_repr
 
 LARGEST = 1e15  # a float32 variance overflows soon after
 
@@ -151,14 +151,6 @@ def float32_keeps(single: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.n
     return (single.min(0) < single.max(0)) & (high - low >= LEAST_SPREAD)
 
 
-def _reads_as_number(text: str | bytes) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
 def real_numbers(field: str, array: np.ndarray, place: Any, remedy: str) -> np.ndarray:
     """An array of finite numbers as float64 (float32 where nothing is lost); raises for the first
     cell that is none."""
@@ -170,7 +162,7 @@ def real_numbers(field: str, array: np.ndarray, place: Any, remedy: str) -> np.n
             if is_missing(value):
                 raise ValueError(f"{field}: {place(index)} is missing ({str(value)!r}); {FILL}.")
             if isinstance(value, str | bytes):
-                if not _reads_as_number(value):
+                if not reads_as_number(value):
                     raise ValueError(
                         f"{field}: {place(index)} is text ({short_repr(str(value))}); {remedy}."
                     )

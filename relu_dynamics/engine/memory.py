@@ -60,13 +60,17 @@ def free_programs() -> None:
         jax.clear_caches()
 
 
+def ran_out(error: BaseException) -> bool:
+    """Whether memory for numbers ran out, by what JAX or Python raised."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+
+
 def explain_exhausted(error: BaseException) -> str | None:
     """What to do when memory ran out, by what JAX, its compiler or Python raised, in one line; None
     for another error."""
-    text = str(error)
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+    if ran_out(error):
         return "out of memory; use fewer lanes, fewer seeds or a smaller network."
-    if isinstance(error, RuntimeError) and "Cannot allocate memory" in text:
+    if isinstance(error, RuntimeError) and "Cannot allocate memory" in str(error):
         used, allowed = memory_maps()
         return (
             f"the compiler got no memory for another program ({used:,} of {allowed:,} memory maps "

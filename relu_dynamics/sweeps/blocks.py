@@ -117,12 +117,12 @@ def _memory_answered(grid: Grid, device: Device | None) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
+        if memory.ran_out(error):
+            raise OutOfMemoryError(_memory_remedy(grid, device)) from None
         remedy = memory.explain_exhausted(error)
         if remedy is None:
             raise
-        if "Cannot allocate memory" in str(error):
-            raise OutOfMemoryError(remedy) from None
-        raise OutOfMemoryError(_memory_remedy(grid, device)) from None
+        raise OutOfMemoryError(remedy) from None
 
 
 def _arguments(grid: Grid, block: int, device: Device | None) -> tuple:
