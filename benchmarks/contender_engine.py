@@ -20,11 +20,13 @@ OWN_BATCHES = 100  # Steps whose batches are drawn together, where every run has
 class Engine:
     """The engine on all cores. With `statistics` it is `sweep`, as a user calls it, which records
     every unit's statistics at every step; without, the same block program with its history
-    dropped, so that XLA prunes the statistics. With `own_batches` every run draws its own."""
+    dropped, so that XLA prunes the statistics. With `own_batches` every run draws its own.
+    `implementation` is the config's; the kernel computes its statistics in any case."""
 
-    def __init__(self, statistics: bool, own_batches: bool = False):
+    def __init__(self, statistics: bool, own_batches: bool = False, implementation: str = "plain"):
         self.statistics = statistics
         self.own_batches = own_batches
+        self.implementation = implementation
 
     def prepare(self, work: Workload) -> None:
         self.work = work
@@ -37,7 +39,7 @@ class Engine:
             "learning_rate": self.work.learning_rate[:side].tolist(),
         }
         steps = self.work.steps if steps is None else steps
-        config = make_config(self.work.name, steps)
+        config = replace(make_config(self.work.name, steps), implementation=self.implementation)
         if self.own_batches:  # The draws of all runs between two evaluations are in memory at once.
             every = math.gcd(steps, OWN_BATCHES)
             config = replace(config, batch_order="independent", probe_every=every)

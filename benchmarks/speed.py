@@ -34,6 +34,13 @@ ONE_DEVICE = {"JAX_PLATFORMS": "cpu"}
 
 CONTENDERS = (
     Contender(
+        "kernel",
+        "**relu_dynamics, the kernel**, all statistics",
+        "contender_engine:Engine",
+        threads=CORES,
+        arguments=dict(statistics=True, implementation="kernel"),
+    ),
+    Contender(
         "engine",
         "**relu_dynamics**, all statistics",
         "contender_engine:Engine",

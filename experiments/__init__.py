@@ -26,7 +26,9 @@ NAMES = (
     "causes",
     "consequences",
     "remedies",
+    "autoencoders",
     *REPRODUCTIONS,
+    "calibration",
     "one_unit",
 )  # in the order of the gallery
 

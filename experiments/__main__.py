@@ -15,10 +15,10 @@ if __name__ == "__main__":  # the imports take seconds; then `cli.guard` catches
     for _number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(_number, _stop_early)
 
-from experiments import NAMES, find  # noqa: E402
+from experiments import NAMES, find, run_times  # noqa: E402
 from experiments import all as everything  # noqa: E402
 from relu_dynamics import cli  # noqa: E402
-from relu_dynamics.experiment import conduct  # noqa: E402
+from relu_dynamics.experiment import by, conduct  # noqa: E402
 
 
 def command_of(name: str) -> cli.Command:
@@ -29,7 +29,13 @@ def command_of(name: str) -> cli.Command:
         )
     experiment = find(name)
     run = functools.partial(conduct, experiment)
-    return cli.Command(run, experiment.defaults, experiment.quick, experiment.description)
+    defaults = by(experiment.implementation, experiment.defaults)
+    quick = by(experiment.implementation, experiment.quick)
+    text, seconds = experiment.description, run_times.read().get(name)
+    if seconds is not None:  # else it is new: `all` has not measured it yet
+        takes = run_times.spell(seconds)
+        text = f"{text.rstrip()}\n\nTakes {takes} on {run_times.machine()}.\n"
+    return cli.Command(run, defaults, quick, text)
 
 
 def main() -> None:

@@ -2,9 +2,11 @@
 verdict (claims.md) and every figure with its sentence, command and run time (gallery.md).
 
 `--quick` and `--paper` take each script's smaller and larger sizes; `--paper` is meant for a GPU.
-A script that is done is not run again: stop and start as you like. With the default sizes, pages
-and figures go to docs/; otherwise to --out. About three quarters of an hour on two cores; `--quick`
-about five minutes.
+A script that is done is not run again: stop and start as you like. `--again` runs the scripts once
+more on what they have stored, so analysis, figures and pages are made anew and nothing that is
+stored is trained. With the default sizes, pages and figures go to docs/, measured run times to
+experiments/run_times.json and README's table; otherwise pages go to --out. `--quick` takes about
+five minutes.
 """
 
 import dataclasses
@@ -24,7 +26,7 @@ import rich.console
 import rich.progress
 from PIL import Image, PngImagePlugin
 
-from experiments import NAMES, find
+from experiments import NAMES, find, run_times
 from relu_dynamics import store
 from relu_dynamics.statistics import claims
 
@@ -65,6 +67,8 @@ class Options:
     """Names of scripts to run; all of them by default."""
     out: pathlib.Path = pathlib.Path("runs")
     """Folder of all results."""
+    again: bool = False
+    """Whether scripts that are done analyse and draw what they stored once more."""
     pages: bool = True
     """Whether to write claims.md, gallery.md and copy the figures."""
 
@@ -117,24 +121,32 @@ def run(options: Options) -> None:
         task = bar.add_task("scripts", total=len(scripts))
         for script in scripts:
             bar.update(task, description=script.name)
-            state = run_script(script, size, out / script.name)
+            state = run_script(script, size, out / script.name, options.again)
             bar.console.print(f"{script.name}: {state}")
             bar.advance(task)
     if options.pages:
         pages = DOCS if size == "default" else out
         print("wrote", *write_pages(scripts, size, out, pages))
+        if size == "default":
+            seconds = {script.name: _seconds(out, script.name) for script in scripts}
+            table = run_times.write(seconds, _machine())
+            readme = ROOT / "README.md"
+            readme.write_text(run_times.retimed(readme.read_text(), run_times.read(table)))
+            print("wrote", table, readme)
 
 
-def run_script(script: Script, size: str, folder: pathlib.Path) -> str:
-    """Runs one script unless it is done; its output goes to log.txt in its folder. Raises a
-    RuntimeError with its last line when it fails; what it has finished is kept."""
+def run_script(script: Script, size: str, folder: pathlib.Path, again: bool = False) -> str:
+    """Runs one script unless it is done, or `again`; its output goes to NAME.log beside its folder.
+    Raises a ValueError with its last line when it fails; what it has finished is kept, and so is
+    the time that it took when it trained."""
     command = [sys.executable, *command_of(script, size)[1:]]
     if size == "paper" and script.paper:
         options_file = folder.parent / f"{script.name}-paper.json"
         options_file.write_text(json.dumps(dict(script.paper), indent=1))
         command += ["--config-file", str(options_file.absolute())]
     marker = folder.parent / f"{script.name}.done.json"
-    if _marked_command(marker) == command[1:]:
+    done_before = _marked_command(marker) == command[1:]
+    if done_before and not again:
         return "done before"
     started = time.monotonic()
     log = folder.parent / f"{script.name}.log"
@@ -146,8 +158,14 @@ def run_script(script: Script, size: str, folder: pathlib.Path) -> str:
         lines = log.read_text().strip().splitlines() or ["no output"]
         raise ValueError(f"{script.name} ended with {done.returncode}: {lines[-1]} (see {log})")
     seconds = round(time.monotonic() - started, 1)
-    marker.write_text(json.dumps({"command": command[1:], "seconds": seconds}))
+    if not done_before:
+        marker.write_text(json.dumps({"command": command[1:], "seconds": seconds}))
     return f"{seconds} s"
+
+
+def _seconds(out: pathlib.Path, name: str) -> float:
+    """How long an experiment took when it trained."""
+    return json.loads((out / f"{name}.done.json").read_text())["seconds"]
 
 
 def _marked_command(marker: pathlib.Path) -> list[str] | None:
@@ -169,16 +187,17 @@ def write_pages(
         "# Gallery",
         "",
         "Written by `python -m experiments all`. Run times are of the whole experiment, compiling "
-        f"included, on {_machine()}, whatever else the machine was doing.",
+        f"included, on {_machine()}.",
     ]
     for script in scripts:
         command = " ".join(command_of(script, size))
         summary = json.loads((out / script.name / store.SUMMARY_FILE).read_text())
         summaries.append((command, summary))
-        marker = json.loads((out / f"{script.name}.done.json").read_text())
+        commit = summary.get("provenance", {}).get("git_commit", "unknown")[:12]
+        seconds = run_times.spell(_seconds(out, script.name))
         for stem, sentence in script.figures.items():
             name = copy_figure(out / script.name, stem, figures)
-            facts = f"`{command}` · {marker['seconds']:.0f} s"
+            facts = f"`{command}` · {seconds} · analysed at {commit}"
             gallery += ["", f"## {sentence}", "", f"![{sentence}](figures/{name})", "", facts]
     (pages / "gallery.md").write_text("\n".join(gallery) + "\n")
     return [claims.write_page(pages / "claims.md", summaries, "figures"), pages / "gallery.md"]

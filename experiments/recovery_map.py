@@ -6,8 +6,7 @@ at a negative bias; the layer below it learns. Plain SGD, so the only way back i
 of the inputs that the layer below sends up.
 
 Writes results.zarr, summary.json and recovery_map.png/.pdf to --out; `--draw` draws again from
-the stored result, `--explore` also writes explorer.html, an interactive page. About
-two minutes on two cores; `--quick` under half a minute.
+the stored result, `--explore` also writes explorer.html, an interactive page.
 """
 
 import dataclasses
@@ -19,6 +18,7 @@ import xarray as xr
 
 from relu_dynamics import explorer, figures, store
 from relu_dynamics.config import Config
+from relu_dynamics.engine.imported import from_checkpoint, widths
 from relu_dynamics.engine.outcomes import DEFINITIONS
 from relu_dynamics.experiment import DataOptions, Experiment, Figure
 from relu_dynamics.grid import Grid, make_grid
@@ -45,6 +45,9 @@ class Options(DataOptions):
     shard: str = "auto"
     """i/n: train only the blocks b with b % n == i into a shared --out. auto: by a SLURM array's
     variables or jax.distributed, else everything."""
+    state: pathlib.Path | None = None
+    """Parameters that every run begins with: a checkpoint of somebody's MLP, whose widths replace
+    --config.hidden. The initial biases are then added to those of the biased units."""
     explore: bool = False
     """Also write explorer.html, an interactive page of the map (needs the extra `explorer`)."""
 
@@ -64,10 +67,17 @@ def make_grids(options: Options) -> dict[str, Grid]:
         explorer.check_bokeh()
     check_shard(options.shard)
     axes = {"learning_rate": options.learning_rates, "initial_bias": options.initial_biases}
+    config, start = options.config, _start(options)
+    if start is not None:
+        config = dataclasses.replace(config, hidden=widths(start))
     grid = make_grid(
-        options.config, axes, options.seeds, root_seed=options.root_seed, lanes=options.lanes
+        config, axes, options.seeds, root_seed=options.root_seed, lanes=options.lanes, state=start
     )
     return {"map": grid}
+
+
+def _start(options: Options) -> Mapping | None:
+    return None if options.state is None else from_checkpoint(options.state)
 
 
 def train(options: Options, grids: Mapping[str, Grid], out: pathlib.Path) -> xr.Dataset:
@@ -84,7 +94,7 @@ def summarize(options: Options, result: xr.Dataset) -> dict:
     cells = estimates.cells(result, "recovered")
     return {
         "definition": cells.attrs["definition"],
-        "interval": cells.attrs["method"] + ", 95 %",
+        "interval": window["recovered"].attrs["method"] + ", 95 %",
         "runs": runs,
         "steps": steps,
         "run_steps": runs * steps,
@@ -187,7 +197,8 @@ def _row_text(row: Mapping) -> str:
 def explore(options: Options, out: pathlib.Path) -> None:
     """Writes the interactive page of the stored map where it was asked for."""
     if options.explore:
-        print("wrote", explorer.explore(store.open_result(out), out / "explorer.html"))
+        page = explorer.explore(store.open_result(out), out / "explorer.html", _start(options))
+        print("wrote", page)
 
 
 EXPERIMENT = Experiment(
@@ -209,8 +220,8 @@ EXPERIMENT = Experiment(
     stored=store.open_result,
     figures={
         "recovery_map": Figure(
-            "Dead units come back within a window of learning rates: a larger rate revives them, "
-            "a still larger one kills.",
+            "P(a dead unit recovers), P(a living unit dies) and P(a run diverges) over learning "
+            "rate and initial bias.",
             figures.draw_recovery_map,
         )
     },

@@ -6,6 +6,7 @@
 #       extension: .py
 #       format_name: percent
 #       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -13,13 +14,14 @@
 # ---
 
 # %%
-# Installs the package on Colab; does nothing elsewhere.
+# On Colab, clone the repository first (`!git clone ADDRESS clone`): this installs the package from
+# there. Elsewhere it does nothing.
 import sys
 from importlib.util import find_spec
 
 if "google.colab" in sys.modules and find_spec("relu_dynamics") is None:
-    print("installing relu-dynamics")
-    # %pip install -q relu-dynamics
+    print("installing ./clone")
+    # %pip install -q ./clone
 
 # %% [markdown]
 # # The recovery map, and how to add an axis

@@ -11,7 +11,6 @@ import io
 import os
 import pathlib
 import signal
-import stat
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn, TypeVar
@@ -24,7 +23,7 @@ from relu_dynamics.checks import check_choice
 from relu_dynamics.config import Config
 from relu_dynamics.engine.memory import explain_exhausted
 from relu_dynamics.grid import VersionError
-from relu_dynamics.settings import check_jax
+from relu_dynamics.settings import check_jax, private_cache
 from relu_dynamics.sweeps.blocks import OutOfMemoryError, block_devices
 
 Options = TypeVar("Options")
@@ -74,7 +73,7 @@ def start_jax() -> None:
 
 def use_private_cache() -> pathlib.Path | None:
     """Lets JAX keep compiled programs between processes, in a folder that only this user can
-    write (~/.cache/relu_dynamics or below $XDG_CACHE_HOME), and returns it.
+    write (`settings.private_cache`), and returns it.
 
     A compile cache holds code that is run, so a folder that others could have written is not used:
     None is returned, and everything is recompiled. JAX's own settings come first
@@ -83,23 +82,9 @@ def use_private_cache() -> pathlib.Path | None:
     chosen = getattr(jax.config, "jax_compilation_cache_dir")  # noqa: B009 (set by JAX at run time)
     if chosen or not hasattr(os, "getuid"):
         return pathlib.Path(chosen) if chosen else None
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    try:
-        home = pathlib.Path(base) if os.path.isabs(base) else pathlib.Path.home() / ".cache"
-    except RuntimeError:  # nobody's home
-        return None
-    folder = home / "relu_dynamics" / "compiled"
-    try:
-        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        for place in (folder.parent, folder):
-            found = os.lstat(place)
-            private = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
-            if not private or found.st_mode & 0o022:
-                return None
-    except OSError:  # a folder that is not writable
-        return None
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    folder = private_cache("compiled")
+    if folder is not None:
+        jax.config.update("jax_compilation_cache_dir", str(folder))
     return folder
 
 

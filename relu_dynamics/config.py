@@ -158,6 +158,66 @@ class Config:
     target_scale: float | None = _traced(None, "factor on the targets", above=0)
     """Factor on the targets of a regression task, > 0: their variance grows with its square (traced
     when given)."""
+    penalty_scale: float | None = _traced(
+        None,
+        "penalty",
+        since="0.2.0",
+        aliases=("l1 coefficient", "sparsity coefficient", "l1"),
+        used_by=("penalty.loss",),
+        at_least=0,
+    )
+    """Factor on the `penalty`, >= 0 (traced when given)."""
+    revival_scale: float | None = _traced(
+        None,
+        "factor on the revival's loss",
+        since="0.2.0",
+        aliases=("aux k coefficient", "alpha"),
+        used_by=("revival.loss",),
+        at_least=0,
+    )
+    """Factor on the loss of the `revival`, >= 0; default 1/32 for aux_k, 1 for ghost_gradients
+    (traced when given)."""
+    silent_after: float | None = _traced(
+        None,
+        "steps until silent",
+        since="0.2.0",
+        aliases=("dead feature window",),
+        used_by=("revival.of_silent",),
+        at_least=1,
+    )
+    """Steps without any output on a minibatch after which a unit is silent to the `revival`;
+    default 100 (traced when given)."""
+    reset_rate: float | None = _traced(
+        None,
+        "replacement rate",
+        since="0.2.0",
+        aliases=("replacement rate",),
+        used_by=("reset.rate",),
+        at_least=0,
+        at_most=1,
+    )
+    """Under reset="continual_backprop": share of a layer's mature units that is replaced per step,
+    in [0, 1]; default 1e-4 (traced when given)."""
+    reset_maturity: float | None = _traced(
+        None,
+        "maturity",
+        since="0.2.0",
+        aliases=("maturity threshold",),
+        used_by=("reset.maturity",),
+        at_least=0,
+    )
+    """Steps that a unit must be older than to be replaced by continual backpropagation; default
+    100 (traced when given)."""
+    reset_threshold: float | None = _traced(
+        None,
+        "dormancy threshold",
+        since="0.2.0",
+        aliases=("tau", "redo tau"),
+        used_by=("reset.threshold",),
+        at_least=0,
+    )
+    """Under reset="redo": units whose E|h| over the probe set is at most so many times the mean of
+    their layer are reset; default 0.1 (traced when given)."""
 
     task: str = _static("digits", aliases=("dataset", "data", "loss", "problem"))
     """Name of the task, see `relu_dynamics.engine.tasks.TASKS`."""
@@ -212,6 +272,19 @@ class Config:
     output_bias: bool = _static(True, aliases=("use bias",))
     """Whether the output layer has a bias."""
 
+    decoder_bias: str = _static(
+        "zero", since="0.2.0", aliases=("pre bias",), used_by=("model.autoencodes",)
+    )
+    """Where the output bias of an autoencoder, which is subtracted from its inputs too, starts:
+    zero, mean or geometric_median, of the training inputs."""
+    penalty: str = _static("none", since="0.2.0", aliases=("sparsity penalty",))
+    """What joins the loss to make units silent on most examples: none, l1 (of outputs times the
+    length of outgoing weights) or l0 (of what learned thresholds let through). The reported loss
+    is the task's own. See `relu_dynamics.engine.terms.PENALTIES`."""
+    revival: str = _static("none", since="0.2.0", aliases=("auxiliary loss",))
+    """What joins the loss to bring silent units of the last hidden layer back: none, aux_k or
+    ghost_gradients, see `relu_dynamics.engine.terms.REVIVALS`."""
+
     optimizer: str = _static("sgd", aliases=("optim", "opt", "solver"))
     """sgd, momentum (heavy-ball), nesterov, adam, adamw or rmsprop."""
     schedule: str = _static("constant", aliases=("scheduler", "lr schedule", "lr scheduler"))
@@ -226,6 +299,11 @@ class Config:
     does). adamw is always decoupled."""
     decay_targets: str = _static("all", used_by=("weight_decay",))
     """What decays: all, weights or biases."""
+    decay_to_start: bool = _static(
+        False, since="0.2.0", aliases=("regenerative", "l2 init"), used_by=("weight_decay",)
+    )
+    """Whether parameters decay to their values at step 0 rather than to 0 (regenerative L2, Kumar
+    et al. 2023, arXiv 2308.11958): a pull that dead units feel too. What is reset starts anew."""
     batch_size: int | None = _static(64, aliases=("batch", "minibatch", "minibatch size", "bs"))
     """Examples per step, drawn with replacement; None trains on all examples at every step."""
     batch_order: str = _static("random", aliases=("shuffle", "order"), used_by=("batch_size",))
@@ -244,6 +322,15 @@ class Config:
     """Number of its units that get it."""
     killed_at: int = _static(0, used_by=("killed_fraction",))
     """Step at which `killed_fraction` of the units are killed, a multiple of `probe_every`."""
+    reset: str = _static("none", since="0.2.0", aliases=("recycling", "reinitialization"))
+    """Which units are made new while training goes on, see `relu_dynamics.engine.resets.RESETS`:
+    none, redo, continual_backprop, or resample for autoencoders. Incoming weights and bias are
+    drawn again by the initializer (without `initial_bias`), outgoing weights are 0, the optimizer's
+    memory of both is empty; resample takes directions of badly reconstructed examples instead."""
+    reset_every: int | None = _static(
+        None, since="0.2.0", aliases=("redo period", "reset interval"), used_by=("reset.chooses",)
+    )
+    """Steps between two resets."""
     probe_size: int | None = _static(None)
     """Number of training examples on which "dead" is judged; None: all of them."""
     probe_every: int = _static(25, aliases=("eval every", "log every"))
@@ -259,6 +346,10 @@ class Config:
     or under definition="flat" its largest derivative."""
     sustain: int = _static(100)
     """Steps that a recovered unit must stay alive to count as sustained."""
+    implementation: str = _static("plain", since="0.2.0", aliases=("backend", "engine", "path"))
+    """What computes the training steps: plain (JAX), kernel (compiled C++, on CPU; refused where it
+    cannot be had) or auto (of a grid: the kernel where it can be had). It changes the last bits, so
+    it is part of a result's identity; see docs/speed.md."""
 
     @property
     def units(self) -> int:

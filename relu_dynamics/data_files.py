@@ -12,7 +12,7 @@ import pathlib
 import stat
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,9 +54,82 @@ def read_data(path: str | os.PathLike, target: str | None = None) -> FileData:
     Raises a one-line ValueError for a file that is missing, empty or not of its kind, for a column
     that is not there or is there twice, and a `MissingParquetError` without the extra `parquet`.
     """
+    path, field, digest = _opened(path, tuple(_READERS))
+    with _answered(field):
+        inputs, targets, held = _READERS[path.suffix](path, field, target)
+    return FileData(inputs, targets, held, {"file": path.name, "sha256": digest})
+
+
+def read_arrays(
+    path: str | os.PathLike, names: Sequence[str] = (), target: str | None = None
+) -> tuple[np.ndarray, ...]:
+    """The arrays in a .npy, .npz, .csv or .parquet file that a model is called with, in its order.
+
+    Args:
+      path: the file.
+      names: of the arrays of an .npz, in the order of the model's arguments; by default its only
+        array, or the inputs of the first pair of `ARRAYS` that is there.
+      target: a column of a table that is no input.
+
+    Raises a one-line ValueError as `read_data`, and for a column or an array that holds no numbers.
+    """
+    path, field, _ = _opened(path, (*_READERS, ".npy"))
+    with _answered(field):
+        if path.suffix == ".npz":
+            arrays = _named_arrays(path, field, names)
+        elif names:
+            raise ValueError(f"arrays={short_repr(list(names))} names arrays of an .npz; leave it.")
+        elif path.suffix == ".npy":
+            arrays = {"its array": np.load(path, allow_pickle=False, mmap_mode="r")}
+        else:
+            arrays = {"its table": _numbers_in(_TABLES[path.suffix](path, field), field, target)}
+    for name, array in arrays.items():
+        if not array.size or not array.ndim:
+            raise ValueError(f"{field}: {name} has shape {array.shape}; give at least one example.")
+        if array.dtype.kind not in "fiub":
+            raise ValueError(f"{field}: {name} is of {array.dtype}; give numbers.")
+    rows = {name: len(array) for name, array in arrays.items()}
+    if len(set(rows.values())) > 1:
+        raise ValueError(f"{field}: its arrays have {short_repr(rows)} rows; give as many of each.")
+    return tuple(arrays.values())
+
+
+def _named_arrays(path: pathlib.Path, field: str, names: Sequence[str]) -> dict[str, np.ndarray]:
+    with _npz_arrays(path, field) as arrays:
+        pair = _present(arrays, ARRAYS)
+        chosen = list(names) or (arrays.files if len(arrays.files) == 1 else list(pair or ())[:1])
+        missing = [name for name in chosen if name not in arrays.files]
+        if missing or not chosen:
+            raise ValueError(
+                f"{field}: name the model's arguments by arrays=; it holds "
+                f"{', '.join(arrays.files) or 'none'}."
+            )
+        return {name: arrays[name] for name in chosen}
+
+
+def _numbers_in(table: Any, field: str, target: str | None) -> np.ndarray:
+    if target is not None:
+        table = _split(table, field, target)[0]
+    for column in table.columns:
+        if table[column].dtype.kind not in "fiub":
+            raise ValueError(
+                f"{field}: column {short_repr(str(column))} holds no numbers; leave it out, or "
+                "name it as the target."
+            )
+        if table[column].isna().any():
+            row = int(table[column].isna().argmax())
+            raise ValueError(
+                f"{field}: column {short_repr(str(column))} is empty in row {row}; fill it, or "
+                "drop the row."
+            )
+    return table.to_numpy(np.float32)
+
+
+def _opened(path: Any, endings: tuple[str, ...]) -> tuple[pathlib.Path, str, str]:
+    """(path, how errors name it, sha256) of a regular file that can be read."""
     path = check_path("data", path)
     field = f"data={short_repr(str(path))}"
-    check_choice("data's ending", path.suffix, tuple(_READERS))
+    check_choice("data's ending", path.suffix, endings)
     try:
         found = os.stat(path)
         if not stat.S_ISREG(found.st_mode):
@@ -70,9 +143,7 @@ def read_data(path: str | os.PathLike, target: str | None = None) -> FileData:
             raise
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"{field} cannot be read: {reason}.") from None
-    with _answered(field):
-        inputs, targets, held = _READERS[path.suffix](path, field, target)
-    return FileData(inputs, targets, held, {"file": path.name, "sha256": digest})
+    return path, field, digest
 
 
 @contextlib.contextmanager
@@ -91,7 +162,7 @@ def _answered(field: str) -> Iterator[None]:
         raise ValueError(text) from None
 
 
-def _csv(path: pathlib.Path, field: str, target: str | None) -> tuple:
+def _csv(path: pathlib.Path, field: str) -> Any:
     import pandas  # slow to import, and only files need it
 
     with open(path, encoding="utf-8-sig", newline="") as file:
@@ -106,23 +177,21 @@ def _csv(path: pathlib.Path, field: str, target: str | None) -> tuple:
         raise ValueError(f"{field}: column {twice!r} is there twice; rename one.")
     if all(map(reads_as_number, names)):
         raise ValueError(f"{field}: its first line is numbers; name the columns in the first line.")
-    table = pandas.read_csv(
+    return pandas.read_csv(
         path, encoding="utf-8-sig", index_col=False, keep_default_na=False, na_values=[""]
     )
-    return _split(table, field, target)
 
 
-def _parquet(path: pathlib.Path, field: str, target: str | None) -> tuple:
+def _parquet(path: pathlib.Path, field: str) -> Any:
     import pandas
 
     try:
         import pyarrow  # noqa: F401
     except ImportError:
         raise MissingParquetError(
-            f"{field}: .parquet needs pyarrow; install it: pip install 'relu-dynamics[parquet]', "
-            "or give a .csv."
+            f"{field}: .parquet needs pyarrow; install it: pip install pyarrow, or give a .csv."
         ) from None
-    return _split(pandas.read_parquet(path), field, target)
+    return pandas.read_parquet(path)
 
 
 def _split(table: Any, field: str, target: str | None) -> tuple:
@@ -146,9 +215,7 @@ def _npz(path: pathlib.Path, field: str, target: str | None) -> tuple:
             f"target={short_repr(target)} names a column, and an .npz has none: call its arrays "
             "inputs and targets."
         )
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{field} is not an .npz; write it with numpy.savez.")
-    with np.load(path, allow_pickle=False) as arrays:
+    with _npz_arrays(path, field) as arrays:
         pair = _present(arrays, ARRAYS)
         if pair is None:
             wanted = " or ".join(" and ".join(pair) for pair in ARRAYS[:2])
@@ -159,8 +226,20 @@ def _npz(path: pathlib.Path, field: str, target: str | None) -> tuple:
         return *load(pair), load(held) if held else None
 
 
+def _npz_arrays(path: pathlib.Path, field: str) -> Any:
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{field} is not an .npz; write it with numpy.savez.")
+    return np.load(path, allow_pickle=False)
+
+
 def _present(arrays: Any, pairs: tuple) -> tuple | None:
     return next((pair for pair in pairs if set(pair) <= set(arrays.files)), None)
 
 
-_READERS = {".csv": _csv, ".parquet": _parquet, ".npz": _npz}
+def _table(path: pathlib.Path, field: str, target: str | None) -> tuple:
+    return _split(_TABLES[path.suffix](path, field), field, target)
+
+
+_TABLES = {".csv": _csv, ".parquet": _parquet}
+
+_READERS = {".csv": _table, ".parquet": _table, ".npz": _npz}

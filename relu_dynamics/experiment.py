@@ -18,9 +18,10 @@ import jax
 
 from relu_dynamics import figures, store
 from relu_dynamics.checks import short_repr
+from relu_dynamics.config import Config
 from relu_dynamics.engine import tasks
 from relu_dynamics.grid import Grid
-from relu_dynamics.statistics import claims
+from relu_dynamics.statistics import claims, estimates
 from relu_dynamics.sweeps import studies
 
 
@@ -120,6 +121,9 @@ class Experiment:
     """Options under half a minute."""
     paper: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Options of the size of a paper, by name, where they differ from the defaults."""
+    implementation: str = "auto"
+    """What its command has as `implementation` of every config among the options that names none
+    (`Config.implementation`); "plain" where every unit is traced, which the kernel does not do."""
     grids: Callable[[Any], Mapping[str, Grid]]
     """Options -> the grids that decide the numbers. Raises a one-line ValueError for bad ones."""
     also_decides: Callable[[Any], tuple] = lambda options: ()
@@ -141,17 +145,56 @@ class Experiment:
     """Whatever else is made of the folder at the end."""
 
 
+def by(implementation: str, options: Any) -> Any:
+    """The options with every config among them asking for an `implementation`."""
+    configs = {f.name: getattr(options, f.name) for f in dataclasses.fields(options)}
+    return dataclasses.replace(
+        options,
+        **{
+            name: dataclasses.replace(value, implementation=implementation)
+            for name, value in configs.items()
+            if isinstance(value, Config)
+        },
+    )
+
+
+def _as_begun(experiment: Experiment, options: Any) -> tuple[Any, dict[str, Grid], str, Any]:
+    """(options, grids, question, folder). Where a config says "auto" and the folder holds what
+    plain JAX began, options that ask for that."""
+    asked = [options]
+    configs = [getattr(options, field.name) for field in dataclasses.fields(options)]
+    if any(isinstance(c, Config) and c.implementation == "auto" for c in configs):
+        asked.append(by("plain", options))
+    found = []
+    for each in asked:
+        grids = dict(experiment.grids(each))
+        question = studies.question_hash(grids, *experiment.also_decides(each))
+        out = options.out or pathlib.Path("runs") / f"{experiment.name}-{question[:12]}"
+        found.append((each, grids, question, out))
+    return max(found, key=lambda one: _begun(*one[1:]))  # the first of equals
+
+
+def _begun(grids: Mapping[str, Grid], question: str, out: pathlib.Path) -> int:
+    """How much in a folder is of these grids and this question."""
+    count = 0
+    with contextlib.suppress(store.FolderError, KeyError, TypeError):
+        count += studies.read_summary(out)["provenance"]["grid_hash"] == question
+    places = {out: list(grids.values())} if len(grids) == 1 else {}
+    places |= {out / studies.folder_name(name): [grid] for name, grid in grids.items()}
+    for folder, own in places.items():
+        with contextlib.suppress(store.FolderError, OSError):
+            count += store.read_identity(folder) in [grid.identity for grid in own]
+    return count
+
+
 def conduct(experiment: Experiment, options: Any) -> None:
     """Runs an experiment: train, analyse, store, draw; with `options.draw` only the last.
 
     Raises a ValueError for options that cannot run and a `FolderError` for a folder that holds
     another question, or nothing to draw; a stopped run resumes by the same call.
     """
-    options = use_own_data(options)
-    grids = experiment.grids(options)
+    options, grids, question, out = _as_begun(experiment, use_own_data(options))
     _check_definitions(experiment, grids)
-    question = studies.question_hash(grids, *experiment.also_decides(options))
-    out = options.out or pathlib.Path("runs") / f"{experiment.name}-{question[:12]}"
     if not options.draw:
         _answer(experiment, options, grids, question, out)
     provenance = _summary_of(experiment, out)["provenance"]
@@ -225,7 +268,31 @@ def _answer(
     with store.writing(out):
         out.mkdir(parents=True, exist_ok=True)
         store.write_summary(out, summary)
+        _write_cells(out)
     experiment.report(summary)
+    print(_deletable(out))
+
+
+def _write_cells(out: pathlib.Path) -> None:
+    """Writes cells.csv beside every labelled result in a folder."""
+    for folder in sorted(out.rglob(store.RESULT_FOLDER)):
+        result = store.open_result(folder)
+        if "outcome" in result:  # else made by an experiment for itself
+            rows = estimates.table(result.load()).to_csv(index=False)
+            store.write_whole(folder.with_name("cells.csv"), rows.encode())
+
+
+def _deletable(out: pathlib.Path) -> str:
+    """Which files of a folder may go, in a line with their size."""
+    blocks = [path for folder in out.rglob("blocks") for path in folder.rglob("*")]
+    megabytes = sum(path.stat().st_size for path in blocks if path.is_file()) / 1e6
+    if not blocks:
+        return f"keep all of {out}: it holds no blocks that could be deleted"
+    return (
+        f"may be deleted once you are done: the folders `blocks` in {out} ({megabytes:.1f} MB). "
+        "Results, cells.csv, figures and --draw do without them; the same command would train them "
+        "again"
+    )
 
 
 def _check_question(out: pathlib.Path, question: str) -> None:

@@ -21,8 +21,10 @@ import numpy as np
 from relu_dynamics.checks import check_choice, short_repr
 from relu_dynamics.config import FIELDS, TRACED, Config, check_number, to_json
 from relu_dynamics.config_files import from_mapping
+from relu_dynamics.engine.columns import is_one_unit
 from relu_dynamics.engine.initialization import check_initialization
 from relu_dynamics.engine.models import Params
+from relu_dynamics.engine.native.coverage import decided
 from relu_dynamics.engine.outcomes import DEFINITION_VERSION
 from relu_dynamics.engine.starting import StartingPoint, starting_point
 from relu_dynamics.engine.step import State
@@ -37,6 +39,11 @@ SCHEMA_VERSION = 2  # of stored blocks and labelled results
 LANE_BYTES = {"cpu": 2**17, "accelerator": 2**26}
 
 MOST_LANES = {"cpu": 2**10, "accelerator": 2**17}
+
+# The kernel's lanes share no activations: what stays in the cache are all lanes' weights and the
+# optimizer's memory, and more lanes share only the draws of a seed. (Networks of one unit are
+# evaluated by plain JAX, in its blocks.)
+KERNEL_BYTES, MOST_KERNEL_LANES = 2**20, 2**6
 
 MOST_VALUES = 2**22  # of an axis, and seeds: the identity lists them all
 
@@ -151,8 +158,10 @@ def default_lanes(config: Config, cells: int, platform: str = "cpu") -> int:
     more than `cells` need: a block holds cells of one seed, so more lanes would be padding."""
     kind = "cpu" if platform == "cpu" else "accelerator"
     batch = config.examples if config.batch_size is None else config.batch_size
-    room = LANE_BYTES[kind] // (4 * batch * max(config.hidden))
-    fits = min(MOST_LANES[kind], 2 ** int(math.log2(room))) if room > 1 else 1
+    room, most = LANE_BYTES[kind] // (4 * batch * max(config.hidden)), MOST_LANES[kind]
+    if config.implementation == "kernel" and not is_one_unit(config):
+        room, most = KERNEL_BYTES // (8 * sum(n * n for n in config.hidden)), MOST_KERNEL_LANES
+    fits = min(most, 2 ** int(math.log2(room))) if room > 1 else 1
     return min(fits, 2 ** math.ceil(math.log2(cells)))
 
 
@@ -205,6 +214,7 @@ def make_grid(
     for name, values in checked:
         for value in values if name == "initial_bias" else ():  # 0 leaves a layer without bias
             check_initialization(dataclasses.replace(config, initial_bias=value))
+    config = dataclasses.replace(config, implementation=decided(config))
     numbers = _check_seeds(seeds)
     if isinstance(root_seed, bool) or not isinstance(root_seed, int) or not 0 <= root_seed < 2**32:
         raise ValueError(

@@ -42,8 +42,8 @@ def declare_tables(tables: Mapping[str, Mapping[str, Any]]) -> None:
         SHIPPED[field] = dict(table)
 
 
-def row_keys(config: Any) -> tuple[Hashable, ...]:
-    """What the rows that a config names are made of, of those that are not shipped: equal as long
+def row_keys(config: Any) -> tuple[tuple[str, str, Hashable], ...]:
+    """(field, name, what the row is made of) of the rows that are not shipped: equal as long
     as their programs are. Part of what JAX compares before it uses a compiled program again; give
     it to a cache of your own that is keyed by a config."""
     return tuple((field, name, _key(row)) for field, name, row in _own_rows(config))

@@ -5,14 +5,17 @@ compiles like two). What it can name, it refuses. The rest (compiler flags, the 
 is found by training one stored block again, see `store.canary`; `made_with` says what differs.
 """
 
+import functools
 import os
 import pathlib
 import platform
+import stat
 from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
 import jax
+import platformdirs
 
 PACKAGES = ("relu-dynamics", "jax", "jaxlib", "flax", "optax", "numpy", "xarray", "zarr")
 
@@ -56,6 +59,30 @@ if compiler_threads(cores(), os.environ) < 2:
     os.environ["PJRT_NPROC"] = "2"
 
 
+def private_cache(name: str) -> pathlib.Path | None:
+    """The folder `name` below the user's cache folder (`platformdirs`: ~/.cache/relu_dynamics or
+    below $XDG_CACHE_HOME on Linux, ~/Library/Caches/relu_dynamics on a Mac), made if missing.
+
+    For code that is run: None when somebody else could have written there, or it cannot be made."""
+    try:
+        folder = platformdirs.user_cache_path("relu_dynamics", appauthor=False) / name
+    except RuntimeError:  # nobody's home
+        return None
+    if not folder.is_absolute():
+        return None
+    try:
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        for place in (folder.parent, folder):
+            found = os.lstat(place)
+            private = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+            if not private or found.st_mode & 0o022:
+                return None
+    except (OSError, AttributeError):  # not writable; a system without users
+        return None
+    return folder
+
+
 _SILENT = ("cache", "log", "profil", "debug", "traceback", "coordinat", "distributed", "explain")
 
 
@@ -76,6 +103,7 @@ def made_with() -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
+@functools.cache  # it parses a file: a third of what the labels of a short sweep cost
 def version(name: str) -> str:
     """The version of an installed package, or "unknown"."""
     try:

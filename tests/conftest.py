@@ -16,11 +16,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-FLAGS = (
+from tests.xla_flags import NO_FUSION_EMITTERS
+
+FLAGS = [
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",
-    "--xla_cpu_use_fusion_emitters=false",
-)
+]
+if NO_FUSION_EMITTERS:
+    FLAGS.append(NO_FUSION_EMITTERS)
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 gc.set_threshold(50_000, 20, 50)
 
@@ -69,3 +72,13 @@ def ended(monkeypatch, capsys):
         return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    """A headless browser; skips where there is none."""
+    from tests import browser
+
+    driver = browser.start(tmp_path_factory.mktemp("profile"))
+    yield driver
+    driver.quit()

@@ -66,8 +66,8 @@ MUTATIONS = (
     Mutation(
         "ReLU has the derivative 1/2 at 0",
         "engine/activations.py",
-        '    "relu": Activation(jax.nn.relu, ',
-        '    "relu": Activation(lambda z: jnp.maximum(z, 0), ',
+        "        jax.nn.relu, rectifies=True, homogeneous=True, ",
+        "        lambda z: jnp.maximum(z, 0), rectifies=True, homogeneous=True, ",
         "test_training.py::test_relu_has_derivative_zero_at_zero",
     ),
     Mutation(

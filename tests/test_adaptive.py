@@ -94,6 +94,7 @@ def full():
     return sweep(CONFIG, AXES, 24, lanes=2)
 
 
+@pytest.mark.slow
 def test_an_adaptive_sweep_is_a_part_of_the_full_one(found, full):
     successes, trials = estimates.counts(full, "recovered_ever")
     wanted = np.where(trials > 0, successes / np.maximum(trials, 1), np.nan)
@@ -114,6 +115,7 @@ def test_seeds_go_where_the_intervals_are_wide(found):
     assert (found.high - found.low).max() < (even.high - even.low).max()
 
 
+@pytest.mark.slow
 def test_a_stopped_sweep_takes_the_same_way_and_trains_only_what_is_missing(
     found, tmp_path, monkeypatch
 ):

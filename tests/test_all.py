@@ -1,13 +1,18 @@
 """experiments.all: its table, its resume and its pages, with scripts that cost nothing."""
 
+import dataclasses
 import json
+import pathlib
 
 import pytest
 from PIL import Image, PngImagePlugin
 
+from experiments import NAMES, find, run_times
 from experiments import all as experiment
+from experiments.__main__ import command_of
 from relu_dynamics import store
 
+ROOT = pathlib.Path(__file__).parents[1]
 CLAIM = {
     "claim": "it holds", "source": "dying ReLU", "verdict": "confirmed", "finding": "It does.",
     "estimate": 0.5, "interval": [0.4, 0.6], "count": "3 seeds", "definition": "dead",
@@ -50,6 +55,38 @@ def test_scripts_run_once_and_pages_are_written(tiny, tmp_path, capsys):
     assert "`python -m experiments tiny --quick`" in gallery and "it holds" in claims
     with Image.open(out / "figures" / "tiny.png") as image:
         assert image.width == tiny.PAGE_PIXELS
+
+
+def test_again_runs_what_is_done_and_keeps_the_time_of_training(tiny, tmp_path):
+    options = tiny.Options(quick=True, out=tmp_path / "runs")
+    tiny.run(options)
+    marker = tmp_path / "runs" / "all-quick" / "tiny.done.json"
+    marker.write_text(json.dumps({**json.loads(marker.read_text()), "seconds": 7200}))
+    tiny.run(dataclasses.replace(options, again=True))
+    assert (marker.parent / "tiny" / "calls").read_text().count("\n") == 2
+    assert "120 min" in (marker.parent / "gallery.md").read_text()
+
+
+# --- Run times ------------------------------------------------------------------------------------
+
+
+def test_the_readme_and_help_say_the_measured_times():
+    readme, seconds = (ROOT / "README.md").read_text(), run_times.read()
+    assert run_times.retimed(readme, seconds) == readme
+    assert set(seconds) == {*NAMES, "all"}
+    for name in NAMES:
+        assert f"Takes {run_times.spell(seconds[name])} on" in command_of(name).description
+
+
+def test_times_are_kept_by_name_and_written_into_rows(tmp_path):
+    table = run_times.write({"causes": 61.24, "layers": 100}, "m", tmp_path / "times.json")
+    run_times.write({"layers": 140.0}, "m", table)
+    assert run_times.read(table) == {"causes": 61.2, "layers": 140.0, "all": pytest.approx(201.2)}
+    page = "| `causes`, `layers` | a | b |\n| `all` | c | d |\n| `other` | e | f |\nx `all` | g |\n"
+    assert run_times.retimed(page, run_times.read(table)) == (
+        "| `causes`, `layers` | a | 3 min together |\n| `all` | c | 3 min |\n| `other` | e | f |\n"
+        "x `all` | g |\n"
+    )
 
 
 def test_a_script_that_fails_says_why_and_is_tried_again(tiny, tmp_path):
@@ -100,3 +137,8 @@ def test_bad_options_are_named(tiny, fields, words, tmp_path):
     with pytest.raises(ValueError, match=words):
         tiny.run(tiny.Options(out=tmp_path / "runs", **fields))
     assert not (tmp_path / "runs").exists()
+
+
+def test_an_experiment_that_was_never_timed_has_its_help(monkeypatch):
+    monkeypatch.setattr(run_times, "read", dict)
+    assert command_of("causes").description == find("causes").description

@@ -38,7 +38,14 @@ TINY = Config(
     probe_every=2,
     sustain=2,
 )
+_CONTINUAL = {"reset": "continual_backprop", "reset_every": 1}
 NEEDS = {  # what a field needs beside it; a new field without a need has no line here
+    "reset_threshold": {"reset": "redo", "reset_every": 2},
+    "reset_rate": _CONTINUAL,
+    "reset_maturity": _CONTINUAL,
+    "penalty_scale": {"penalty": "l1"},
+    "revival_scale": {"task": "teacher_student", "revival": "ghost_gradients"},
+    "silent_after": {"task": "teacher_student", "revival": "aux_k"},
     "momentum": {"optimizer": "momentum"},
     "bias_scale": {"bias_law": "normal"},
     "scaling_dose": {"input_scaling": "shifted"},
@@ -50,7 +57,7 @@ def _values(name: str) -> list[float]:
     if name == "initial_bias":  # some unit must be dead at step 0
         return [-3.0, -2.0, -1.0]
     allowed = FIELDS[name].metadata["range"]
-    return [v for v in (0.125, 0.25, 0.5) if allowed.holds(v)]
+    return [v for v in (0.125, 0.25, 0.5, 2.0, 3.0, 4.0) if allowed.holds(v)][:3]
 
 
 def _sweep_store_estimate_draw_explore_and_replay(base, axes, folder) -> None:
@@ -74,10 +81,16 @@ def _sweep_store_estimate_draw_explore_and_replay(base, axes, folder) -> None:
     assert all(getattr(replayed.config, field) == np.float32(cell[field]) for field in cell)
 
 
+def _first_is_fast(cases):
+    """The first case with every change, all of them in CI."""
+    return [*cases[:1], *(pytest.param(case, marks=pytest.mark.slow) for case in cases[1:])]
+
+
 PAIRS = [(*TRACED[i : i + 2], "learning_rate")[:2] for i in range(0, len(TRACED), 2)]
 
 
-@pytest.mark.parametrize("names", PAIRS, ids=" and ".join)
+@pytest.mark.slow
+@pytest.mark.parametrize("names", _first_is_fast(PAIRS), ids=" and ".join)
 def test_every_axis_is_swept_stored_estimated_drawn_explored_and_replayed(names, tmp_path):
     """Two at a time: half as many programs to compile."""
     needs = [NEEDS.get(name, {}) for name in names]
@@ -100,6 +113,8 @@ TABLES = {
 ROW_NEEDS = {  # what a row needs beside it
     "adamw": {"weight_decay": 0.1},
     "zeros": {"normalization": "none"},
+    "autoencoder": {"task": "sparse_features", "hidden": (4,), "biased_layer": 1},
+    "tied_autoencoder": {"task": "sparse_features", "hidden": (4,), "biased_layer": 1},
 }
 # One network has a row of every table: as many networks as the longest table has rows, and each
 # row in another company. What fails there alone has a test of its own in test_models.py.
@@ -109,7 +124,8 @@ NETWORKS = [
 ]
 
 
-@pytest.mark.parametrize("rows", NETWORKS, ids=lambda rows: "-".join(rows.values()))
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", _first_is_fast(NETWORKS), ids=lambda rows: "-".join(rows.values()))
 def test_every_row_is_swept_stored_estimated_drawn_explored_and_replayed(rows, tmp_path):
     needs = {}
     for name in rows.values():

@@ -88,12 +88,16 @@ def test_what_is_drawn_for_one_purpose_comes_from_no_other_purposes_key(monkeypa
         return found
 
     redrawn = dataclasses.replace(config, initializer="randomized_asymmetric")
+    reset = dataclasses.replace(redrawn, reset="redo", reset_every=1)
+    task = tasks.make_task(config, purpose_key(run_key(0, 4), "task"), None)
+    begun = state._replace(optimizer=optimizers.make_optimizer(reset).init(params))
     calls = {
         "batch": lambda: step.draw_batch(config, key, jnp.int32(7)),
         "noise": lambda: step.add_noise(config, noise_key(key, jnp.int32(7)), params),
         "task": lambda: tasks.make_task(config, purpose_key(key, "task"), None),
         "init": lambda: initialization.initialize(redrawn, purpose_key(key, "init")),
         "kill": lambda: interventions.kill_share(config, None, key, state),
+        "reset": lambda: interventions.reset_units(reset, task, key, begun),
     }
     assert calls.keys() == PURPOSES.keys()  # a new purpose is tried here too
     found = {purpose: purposes(call) for purpose, call in calls.items()}

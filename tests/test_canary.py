@@ -54,6 +54,7 @@ def contents(folder):
     return {p: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+@pytest.mark.slow
 def test_a_folder_with_other_bits_is_refused_and_stays_as_it_is(other, tmp_path):
     folder = folder_with(tmp_path, 1, other)
     before = contents(folder)

@@ -45,6 +45,7 @@ def test_named_initializers_are_scales_of_he(name, scale):
     assert scale in sweep.HARMFUL["weight_scale"]
 
 
+@pytest.mark.slow
 def test_a_scale_of_the_weights_does_not_change_who_is_born_dead():
     config = Config(
         task="teacher_student", hidden=(4, 4), biased_units=2, initial_bias=0.0, examples=16
@@ -216,7 +217,9 @@ def test_a_combined_claim_names_its_conditions():
     both = combine(yes, no, maybe)
     assert both.verdict == "conditional" and both.more_seeds == 40
     assert both.condition == "confirmed at a; refuted at b; undecided at c"
-    assert combine(no, maybe).verdict == "undecided"
+    mixed = combine(no, maybe, no)
+    assert mixed.verdict == "undecided"
+    assert claims.verdict_text(mixed.as_json()) == "undecided (refuted in 2, undecided in 1)"
 
 
 def test_a_difference_too_small_to_matter_refutes():

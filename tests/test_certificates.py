@@ -25,6 +25,8 @@ from relu_dynamics.engine.step import State, train_step
 from relu_dynamics.engine.tasks import Task
 from relu_dynamics.engine.validation import validate
 
+pytestmark = pytest.mark.core
+
 NEVER, AT = Verdict.CERTIFIED_NEVER, Verdict.CERTIFIED_AT
 LANES = 12  # runs of one compiled program
 
@@ -227,6 +229,7 @@ def program(parts):
     return validate(functools.reduce(lambda c, kw: dataclasses.replace(c, **kw), changes, base))
 
 
+@pytest.mark.slow
 def test_no_certificate_is_contradicted():
     cases, wrong, counts = 0, [], collections.Counter()
     for seed, parts in enumerate(FAST):

@@ -21,6 +21,8 @@ from relu_dynamics.engine.normalizations import NORMALIZATIONS
 from relu_dynamics.engine.outcomes import NEVER
 from relu_dynamics.engine.step import State, parameter_updates
 
+pytestmark = pytest.mark.core
+
 COVERED_NORMALIZATIONS = [name for name, row in NORMALIZATIONS.items() if row.covered]
 DECAYS = {
     "none": {},
@@ -171,6 +173,7 @@ COMBINATIONS = [  # all of them are below, marked slow
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer, normalization, decay", COMBINATIONS)
 def test_the_terms_sum_to_the_change_of_z(optimizer, normalization, decay):
     config = dataclasses.replace(_with_decay(optimizer, decay), normalization=normalization)
@@ -225,6 +228,7 @@ ONE_LAYER = Config(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_dead_first_layer_unit_under_plain_sgd_has_every_term_exactly_zero():
     account = channels.account(ONE_LAYER, 0)
     dead = np.asarray(account.history.dead_at_start)
@@ -268,6 +272,7 @@ LAYER_NORM = dataclasses.replace(
 )
 
 
+@pytest.mark.slow
 def test_layer_norm_moves_a_dead_unit_under_plain_sgd_and_sums_agree_with_the_account():
     """FIELD A9: with one hidden layer the gradient reaches a LayerNorm'd dead unit. The sums of a
     vmapped grid are those of the run alone."""
@@ -308,6 +313,7 @@ DEEP = Config(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_whole_run_is_accounted_in_float64():
     """The terms of all steps add up to what z did, relative to what it moved by."""
     config = dataclasses.replace(ONE_LAYER, optimizer="adam", initial_bias=-2.5, steps=10)
@@ -323,6 +329,7 @@ def test_a_whole_run_is_accounted_in_float64():
         np.testing.assert_allclose(sum(shares.values())[moved], 1, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_plain_sgd_at_depth_two_is_all_upstream_and_the_climb_telescopes():
     config = dataclasses.replace(DEEP, probe_every=1, steps=120)
     units = channels.layer_units(config)
@@ -352,6 +359,7 @@ def _deep_fork(step):
     return channels.fork(DEEP, step, ("upstream_frozen", "rate_x2"), 8)
 
 
+@pytest.mark.slow
 def test_without_upstream_nobody_recovers():
     result = _deep_fork(40)
     assert result.arms == ("as_is", "upstream_frozen", "rate_x2")
@@ -368,6 +376,7 @@ def test_without_upstream_nobody_recovers():
     assert (times > 40).all() and (times % DEEP.probe_every == 0).all()
 
 
+@pytest.mark.slow
 def test_as_is_is_the_straight_run_bit_for_bit():
     late, straight = _deep_fork(40), _deep_fork(0)
     for name in ("margin", "alive"):
@@ -403,6 +412,7 @@ def test_the_fork_table_is_paired_and_counts_one_cohort():
         channels.fork_table(result, (40,))
 
 
+@pytest.mark.slow
 def test_without_the_statistics_motion_layer_norm_brings_nobody_back():
     config = dataclasses.replace(LAYER_NORM, biased_units=1, steps=600, probe_every=20)
     result = channels.fork(config, 0, ("normalization_frozen",), 16)
@@ -414,6 +424,7 @@ def test_without_the_statistics_motion_layer_norm_brings_nobody_back():
     )
 
 
+@pytest.mark.slow
 def test_every_other_arm_takes_its_channel_away():
     """Dead first-layer units pushed by outside gradient, its residue, decay of the bias and
     noise: each arm lowers the margin that its channel raised, or removes its spread."""

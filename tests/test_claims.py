@@ -1,6 +1,7 @@
 """Claims, studies and hazards: verdicts from intervals, families, the page, a study's arms."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -129,9 +130,43 @@ def test_claims_are_plain_json_and_make_a_page(tmp_path):
     assert page.index("dying-ReLU problem") < page.index("## Lu et al.")
     assert "1 confirmed, 0 refuted, 1 conditional, 1 undecided" in page
     assert "Condition: deep" in page and "more seeds" in page and "`run it`" in page
+    assert page.count("| [more die](#more-die") == 3 and '<a id="more-die-3"></a>' in page
     summary["claims"][0]["verdict"] = "holds"
     with pytest.raises(ValueError, match="verdict='holds' is not known"):
         claims.write_page(tmp_path / "claims.md", [("run it", summary)], "figures")
+
+
+FINITE = st.floats(-1e6, 1e6)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    ends=st.one_of(st.none(), st.tuples(FINITE, FINITE).map(sorted)),
+    estimate=st.one_of(st.none(), st.floats(allow_nan=True)),
+    more=st.one_of(st.none(), st.just(np.inf), st.integers(1, 10**6).map(float)),
+    verdicts=st.lists(st.sampled_from(claims.VERDICTS), min_size=1, max_size=6),
+    words=st.text("ab |[]`1.", min_size=1, max_size=20),
+)
+def test_every_claim_is_one_row_and_one_entry(
+    ends, estimate, more, verdicts, words, tmp_path_factory
+):
+    overall = claims.Claim(words, "us", "undecided", "F.", estimate, ends, "n", "d")
+    parts = {str(i): overall._replace(verdict=v, more_seeds=more) for i, v in enumerate(verdicts)}
+    row = json.loads(json.dumps(claims.combined(overall, parts).as_json(), allow_nan=False))
+    path = tmp_path_factory.mktemp("page") / "claims.md"
+    page = claims.write_page(path, [("run it", row and {"claims": [row]})], "figures").read_text()
+    line = next(line for line in page.splitlines() if "](#" in line)
+    cells = re.split(r"(?<!\\)\|", line)
+    assert len(cells) == 6  # four cells between five bars, whatever the words hold
+    place = re.search(r"\]\(#(.*?)\)", line)[1]
+    assert place and f'<a id="{place}"></a>' in page
+    assert not re.search(r"\bnan\b|\binf\b|\d\.0 more", page)
+    for name in set(verdicts):  # a claim whose settings disagree says how many say what
+        said = f"{name} in {verdicts.count(name)}" if len(set(verdicts)) > 1 else name
+        assert said in cells[2]
+    assert ("more seed" in page or "no number" in page) == (
+        row["verdict"] == "undecided" and "undecided" in verdicts and more is not None
+    )
 
 
 # --- Hazards --------------------------------------------------------------------------------------
@@ -217,6 +252,7 @@ def small(activation, seeds=2):
     return make_grid(validate(config), {"learning_rate": [0.1]}, seeds)
 
 
+@pytest.mark.slow
 def test_a_study_is_stored_by_arm_and_opened_again(tmp_path):
     study = {"plain ReLU": small("relu"), "leaky (0.01)": small("leaky_relu")}
     results = studies.sweep_study(study, tmp_path)

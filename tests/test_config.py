@@ -19,6 +19,8 @@ from relu_dynamics.engine.keys import run_key
 from relu_dynamics.engine.validation import CHOICES, from_json, validate
 from relu_dynamics.grid import VERSION_FIELDS, default_lanes, make_grid
 
+pytestmark = pytest.mark.core
+
 NAN, INF = math.nan, math.inf
 
 
@@ -253,3 +255,6 @@ def test_default_lanes_fill_the_cache():
     assert default_lanes(Config(hidden=(4096,), biased_layer=1), 10**6) == 1
     assert [default_lanes(unit, cells) for cells in (1, 2, 5, 1000)] == [1, 2, 8, 1024]
     assert default_lanes(unit, 10**6, "gpu") == 2**17
+    kernel = Config(implementation="kernel")
+    assert default_lanes(kernel, 10**6) == 64
+    assert default_lanes(dataclasses.replace(kernel, hidden=(4096,)), 10**6) == 1

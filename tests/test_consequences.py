@@ -67,6 +67,7 @@ def test_the_study_has_every_arm_and_the_sizes_that_are_left():
     assert grids["width-40-memorizing"].config.task == "digits_random_labels"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_a_killed_unit_is_a_missing_unit_with_the_weights_the_others_had(optimizer):
     config = dataclasses.replace(SMALL, optimizer=optimizer, learning_rate=0.02)

@@ -77,6 +77,7 @@ def test_rows_in_their_given_order_make_the_fixed_point_of_a_pass():
         np.testing.assert_allclose(bias, 20 / 41, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_targets_without_a_column_axis_never_broadcast():
     inputs = RNG.normal(size=(100, 2))
     targets = 10 + 9 * inputs[:, 0] - 2 * inputs[:, 1]
@@ -364,6 +365,7 @@ def test_given_rows_stay_in_their_order_and_shuffled_ones_do_not():
     assert trained != sorted(trained) and sorted(trained + held) == list(range(60))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by_hand", [False, True])
 def test_a_split_of_ones_own_is_never_mixed(by_hand):
     held = np.arange(100, 110), AMOUNTS[:10]
@@ -543,7 +545,7 @@ def test_without_pyarrow_a_parquet_file_says_what_to_install(tmp_path, monkeypat
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     message = refusal(tasks.from_file, tmp_path / "a.parquet", "y")
-    assert "pip install 'relu-dynamics[parquet]'" in message
+    assert "pip install pyarrow" in message
 
 
 # The command line ---------------------------------------------------------------------------------
@@ -552,7 +554,8 @@ WITH_DATA = [name for name in NAMES if isinstance(find(name).defaults, DataOptio
 
 
 def test_the_experiments_that_take_data_are_those_with_a_free_config():
-    fixed = {"numerical_example"}  # the article's own task
+    # The article's own task; tokens whose mean is the question.
+    fixed = {"numerical_example", "autoencoders"}
     free = {name for name in NAMES if hasattr(find(name).defaults, "config")} - fixed
     assert set(WITH_DATA) == free
 
@@ -602,6 +605,7 @@ def test_bad_data_on_the_command_line_is_one_line(arguments, words, tmp_path, mo
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and words in done.stderr
 
 
+@pytest.mark.slow
 def test_a_csv_becomes_a_recovery_map_by_one_command(tmp_path, monkeypatch):
     path = written(tmp_path, "csv")
     out = tmp_path / "out"

@@ -93,10 +93,12 @@ def pages_with(language: str, patched: bool = False) -> list:
     return [pytest.param(page, id=page.name) for page in chosen]
 
 
+@pytest.mark.slow
 def test_the_readme_examples_run(tmp_path):
     output = run_blocks(python_blocks(ROOT / "README.md"), tmp_path)
     assert "(100, 64)" in output and "estimate" in output
     assert "upstream_frozen" in output and "none" in output
+    assert re.search(r"of 352 units dead; worst layer: .*\nby definition: .*\ncause: ", output)
 
 
 @pytest.mark.slow
@@ -150,6 +152,17 @@ def test_shell_blocks_parse(page):
         if block.language == "bash":
             done = subprocess.run(["bash", "-n"], input=block.code, capture_output=True, text=True)
             assert done.returncode == 0, f"{page.name}:{block.line}: {done.stderr}"
+
+
+@pytest.mark.parametrize("page", pages_with("bash"))
+def test_shell_blocks_run_in_ci_or_say_why_not(page):
+    ci = (ROOT / ".ci" / "run").read_text()
+    for block in blocks_of(page):
+        if block.language == "bash" and not NOT_RUN.fullmatch(block.mark):
+            name = re.fullmatch(r"<!-- command: (\w+) -->", block.mark)
+            assert name and f"$(command_of {name[1]})" in ci, (
+                f"{page.name}:{block.line}: let .ci/run run it, or say why not"
+            )
 
 
 def commands_of(code: str) -> list[list[str]]:
@@ -225,6 +238,7 @@ def test_commands_name_scripts_and_options_that_exist(page):
 @pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES])
 def test_links_lead_to_files(page):
     text = FENCE.sub("", page.read_text())
+    text = re.sub(r"<!-- on the site: .* -->", "", text)  # mkdocs checks these
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if "://" not in target and not target.startswith("#"):
             assert (page.parent / target.split("#")[0]).exists(), f"{page.name}: {target}"

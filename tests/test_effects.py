@@ -32,8 +32,12 @@ OTHER = {  # a value away from the default, and from BASE, for every field that 
     "decay_kind": "decoupled", "decay_targets": "weights", "batch_size": None,
     "batch_order": "sequential", "steps": 30, "biased_layer": 2, "biased_units": 1,
     "bias_scale": 0.5, "bias_law": "normal", "hidden_bias": (True, False), "row_order": "given",
-    "top_k": 1, "definition": "flat",
+    "top_k": 1, "definition": "flat", "decay_to_start": True, "reset": "redo", "reset_every": 10,
+    "decoder_bias": "mean", "penalty": "l1", "penalty_scale": 0.1, "revival": "aux_k",
+    "revival_scale": 0.5, "silent_after": 2.0, "reset_threshold": 0.5,
+    "reset_rate": 0.1, "reset_maturity": 2.0,
     "killed_at": 5, "probe_size": 6, "probe_every": 10, "tolerance": 1e-3, "sustain": 10,
+    "implementation": "kernel",
 }  # fmt: skip
 STARTS = [  # what the other fields may depend on, each as somebody would set it
     {}, {"optimizer": "momentum"}, {"optimizer": "adamw", "weight_decay": 0.2},
@@ -41,7 +45,9 @@ STARTS = [  # what the other fields may depend on, each as somebody would set it
     {"task": "random_bits"}, {"input_scaling": "shifted"}, {"killed_fraction": 0.25},
     {"schedule": "warmup", "warmup_steps": 4}, {"schedule": "warmup_cosine", "warmup_steps": 4},
     {"activation": "top_k"}, {"hidden": (4, 4), "biased_layer": 2},
-    {"optimizer": "rmsprop", "schedule": "cosine"},
+    {"optimizer": "rmsprop", "schedule": "cosine"}, {"reset": "redo", "reset_every": 5},
+    {"reset": "continual_backprop", "reset_every": 5}, {"penalty": "l1", "penalty_scale": 0.01},
+    {"revival": "ghost_gradients"}, {"task": "sparse_features", "model": "autoencoder"},
 ]  # fmt: skip
 
 
@@ -71,6 +77,7 @@ def test_every_field_is_tried():
 DEPENDENT = [name for name, field in FIELDS.items() if field.metadata.get("used_by")]
 
 
+@pytest.mark.slow
 @settings(max_examples=16, deadline=None, derandomize=True)
 @given(st.sampled_from(STARTS), st.sampled_from(DEPENDENT))
 def test_a_refused_field_would_change_nothing_and_an_accepted_one_something(start, name):
@@ -87,6 +94,7 @@ def test_a_refused_field_would_change_nothing_and_an_accepted_one_something(star
         assert program(made) != program(base)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in FIELDS if n not in (*DEPENDENT, "model")])
 def test_a_field_that_needs_nothing_changes_the_program(name):
     needs = {
@@ -96,6 +104,8 @@ def test_a_field_that_needs_nothing_changes_the_program(name):
         "bias_scale": {"bias_law": "constant", "bias_scale": 0.1},
         "bias_law": {"bias_law": "constant", "bias_scale": 0.1},
         "hidden_bias": {"hidden": (4, 4)},
+        "reset": {"reset": "continual_backprop", "reset_every": 5},
+        "penalty": {"penalty": "l0", "penalty_scale": 0.1, "activation": "jump_relu"},
     }.get(name, {})
     base = validate(dataclasses.replace(BASE, **needs))
     made = validate(dataclasses.replace(base, **{name: OTHER[name]}))

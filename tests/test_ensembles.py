@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from relu_dynamics.config import Config
 from relu_dynamics.engine import tasks, training
@@ -29,6 +30,7 @@ def test_keys_are_those_of_single_runs():
     np.testing.assert_array_equal(drawn, [jax.random.uniform(key) for key in keys])
 
 
+@pytest.mark.slow
 def test_an_ensemble_trains_the_runs_of_its_grid():
     grid = make_grid(TINY, {"learning_rate": [0.01, 0.1], "target_scale": [1.0, 2.0]}, 3)
     read = lambda config, task, run: (run.held_loss, run.state.params["output"]["bias"][0])  # noqa: E731

@@ -4,14 +4,20 @@ import dataclasses
 import json
 
 import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 import pytest
 
 from experiments import NAMES, find
+from experiments import __main__ as command
 from relu_dynamics import store
 from relu_dynamics.config import Config
-from relu_dynamics.experiment import Experiment, Figure, Options, conduct
+from relu_dynamics.engine.native import coverage
+from relu_dynamics.experiment import Experiment, Figure, Options, by, conduct, train_study
 from relu_dynamics.grid import make_grid
+from relu_dynamics.statistics import estimates
 from relu_dynamics.statistics.claims import Claim
+from relu_dynamics.sweeps.sweep import sweep_grid
 
 CLAIM = Claim("it holds", "us", "confirmed", "It does.", 0.5, (0.4, 0.6), "3 seeds", "dead")
 
@@ -68,6 +74,50 @@ def test_an_experiment_is_trained_analysed_stored_and_drawn(tmp_path, capsys):
     assert "CONFIRMED" in capsys.readouterr().out
 
 
+def test_cells_are_written_beside_every_result_and_say_what_may_be_deleted(tmp_path, capsys):
+    config = Config(
+        examples=64,
+        batch_size=16,
+        hidden=(4,),
+        biased_layer=1,
+        biased_units=2,
+        steps=20,
+        probe_every=10,
+        sustain=10,
+    )
+
+    @dataclasses.dataclass(frozen=True)
+    class Plain(Options):
+        """No options."""
+
+    results = {}
+
+    def analyse(options, found):
+        results.update(found)
+        return {"claims": []}
+
+    experiment = dataclasses.replace(
+        make_experiment([]),
+        defaults=Plain(),
+        grids=lambda o: {"one": make_grid(config, {"initial_bias": [-3.0, 0.0]}, 3)},
+        train=train_study,
+        analyse=analyse,
+        figures={},
+    )
+    conduct(experiment, Plain(out=tmp_path))
+    rows = pd.read_csv(tmp_path / "one" / "cells.csv")
+    assert len(rows) == 2 * len(estimates.MEASURES)
+    for measure, part in rows.groupby("measure"):
+        wanted = estimates.cells(results["one"], measure)
+        for name in ("initial_bias", "estimate", "low", "high", "successes", "trials", "runs"):
+            np.testing.assert_allclose(part[name], wanted[name], rtol=1e-12)
+        assert set(part.definition) == {wanted.attrs["definition"]}
+    out = capsys.readouterr().out
+    size = sum(path.stat().st_size for path in (tmp_path / "one" / "blocks").iterdir())
+    assert f"the folders `blocks` in {tmp_path} ({size / 1e6:.1f} MB)" in out
+    conduct(experiment, Plain(out=tmp_path, draw=True))
+
+
 def test_drawing_again_trains_nothing(tmp_path):
     calls = []
     experiment = make_experiment(calls)
@@ -102,3 +152,70 @@ def test_an_experiment_is_what_its_name_says_and_asks_two_questions(name):
     sizes = [experiment.grids(options) for options in (experiment.defaults, experiment.quick)]
     whole, quick = (sum(g.runs * g.config.steps for g in size.values()) for size in sizes)
     assert quick < whole
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained(Options):
+    """A network to train."""
+
+    config: Config = Config(
+        task="teacher_student", examples=64, dimension=4, hidden=(8,), biased_layer=1,
+        biased_units=4, batch_size=16, steps=20, probe_every=10, sustain=10,
+    )  # fmt: skip
+    """Its config."""
+
+
+def trained(trains):
+    experiment = make_experiment([])
+    axes = {"learning_rate": [0.1], "initial_bias": [-3.0]}
+    grids = lambda options: {"one": make_grid(options.config, axes, 2)}  # noqa: E731
+
+    def train(options, grids, out):
+        trains.append(grids["one"].config.implementation)
+        sweep_grid(grids["one"], out=out)
+        return grids["one"].runs
+
+    size = Trained()
+    return dataclasses.replace(experiment, defaults=size, quick=size, grids=grids, train=train)
+
+
+def test_a_folder_continues_by_what_began_it_and_auto_is_the_kernel_elsewhere(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    trains = []
+    experiment, auto = trained(trains), by("auto", Trained())
+    fast = make_grid(auto.config, {"learning_rate": [0.1]}, 1).config.implementation
+    conduct(experiment, dataclasses.replace(auto, out=tmp_path / "new"))
+    conduct(experiment, dataclasses.replace(by("plain", auto), out=tmp_path / "plain"))
+    (tmp_path / "plain" / store.SUMMARY_FILE).unlink()  # stopped before its end
+    conduct(experiment, dataclasses.replace(auto, out=tmp_path / "plain"))
+    conduct(experiment, Trained())
+    conduct(experiment, auto)  # the default folder, too
+    assert trains == [fast, "plain", "plain", "plain", "plain"]
+    assert len(list((tmp_path / "runs").iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_command_trains_takes_the_fastest_path_unless_told(name):
+    _, defaults, quick, _ = command.command_of(name)
+    for size in (defaults, quick):
+        configs = [getattr(size, field.name) for field in dataclasses.fields(size)]
+        asked = {c.implementation for c in configs if isinstance(c, Config)}
+        assert asked <= {find(name).implementation}
+        find(name).grids(by("plain", size)), find(name).grids(size)
+
+
+# Their runs are no sweeps: they only initialize, scan steps of their own, or trace every unit.
+NO_SWEEP = {
+    "numerical_example", "born_dead", "collapse", "target_variance", "continual",
+    "autoencoder_birth", "boundary", "calibration", "one_unit",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - NO_SWEEP))
+def test_what_the_kernel_covers_is_trained_by_it(name):
+    experiment = find(name)
+    for grid in experiment.grids(by(experiment.implementation, experiment.quick)).values():
+        asked = dataclasses.replace(grid.config, implementation="auto")
+        assert grid.config.implementation == coverage.decided(asked)

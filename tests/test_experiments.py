@@ -29,6 +29,7 @@ def script(name, *arguments):
     )
 
 
+@pytest.mark.slow
 def test_the_recovery_map_computes_stores_and_draws(tmp_path):
     out = tmp_path / "map"
     done = script("recovery_map", *TINY, "--out", str(out))

@@ -8,7 +8,6 @@ import builtins
 import json
 import pathlib
 import re
-import shutil
 import sys
 
 import numpy as np
@@ -21,6 +20,7 @@ from relu_dynamics.config import Config
 from relu_dynamics.explorer import __main__ as command
 from relu_dynamics.statistics import estimates
 from relu_dynamics.sweeps.sweep import sweep
+from tests.browser import asked_of_the_network, complaints, open_page
 
 pytest.importorskip("bokeh", reason="bokeh (the extra `explorer`) is not installed")
 
@@ -62,6 +62,7 @@ def data_of(page: pathlib.Path) -> dict:
 # --- Without a browser ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_page_loads_nothing_and_forbids_it(page):
     text = page.read_text()
     assert len(text.encode()) < 1_600_000
@@ -192,7 +193,7 @@ def test_a_page_that_cannot_be_written_is_said(result, tmp_path):
         explorer.explore(result.isel(learning_rate=[0]), tmp_path / "no" / "page.html")
 
 
-def test_without_bokeh_the_extra_is_named(result, monkeypatch):
+def test_without_bokeh_the_message_says_what_to_install(result, monkeypatch):
     real = builtins.__import__
 
     def without(name, *rest):
@@ -201,9 +202,7 @@ def test_without_bokeh_the_extra_is_named(result, monkeypatch):
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(
-        explorer.MissingBokehError, match=r"pip install 'relu-dynamics\[explorer\]'"
-    ):
+    with pytest.raises(explorer.MissingBokehError, match="pip install bokeh"):
         explorer.explore(result)
 
 
@@ -230,17 +229,6 @@ def test_the_command_says_in_one_line_what_is_missing(tmp_path, ended):
 
 # --- In a real browser ---------------------------------------------------------------------------
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-DRIVER = shutil.which("chromedriver")
-needs_chromium = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER),
-    reason="chromium and chromedriver are not installed (Debian: chromium chromium-driver)",
-)
-FLAGS = (
-    "headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run",
-    "disable-background-networking", "disable-component-update", "disable-sync",
-    "disable-dev-shm-usage", "window-size=1300,1000",
-)  # fmt: skip
 PIXEL_OF_CELL = """
 const find = (views) => {
   for (const view of views) {
@@ -255,30 +243,9 @@ return [box.left + view.frame.x_scale.compute(arguments[0] + 0.5) - map.left - m
 """
 
 
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    service = webdriver.ChromeService(executable_path=DRIVER)
-    driver = webdriver.Chrome(options=options, service=service)
-    driver.set_page_load_timeout(60)
-    yield driver
-    driver.quit()
-
-
 @pytest.fixture
 def opened(chromium, page):
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    chromium.get_log("browser")
-    chromium.get_log("performance")
-    chromium.get(page.as_uri())
-    ready = "return document.documentElement.dataset.ready === 'true'"
-    WebDriverWait(chromium, 60).until(lambda driver: driver.execute_script(ready))
+    open_page(chromium, page)
     return chromium
 
 
@@ -306,27 +273,16 @@ def column(driver, plot: str, source: str, name: str) -> list:
     )  # fmt: skip
 
 
-@needs_chromium
 def test_it_loads_without_errors_and_asks_the_network_for_nothing(opened):
-    bad_lines = [
-        line for line in opened.get_log("browser") if line["level"] in ("SEVERE", "WARNING")
-    ]
-    assert bad_lines == []
-    events = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]
-    asked = {
-        event["params"]["request"]["url"].split(":")[0]
-        for event in events
-        if event["method"] == "Network.requestWillBeSent"
-    }
-    own = {"chrome", "chrome-untrusted"}  # the empty tab that the browser begins with
-    assert "file" in asked and asked <= {"file", "data", "blob"} | own
+    assert complaints(opened) == []
+    asked = asked_of_the_network(opened)
+    assert "file" in asked and asked <= {"file", "data", "blob"}
     assert opened.title.startswith("ReLU units that die and recover")
     assert opened.execute_script("return document.querySelectorAll('img').length") == 0
     canvases = "return [...document.querySelectorAll('.plot')].map((p) => p.clientHeight)"
     assert min(opened.execute_script(canvases)) > 200
 
 
-@needs_chromium
 def test_a_click_on_a_cell_shows_that_cell(opened, result):
     from selenium.webdriver.common.action_chains import ActionChains
 
@@ -344,7 +300,6 @@ def test_a_click_on_a_cell_shows_that_cell(opened, result):
         assert column(opened, "map", "chosen", "x") == [f"{RATES[x]:g}"]
 
 
-@needs_chromium
 def test_keys_move_the_selection_and_tab_reaches_everything_once(opened):
     from selenium.webdriver.common.keys import Keys
 
@@ -371,7 +326,6 @@ def test_keys_move_the_selection_and_tab_reaches_everything_once(opened):
     assert not {"incidence", "outcomes", "ribbon", "DIV"} & set(order)
 
 
-@needs_chromium
 def test_the_measure_and_the_result_can_be_switched(opened):
     def value():
         return [
@@ -392,7 +346,6 @@ def test_the_measure_and_the_result_can_be_switched(opened):
     assert [line for line in opened.get_log("browser") if line["level"] == "SEVERE"] == []
 
 
-@needs_chromium
 def test_it_has_names_for_a_screen_reader_and_fits_a_narrow_window(opened):
     from selenium.webdriver.support.ui import WebDriverWait
 

@@ -27,6 +27,8 @@ from relu_dynamics.experiment import Experiment, Figure, Options, conduct
 from relu_dynamics.grid import make_grid
 from relu_dynamics.statistics import estimates
 from relu_dynamics.statistics.claims import Claim
+from relu_dynamics.store import blocks as blocks_of_store
+from relu_dynamics.store import files
 from relu_dynamics.sweeps import blocks, plan, studies
 from relu_dynamics.sweeps.blocks import OutOfMemoryError
 
@@ -134,6 +136,7 @@ def ended(call, monkeypatch):
             return stop.code, errors.getvalue()
 
 
+@pytest.mark.slow
 @settings(
     max_examples=10, deadline=None, derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -168,6 +171,20 @@ def test_a_disk_that_fails_at_any_write_ends_in_one_line_and_loses_nothing(
     assert numbers(folder) == undisturbed
     assert not set(trained) & set(kept)  # what was finished is not trained again
     assert (folder / "nothing.png").is_file() and not list(folder.rglob("*.tmp"))
+
+
+def test_a_result_that_this_process_gave_up_is_removed_and_one_under_way_is_not(tmp_path):
+    folder = tmp_path / "one"
+    given_up = folder / f"{store.RESULT_FOLDER}.{files.writer()}.tmp"
+    under_way = folder / f"{store.RESULT_FOLDER}.{files.writer()}.tmp"
+    for path in (given_up, under_way):
+        path.mkdir(parents=True)
+    blocks_of_store.being_built.add(under_way.name)
+    try:
+        store.finished_blocks(folder, GRID)
+        assert not given_up.exists() and under_way.exists()
+    finally:
+        blocks_of_store.being_built.discard(under_way.name)
 
 
 class Broken(io.TextIOWrapper):
@@ -247,10 +264,7 @@ def test_a_fault_of_the_program_keeps_its_traceback(error, monkeypatch):
 
 
 def test_without_a_home_there_is_no_compile_cache(monkeypatch):
-    def nobody():
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr(pathlib.Path, "home", nobody)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # nobody's home is known
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     before = getattr(jax.config, "jax_compilation_cache_dir")  # noqa: B009 (set at run time)
     jax.config.update("jax_compilation_cache_dir", None)

@@ -53,6 +53,8 @@ SLOPES = {
     "hard_tanh": lambda z: ((z >= -1) & (z <= 1)) * ONE,
     "squared_relu": lambda z: 2 * np.maximum(z, 0),
     "top_k": lambda z: (np.argsort(np.argsort(-z, kind="stable"), kind="stable") < 3) * ONE,
+    "batch_top_k": lambda z: (z >= np.sort(z, axis=None)[-(z.size // 2)]) * ONE,
+    "jump_relu": lambda z: (z > np.float32(0.1)) * ONE,
     "identity": lambda z: np.ones_like(z),
     "leaky_relu": lambda z: np.where(z >= 0, ONE, np.float32(0.01)),
     "prelu": lambda z: np.where(z > 0, ONE, np.float32(0.25)),
@@ -114,6 +116,7 @@ def test_every_row_has_a_derivative_to_compare_with_or_is_smooth():
     assert set(SLOPES) | smooth == set(ACTIVATIONS)
 
 
+@pytest.mark.slow
 def test_flat_is_dead_for_relu_event_by_event():
     """No unit is within rounding of 0 here, where only "dead" is ambiguous."""
     config = change(initial_bias=-5.0, learning_rate=0.3)
@@ -129,6 +132,7 @@ def test_flat_is_dead_for_relu_event_by_event():
     assert set(np.unique(flat.margin)) <= {0.0, 1.0}
 
 
+@pytest.mark.slow
 def test_clipped_units_on_raw_digits_are_flat_at_both_ends(monkeypatch):
     """Digits from 0 to 255 into ReLU6, 200 steps: some 14 of the 16 units in the first layer have
     no slope on any example, and 2 of them are dead (which ones depends on rounding)."""
@@ -168,6 +172,7 @@ def stuck():
     return sweep(STUCK, {"initial_bias": [20.0, 8.0]}, seeds=4)
 
 
+@pytest.mark.slow
 def test_a_cohort_stuck_at_the_top_has_a_probability_to_recover(stuck):
     cells = estimates.cells(stuck, "recovered")
     assert (cells.trials > 0).all() and (cells.low <= cells.estimate).all()
@@ -184,6 +189,7 @@ def test_a_cohort_stuck_at_the_top_has_a_probability_to_recover(stuck):
     assert int((stuck.outcome == Outcome.AMBIGUOUS).sum()) == 0
 
 
+@pytest.mark.slow
 def test_every_text_of_a_result_about_flat_units_says_so(stuck, tmp_path):
     assert stuck.attrs["definition_of_dead"] == DEFINITIONS["flat"].rule
     assert json.loads(stuck.attrs["identity"])["config"]["definition"] == "flat"
@@ -232,6 +238,7 @@ def test_the_remedy_knows_on_which_side_units_are_stuck(fields, words):
         check_at_risk(grid)
 
 
+@pytest.mark.slow
 def test_flat_units_of_a_fork_are_its_cohort_and_certificates_refuse_them():
     forks = channels.fork(STUCK, 0, ("upstream_frozen",), 1)
     assert forks.cohort[:, : STUCK.biased_units].all()
@@ -241,6 +248,7 @@ def test_flat_units_of_a_fork_are_its_cohort_and_certificates_refuse_them():
         certificates.certify(relu, None, state, horizon=1)  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_is_not_flat():
     run = train(change(activation="relu6", learning_rate=1e30, optimizer="adam", steps=20,
                        definition="flat", normalization="none", task="diabetes"))  # fmt: skip
@@ -253,6 +261,7 @@ def test_a_run_that_diverges_is_not_flat():
 # --- top_k ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_top_k_lets_the_largest_through_and_their_gradients():
     draw = np.random.default_rng(0)
     z = draw.normal(size=(20, 9)).astype(np.float32)

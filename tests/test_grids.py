@@ -21,6 +21,8 @@ from relu_dynamics.sweeps.blocks import block_configs, block_program, run_block
 from relu_dynamics.sweeps.plan import block_bytes
 from relu_dynamics.sweeps.sweep import sweep
 
+pytestmark = pytest.mark.core
+
 SMALL = Config(
     task="teacher_student", examples=64, dimension=5, hidden=(8, 8), biased_units=4,
     batch_size=16, steps=40, probe_every=10, sustain=20,
@@ -33,6 +35,7 @@ def result() -> xr.Dataset:
     return sweep(SMALL, AXES, 3, lanes=4)
 
 
+@pytest.mark.slow
 def test_every_unit_has_one_outcome_and_they_add_up(result):
     counts = estimates.outcome_counts(result)
     total = sum(counts[name] for name in counts)
@@ -60,6 +63,7 @@ def test_a_cell_is_the_run_that_train_makes(result):
         np.testing.assert_array_equal(cell.first_recovery, run.history.first_recovery)
 
 
+@pytest.mark.slow
 def test_one_trace_a_sweep():
     chex.clear_trace_counter()
     counted = jax.jit(chex.assert_max_traces(block_program.__wrapped__, n=1))
@@ -77,6 +81,7 @@ def test_one_trace_a_sweep():
             counted(configs, run_key(0, each.block_seed(block)), data)
 
 
+@pytest.mark.slow
 def test_a_single_layer_under_sgd_never_recovers_at_any_rate():
     """The theorem: dead on the training set, first layer, plain SGD => P(recover) = 0."""
     config = Config(
@@ -104,6 +109,7 @@ def test_a_single_layer_under_sgd_never_recovers_at_any_rate():
     assert codes <= {Outcome.STILL_DEAD, Outcome.DIVERGED}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
 def test_the_first_active_step_of_a_dead_unit_needs_no_training(optimizer):
     """A unit of the first layer that no minibatch has activated has not moved, whatever the rate:
@@ -131,6 +137,7 @@ def test_the_first_active_step_of_a_dead_unit_needs_no_training(optimizer):
     np.testing.assert_array_equal(found, np.stack([expected, expected], 1))
 
 
+@pytest.mark.slow
 def test_diverged_runs_are_counted_as_diverged():
     config = dataclasses.replace(SMALL, activation="leaky_relu")
     result = sweep(config, {"learning_rate": [1e-3, 1e4]}, 2, lanes=2)
@@ -154,6 +161,7 @@ def test_a_grid_that_does_not_fit_into_memory_is_refused_with_the_remedy(monkeyp
         sweep(SMALL, AXES, 3)
 
 
+@pytest.mark.slow
 def test_block_bytes_is_what_a_block_holds():
     grid = make_grid(SMALL, AXES, 1, lanes=6)
     held = sum(leaf.nbytes for leaf in jax.tree.leaves(run_block(grid, 0)))

@@ -18,10 +18,12 @@ from relu_dynamics import inspection
 from relu_dynamics.config import Config
 from relu_dynamics.engine import models, tasks, training
 from relu_dynamics.engine.keys import purpose_key, run_key
-from relu_dynamics.inspection import definitions, monitor, seen, surgery
-from relu_dynamics.inspection.causes import causes
-from relu_dynamics.inspection.watch import watch
+from relu_dynamics.inspection.reading import seen, sites, surgery
+from relu_dynamics.inspection.reading.watch import watch
+from relu_dynamics.inspection.records import definitions, monitor
 from tests import zoo
+
+pytestmark = pytest.mark.core
 
 KEY = jax.random.key(0)
 
@@ -58,9 +60,9 @@ def loss_of(fn):
 # What is found ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", zoo.ZOO)
+@pytest.mark.parametrize("name", [*zoo.ZOO, *zoo.STEPS])
 def test_every_model_of_the_zoo_has_the_units_that_it_has(name):
-    build, units = zoo.ZOO[name]
+    build, units = {**zoo.ZOO, **zoo.STEPS}[name]
     fn, params, data = build()
     assert [site.units for site in inspection.find(fn, params, *data).sites] == units
 
@@ -149,13 +151,39 @@ def assert_same_bits(a, b):
 
 
 UNKNOWN = {
+    # sums that others read
     "linen ResNet, nn.remat, GroupNorm": 8,
     "ReLU attention scores": 1,
-}  # sums that others read
+    # kernels that are not followed to their leaves
+    "mixture of experts, top-k routing and one-hot dispatch": 2,
+    "hypernetwork": 5,
+    "hypernetwork that the data feed": 5,
+    "complex kernel, modReLU of its size": 5,
+    "Fourier layer beside a pointwise one": 5,
+    "parameters in one flat vector": 5,
+    "layers sliced out of one array": 10,
+    "hinge loss on labels": 2,  # 1 - y f is 1 where f is silenced, so its units are alive
+    # never taken, summed over time, alive at 0 where the mean is below, dead from the start, random
+    "experts by lax.switch": 7,
+    "relu of an associative scan": 3,
+    "winners above the mean of the layer": 5,
+    "scan within a scan": 2,
+    "dropout before relu": 5,
+}
+
+
+def of_module(*modules):
+    """The programs that these modules of the zoo make."""
+    own = [module.__name__ for module in modules]
+    return [name for name, row in zoo.ZOO.items() if getattr(row.build, "__module__", "") in own]
+
+
+PUBLISHED = of_module(zoo.published, zoo.lookalikes)
+FIRST = [name for name in zoo.ZOO if name not in (*PUBLISHED, *of_module(zoo.kinds))]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", zoo.ZOO)
+@pytest.mark.parametrize("name", [name for name in zoo.ZOO if name not in PUBLISHED])
 def test_own_parameters_are_known(name):
     """Silencing every second unit by its own parameters makes exactly these dead and constant; a
     silenced unit's own gradient is exactly 0; and the whole training step shows the same units."""
@@ -163,7 +191,7 @@ def test_own_parameters_are_known(name):
     fn, params, data = build()
     loss = loss_of(fn)
     probe = inspection.find(loss, params, *data)
-    see, gradient = jax.jit(watch(loss)), jax.jit(jax.grad(loss))
+    see, gradient = jax.jit(watch(loss)), jax.jit(jax.grad(loss, allow_int=True))
     before, known = see(params, *data)[1], 0
     for site, part in zip(probe.sites, probe.slices.values(), strict=True):
         chosen = np.zeros(probe.units, bool)
@@ -182,12 +210,12 @@ def test_own_parameters_are_known(name):
         inside = np.zeros(probe.units, bool)
         inside[part] = True
         known += int((dead & still & chosen).sum() + (moved & ~still & inside & ~chosen).sum())
-        if site.kind in ("relu", "relu_power", "clipped", "jump") and site.norm != "units":
+        if name in FIRST and site.kind in sites.FLAT and site.norm != "units":
             own = surgery.per_unit(jax.tree.map(jnp.abs, gradient(changed, *data)), probe)
             assert not np.asarray(own)[chosen & below].any()
     assert known >= probe.units - UNKNOWN.get(name, 0)
 
-    if name == "lax.while_loop":  # has no gradient in reverse
+    if name not in FIRST or name == "lax.while_loop":  # has no gradient in reverse
         return
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
 
@@ -201,47 +229,39 @@ def test_own_parameters_are_known(name):
     assert [site.units for site in whole.sites] == units
 
 
-BITS = """
-import sys
-import jax, jax.numpy as jnp, numpy as np
-from relu_dynamics.inspection import watch
-from tests import zoo
-
-def bits(tree):
-    return [np.asarray(x).tobytes() for x in jax.tree.leaves(tree)
-            if jnp.issubdtype(x.dtype, jnp.floating)]
-
-for name, (build, _) in zoo.ZOO.items():
-    if name.startswith("activation"):
-        continue
-    fn, params, data = build()
-    loss = lambda p, *d: (fn(p, *d) ** 2).mean()
-    plain = jax.jit(jax.value_and_grad(loss))(params, *data)
-    (value, _), grads = jax.jit(jax.value_and_grad(watch(loss), has_aux=True))(params, *data)
-    out = jax.jit(fn)(params, *data), jax.jit(watch(fn))(params, *data)[0]
-    same = bits(plain) == bits((value, grads)) and bits(out[0]) == bits(out[1])
-    print("same" if same else "OTHER BITS", name, flush=True)
-"""
-
-
-@pytest.mark.slow
-def test_outputs_losses_and_gradients_keep_their_bits():
+def keep_their_bits(ways, names):
     """With XLA as users have it: less optimized, as in this suite, three programs differ by an
     ulp."""
     done = subprocess.run(
-        [sys.executable, "-c", BITS],
-        env={**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
+        [sys.executable, "benchmarks/watch_bits.py", "--ways", *ways, "--", *names],
+        env={
+            **os.environ,
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+            "JAX_PLATFORMS": "cpu",
+        },
         cwd=pathlib.Path(__file__).parents[1],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert len(lines) == sum(not name.startswith("activation") for name in zoo.ZOO)
-    assert not [line for line in lines if not line.startswith("same ")]
+    assert "OTHER BITS" not in done.stdout and "not possible" not in done.stdout, done.stdout
+    tried = [int(line.split()[3]) for line in done.stdout.splitlines()]
+    assert len(tried) == len(ways) and min(tried) >= len(names)
 
 
+@pytest.mark.slow
+def test_outputs_losses_and_gradients_keep_their_bits():
+    keep_their_bits(["jit", "grad"], [name for name in FIRST if "activation" not in name])
+
+
+@pytest.mark.slow
+def test_under_vmap_scan_and_sharding_they_keep_their_bits_too():
+    names = ["linen MLP", "linen nn.scan over layers", "Highway network", "CReLU"]
+    keep_their_bits(["vmap", "scan", "sharding"], names)
+
+
+@pytest.mark.slow
 def test_forty_steps_of_training_with_a_monitor_keep_their_bits():
     x, y = jax.random.normal(KEY, (64, 8)), jax.random.normal(jax.random.key(1), (64, 1))
     tx = optax.adamw(3e-3)
@@ -280,6 +300,7 @@ def test_forty_steps_of_training_with_a_monitor_keep_their_bits():
 # Who is dead -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_channel_that_fires_at_one_position_of_one_image_is_alive():
     images = np.full((16, 8, 8, 1), 0.4, np.float32)
     images[11, 0, 7] = 0.6
@@ -300,6 +321,7 @@ def test_a_channel_that_fires_at_one_position_of_one_image_is_alive():
     assert (jnp.abs(gradient["bias"]) > 0).tolist() == [True, False, False]
 
 
+@pytest.mark.slow
 def test_a_unit_that_fires_once_in_10000_is_not_dead_and_silence_on_1000_is_no_proof():
     x = np.zeros((10_000, 2), np.float32)
     x[7_777, 0] = 1.0
@@ -329,6 +351,7 @@ def test_exactly_zero_is_dead_and_nan_is_counted_and_never_dead():
     assert not definitions.dead(broken).any() and not definitions.flat(broken).any()
 
 
+@pytest.mark.slow
 def test_above_its_ceiling_a_unit_is_flat_and_not_dead():
     fn = lambda p, x: jax.nn.relu6(dense(p[0], x)) @ p[1]["kernel"]  # noqa: E731
     params = make(KEY, 3, 3, 1)
@@ -377,6 +400,7 @@ def test_of_weights_used_twice_a_unit_lives_that_fires_at_one_of_the_sites():
     assert [(z > 0).any(0).tolist() for z in one.values()] == [[True, False], [False, True]]
 
 
+@pytest.mark.slow
 def test_a_unit_dead_in_one_layer_of_a_scanned_stack():
     def fn(p, x):
         return jax.lax.scan(lambda h, w: (jax.nn.relu(h @ w["k"] + w["b"]), None), x, p)[0].sum()
@@ -403,6 +427,7 @@ def test_the_latents_that_fire_are_those_that_the_decoder_reads(name):
     assert (np.asarray(now.margin) > 0).tolist() == moved and not any(moved[:5])
 
 
+@pytest.mark.slow
 def test_the_engines_own_network_has_the_same_margins_through_its_training_step():
     config = Config(
         task="teacher_student", examples=32, batch_size=None, hidden=(6, 5), biased_units=2,
@@ -424,6 +449,7 @@ def test_the_engines_own_network_has_the_same_margins_through_its_training_step(
 # Merging is exact ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(st.integers(0, 2**31), st.lists(st.sampled_from([1, 24]), min_size=1, max_size=6))
 def test_merged_batches_are_what_numpy_says_of_all_of_them(seed, sizes):
@@ -453,6 +479,7 @@ def test_merged_batches_are_what_numpy_says_of_all_of_them(seed, sizes):
         np.testing.assert_allclose(merged.squares, deviations, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_definitions_side_by_side_are_those_of_numpy():
     rng = np.random.default_rng(1)
     params = make(KEY, 6, 8, 7, 1)
@@ -472,205 +499,10 @@ def test_definitions_side_by_side_are_those_of_numpy():
         definitions.silent(definitions.Facts(probe, now))
 
 
-# Surgery ---------------------------------------------------------------------------------------
-
-P = {"a": {"kernel": jnp.ones((4, 6)), "bias": jnp.zeros(6)},
-     "b": {"kernel": jnp.ones((6, 2)), "bias": jnp.zeros(2)}}  # fmt: skip
+# The report ------------------------------------------------------------------------------------
 
 
-def small(p, x):
-    return dense(p["b"], jax.nn.relu(dense(p["a"], x)))
-
-
-def by_rank(p):
-    return jax.tree.map(lambda x: "m" if x.ndim == 2 else "v", p)
-
-
-OPTIMIZERS = {
-    "sgd": optax.sgd(0.1),
-    "momentum": optax.sgd(0.1, 0.9),
-    "nesterov": optax.sgd(0.1, 0.9, nesterov=True),
-    "adam": optax.adam(0.1),
-    "adamw": optax.adamw(0.1),
-    "nadam": optax.nadam(0.1),
-    "amsgrad": optax.amsgrad(0.1),
-    "adabelief": optax.adabelief(0.1),
-    "rmsprop": optax.rmsprop(0.1),
-    "rmsprop with momentum": optax.rmsprop(0.1, momentum=0.9),
-    "adagrad": optax.adagrad(0.1),
-    "adadelta": optax.adadelta(0.1),
-    "lion": optax.lion(0.1),
-    "radam": optax.radam(0.1),
-    "yogi": optax.yogi(0.1),
-    "lamb": optax.lamb(0.1),
-    "lars": optax.lars(0.1),
-    "adan": optax.adan(0.1),
-    "schedule free": optax.contrib.schedule_free_adamw(0.1),
-    "ademamix": optax.contrib.ademamix(0.1),
-    "clipped": optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.1)),
-    "scheduled": optax.adam(optax.schedules.cosine_decay_schedule(0.1, 100)),
-    "injected": optax.inject_hyperparams(optax.adam)(learning_rate=0.1),
-    "accumulated": optax.MultiSteps(optax.adam(0.1), 2).gradient_transformation(),
-    "masked": optax.masked(optax.adam(0.1), lambda p: jax.tree.map(lambda x: x.ndim == 2, p)),
-    "two": optax.multi_transform({"m": optax.adam(0.1), "v": optax.sgd(0.1, 0.9)}, by_rank),
-    "finite only": optax.apply_if_finite(optax.adam(0.1), 3),
-    "averaged": optax.chain(optax.ema(0.9), optax.sgd(0.1)),
-    "corrected": optax.chain(
-        optax.scale_by_adam(), surgery.correct_young(), optax.scale(-0.1)
-    ),
-    "sm3": optax.sm3(0.1),
-    "novograd": optax.novograd(0.1),
-    "adafactor": optax.adafactor(0.1, min_dim_size_to_factor=2),
-}  # fmt: skip
-REFUSED = {"sm3", "novograd", "adafactor"}
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_masked_memory_is_made_fresh_and_the_rest_stays(name):
-    tx, params = OPTIMIZERS[name], P
-    probe, memory = inspection.find(small, P, jnp.ones((3, 4))), tx.init(P)
-
-    @jax.jit
-    def advance(params, memory, key):
-        grads = jax.tree.map(lambda p: jax.random.normal(key, p.shape), params)
-        updates, memory = tx.update(grads, memory, params)
-        return optax.apply_updates(params, updates), memory
-
-    for i in range(3):
-        params, memory = advance(params, memory, jax.random.key(i))
-    mask = surgery.masks(params, probe, [0, 1])
-    if name in REFUSED:
-        with pytest.raises(ValueError, match=r"optimizer state '.*' (has|of) shape .* paramete"):
-            surgery.fresh_memory(tx, params, memory, mask)
-        return
-    after, fresh, touched = surgery.fresh_memory(tx, params, memory, mask), tx.init(params), 0
-    shapes = {x.shape: m for x, m in zip(*map(jax.tree.leaves, (params, mask)), strict=True)}
-    for a, b, f in zip(*map(jax.tree.leaves, (after, memory, fresh)), strict=True):
-        own = shapes.get(jnp.shape(a))
-        assert np.array_equal(a, b if own is None else jnp.where(own, f, b))
-        touched += 0 if own is None else int(own.sum())
-    assert touched or name == "sgd"
-
-
-def test_a_reset_entry_of_adam_moves_as_from_scratch_with_its_own_age():
-    """With the count left at 1000 its first steps are 2.5 to 5 times too long."""
-    gradients = jax.random.normal(KEY, (1040, 5)) + 0.3
-
-    def path(tx, grads, memory):
-        def one(memory, g):
-            update, memory = tx.update({"w": g}, memory)
-            return memory, update["w"]
-
-        memory, updates = jax.lax.scan(one, memory, grads)
-        return np.asarray(updates), memory
-
-    p, mask = {"w": jnp.zeros(5)}, {"w": jnp.ones(5, bool)}
-    plain = optax.adam(0.01)
-    fresh = path(plain, gradients[1000:], plain.init(p))[0]
-    young = optax.chain(optax.scale_by_adam(), surgery.correct_young(), optax.scale(-0.01))
-    reset = {}
-    for name, tx in (("plain", plain), ("young", young)):
-        memory = path(tx, gradients[:1000], tx.init(p))[1]
-        reset[name] = path(tx, gradients[1000:], surgery.fresh_memory(tx, p, memory, mask))[0]
-    ratio = np.abs(reset["plain"]).sum(1) / np.abs(fresh).sum(1)
-    assert 2.4 < ratio[0] < 2.6 and 4.5 < ratio.max() < 5.5
-    np.testing.assert_allclose(reset["young"], fresh, rtol=2e-4)
-
-
-@pytest.mark.parametrize("units", [[2.5], [7], [-1], np.zeros(5, bool)])
-def test_units_that_are_none_are_refused(units):
-    probe = inspection.find(small, P, jnp.ones((3, 4)))
-    with pytest.raises(ValueError, match="^units "):
-        surgery.masks(P, probe, units)
-
-
-# Treatment and causes --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("change", ["redraw", "kick", "shrink"])
-@pytest.mark.parametrize(
-    "name", ["linen MLP", "linen nn.scan over layers", "linen ReGLU", "concatenated layers"]
-)
-def test_a_treatment_changes_its_units_alone_and_is_proved(change, name):
-    fn, params, data = zoo.ZOO[name][0]()
-    probe = inspection.find(fn, params, *data)
-    units = np.arange(probe.units) % 3 == 0
-    low = surgery.masks(params, probe, units, ("bias", "shift"))
-    if not any(map(jnp.any, jax.tree.leaves(low))):  # no bias: buried by its weights
-        pytest.skip("no bias to kick") if change == "kick" else None
-        data = tuple(jnp.abs(x) for x in data)
-        low = surgery.masks(params, probe, units, ("kernel",))
-    buried = jax.tree.map(lambda p, m: jnp.where(m, -40.0, p), params, low)
-    before = inspection.look(fn, buried, [data])
-    dead = np.asarray(before.margin) <= 0
-    assert dead[units].all()
-    tx = optax.adam(1e-3)
-    treated = inspection.treat(
-        change, dead, buried, tx.init(buried), probe=probe, tx=tx, key=KEY, init=lambda _: params,
-        seen=before,
-    )  # fmt: skip
-    after = inspection.look(fn, treated.params, [data])
-    allowed = surgery.masks(params, probe, dead, (*surgery.INCOMING, "outgoing"))
-    for a, b, m in zip(*map(jax.tree.leaves, (buried, treated.params, allowed)), strict=True):
-        assert not (np.asarray(a != b) & ~np.asarray(m)).any()
-    proof = treated.proof(before, after)
-    assert not treated.unreached and proof["dead_before"] == dead.sum() == proof["units"]
-    assert proof["margin_after"] > proof["margin_before"]
-    if change != "shrink":
-        assert proof["dead_after"] <= 0.2 * dead.sum()
-
-
-def test_what_is_redrawn_to_the_same_number_has_no_memory_either():
-    probe, tx = inspection.find(small, P, jnp.ones((3, 4))), optax.adam(0.1)
-    memory = tx.update(jax.tree.map(jnp.ones_like, P), tx.init(P), P)[1]
-    treated = inspection.treat(
-        "redraw", [2], P, memory, probe=probe, tx=tx, key=KEY, init=lambda _: P
-    )
-    mu = treated.memory[0].mu
-    assert treated.changed == {"b/kernel": 2}  # the outgoing weights; all else came out the same
-    assert (mu["a"]["bias"] == 0).tolist() == [u == 2 for u in range(6)]
-    assert (mu["a"]["kernel"] == 0).all(0).tolist() == [u == 2 for u in range(6)]
-
-
-def test_redraw_leaves_the_output_as_it_was():
-    fn, params, data = zoo.ZOO["linen MLP"][0]()
-    probe = inspection.find(fn, params, *data)
-    low = surgery.masks(params, probe, [0, 3], ("bias",))
-    buried = jax.tree.map(lambda p, m: jnp.where(m, -40.0, p), params, low)
-    treated = inspection.treat(
-        "redraw", [0, 3], buried, None, probe=probe, tx=optax.sgd(0.1), key=KEY,
-        init=lambda _: params,
-    )  # fmt: skip
-    np.testing.assert_allclose(fn(buried, *data), fn(treated.params, *data), rtol=1e-6)
-    assert (inspection.look(fn, treated.params, [data]).margin[jnp.array([0, 3])] > 0).all()
-    with pytest.raises(ValueError, match="init=None: give the function"):
-        inspection.treat("redraw", [0], buried, None, probe=probe, tx=optax.sgd(0.1), key=KEY)
-    with pytest.raises(ValueError, match="change='reset' is not known"):
-        inspection.treat("reset", [0], buried, None, probe=probe, tx=optax.sgd(0.1), key=KEY)
-
-
-@pytest.mark.parametrize("name", ["sgd", "momentum", "adam", "adamw", "rmsprop"])
-def test_causes_sum_to_the_change_of_the_margin_and_are_what_they_are_called(name):
-    tx = optax.adamw(0.1, weight_decay=0.3) if name == "adamw" else OPTIMIZERS[name]
-    x, params = jax.random.normal(KEY, (16, 4)), make(KEY, 4, 6, 5, 1)
-    loss = lambda p: ((mlp(p, x) - 1.0) ** 2).mean()  # noqa: E731
-    probe = inspection.find(mlp, params, x)
-    margins = lambda p: watch(mlp)(p, x)[1].margin  # noqa: E731
-    memory = tx.init(params)
-    for _ in range(3):
-        grads = jax.grad(loss)(params)
-        before, memory_before = params, memory
-        updates, memory = tx.update(grads, memory, params)
-        params = optax.apply_updates(params, updates)
-    why = jax.jit(lambda *a: causes(margins, *a, probe=probe, tx=tx))(before, memory_before, grads)
-    np.testing.assert_allclose(why.total, margins(params) - margins(before), atol=1e-5)
-    first = probe.slices["0"]
-    assert not np.asarray(why.upstream)[first].any()  # nothing is below the first layer
-    assert np.asarray(why.upstream)[first.stop :].any()
-    assert bool(np.abs(why.residue).max() > 1e-4) == (name in ("momentum", "adam", "adamw"))
-    assert bool(np.abs(why.decay).max() > 1e-4) == (name == "adamw")
-
-
+@pytest.mark.slow
 def test_the_report_puts_the_worst_site_first_and_is_plain_data():
     params = make(KEY, 3, 6, 4, 1)
     params[1]["bias"] = jnp.full(4, -50.0)
@@ -678,7 +510,7 @@ def test_the_report_puts_the_worst_site_first_and_is_plain_data():
     found = inspection.diagnose(mlp, params, [x[:10], x[10:]])
     assert [row["dead"] for row in found.rows] == [4, 0] and found.dead.tolist() == [6, 7, 8, 9]
     head = str(found).splitlines()
-    assert "4 of 10 units dead; worst: 1 with 4 of 4" in " ".join(head[:2])
+    assert "4 of 10 units dead; worst layer: 1 with 4 of 4" in " ".join(head[:2])
     assert json.loads(found.to_json())["sites"] == found.rows
     assert found.rows[0]["rate_below"] == pytest.approx(1 - 0.05 ** (1 / 30))
     assert [row["is_dead"] for row in found.units] == [False] * 6 + [True] * 4
@@ -691,6 +523,20 @@ def test_the_report_puts_the_worst_site_first_and_is_plain_data():
         inspection.diagnose(mlp, params, [x[:0]])
 
 
-def test_what_cannot_be_traced_is_said():
-    with pytest.raises(ValueError, match="an argument that JAX cannot trace.*functools.partial"):
-        inspection.find(lambda p, x, name: mlp(p, x), make(KEY, 2, 2, 1), jnp.ones((1, 2)), "text")
+@pytest.mark.parametrize("start", [0, 1])
+def test_a_strided_slice_of_z_is_not_given_the_parameters_of_its_neighbours(start):
+    """A feed is a run of neighbouring columns: those of every second one are not named at all."""
+    params = {"kernel": jnp.ones((5, 8)), "bias": jnp.zeros(8)}
+    x = jnp.ones((32, 5))
+
+    def picked(step):
+        def model(params, x):
+            return jax.nn.relu((x @ params["kernel"] + params["bias"][None])[:, start:8:step])
+
+        return inspection.find(model, params, x).sites[0]
+
+    one, other = picked(1), picked(2)
+    assert [(link.start, link.first, link.units) for link in one.links] in (
+        [(start, 0, 8 - start)] * 2, [(0, 0, None)] * 2,
+    )  # fmt: skip
+    assert other.count == 4 and not other.links

@@ -14,8 +14,8 @@ PAIRS = pytest.mark.parametrize("text", TEXTS, ids=lambda path: path.stem)
 CPU_SECONDS = 60  # of a kernel: at most a minute where nothing else runs
 
 
-def test_there_are_five_and_each_has_both_forms():
-    assert len(TEXTS) == 5
+def test_there_are_six_and_each_has_both_forms():
+    assert len(TEXTS) == 6
     assert [path.stem for path in TEXTS] == [path.stem for path in sorted(FOLDER.glob("*.ipynb"))]
 
 
@@ -38,7 +38,7 @@ def test_nothing_is_stored_and_the_first_cell_installs_on_colab(text):
         assert not cell.outputs and cell.execution_count is None
     assert "widgets" not in notebook.metadata
     first = notebook.cells[0]
-    assert first.cell_type == "code" and "%pip install -q relu-dynamics" in first.source
+    assert first.cell_type == "code" and "%pip install -q ./clone" in first.source
     assert '"google.colab" in sys.modules and find_spec("relu_dynamics") is None' in first.source
     assert notebook.cells[1].source.startswith("# ")  # then its title
 

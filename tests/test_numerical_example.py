@@ -47,6 +47,7 @@ def moved(result, source, rate):
     return (float(pick(result, source, rate).final_bias) + 0.5) / rate
 
 
+@pytest.mark.slow
 def test_no_run_contradicts_its_certificate_and_certificates_say_something(result):
     assert contradictions(result) == 0
     plain = result.isel(case=result.source.values == "plain SGD: dead unit")
@@ -216,6 +217,7 @@ def test_verdicts(claims):
     assert numbers[6]["adam_smallest_rate_that_can_revive"] == pytest.approx(0.003041, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_store_draw_and_redraw(result, tmp_path, monkeypatch, capsys):
     options = dataclasses.replace(OPTIONS, out=tmp_path / "out")
     monkeypatch.setattr(example, "simulate", lambda options: result)

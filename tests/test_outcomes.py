@@ -13,6 +13,8 @@ from relu_dynamics.engine import outcomes
 from relu_dynamics.engine.outcomes import NEVER, History, Outcome
 from relu_dynamics.engine.probes import MarginBounds, UnitStatistics
 
+pytestmark = pytest.mark.core
+
 EVERY = 10
 
 

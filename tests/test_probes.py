@@ -8,6 +8,8 @@ import pytest
 from relu_dynamics import theory
 from relu_dynamics.engine import probes
 
+pytestmark = pytest.mark.core
+
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 32, 97])
 def test_unit_statistics_agree_with_numpy(size):
@@ -85,6 +87,7 @@ def test_halving_wide_rows_gives_the_numbers_of_halving_arrays(rows, units):
     np.testing.assert_array_equal(margin, z.max(0))
 
 
+@pytest.mark.slow
 def test_margin_bounds_of_lanes_are_those_of_each_lane():
     """The rule for jax.vmap, whichever arguments have lanes: a decided lane beside an undecided."""
     rng = np.random.default_rng(0)

@@ -113,6 +113,7 @@ def accepted_or_one_line(call):
         return None
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     st.fixed_dictionaries({}, optional=GOOD),
@@ -338,6 +339,7 @@ def test_a_setting_of_jax_that_changes_results_is_refused(setting, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("platform", ["cuda", "nonsense"])
 def test_a_platform_that_is_not_there_is_refused_in_one_line(platform):
     done = recovery_map("--quick", env={**os.environ, "JAX_PLATFORMS": platform})
@@ -345,6 +347,7 @@ def test_a_platform_that_is_not_there_is_refused_in_one_line(platform):
     assert f"error: JAX_PLATFORMS='{platform}' cannot be used here" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_script_that_cannot_write_ends_with_4():
     began = time.monotonic()
     done = recovery_map("--out", "/proc/no/such")
@@ -404,6 +407,7 @@ def test_a_driver_killed_at_its_start_leaves_a_usable_folder(tmp_path):
     assert store.check_folder(tmp_path, GRID) == tmp_path
 
 
+@pytest.mark.slow
 def test_a_lost_or_damaged_identity_is_written_again(stored, tmp_path):
     for content in (None, b"", b"{"):
         out = tmp_path / f"copy{content}"
@@ -493,6 +497,7 @@ def test_a_folder_deleted_under_way_is_said(tmp_path, monkeypatch):
         sweep(SMALL, AXES, 2, lanes=4, out=tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_out_of_memory_is_answered_with_the_lanes_that_fit(monkeypatch):
     def exhausted(*arguments):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
@@ -508,6 +513,7 @@ def test_out_of_memory_is_answered_with_the_lanes_that_fit(monkeypatch):
         run_block(GRID, 0, program=exhausted)
 
 
+@pytest.mark.slow
 def test_memory_grows_with_runs_in_memory_and_not_when_they_stream():
     """Against the arrays that are really there: those of a joined result of so many seeds."""
 
@@ -531,15 +537,17 @@ def test_a_sweep_says_at_its_start_what_it_will_take(tmp_path, capfd, monkeypatc
     monkeypatch.setattr(plan, "process_bytes", lambda: (300 * 2**20, 700 * 2**20))
     sweep(SMALL, AXES, 2, lanes=4, progress=True, out=tmp_path)
     line = capfd.readouterr().err.splitlines()[0]
-    assert line == "training 4 blocks of 4 runs; memory about 700 MiB, disk at most 1 MiB"
+    what = "training 4 blocks of 4 runs by plain JAX"
+    assert line == f"{what}; memory about 700 MiB, disk at most 1 MiB"
     monkeypatch.setattr(plan, "process_bytes", lambda: (700 * 2**20, 700 * 2**20))
     monkeypatch.setattr(plan, "compile_program", lambda grid, devices: 300 * 2**20 // len(devices))
     sweep(SMALL, AXES, 2, lanes=4, progress=True)
-    assert "training 4 blocks of 4 runs; memory about 1,000 MiB\n" in capfd.readouterr().err
+    assert f"{what}; memory about 1,000 MiB\n" in capfd.readouterr().err
     sweep(SMALL, AXES, 2, lanes=4)
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_blocks_find_the_program_that_was_compiled_to_estimate():
     compiled = []
 
@@ -602,6 +610,7 @@ def test_another_runtime_error_is_not_taken_for_memory():
 # --- Replay ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_stored_cell_is_replayed_bit_for_bit(stored):
     cell = {"learning_rate": 0.1, "initial_bias": -1.0}
     for source in stored:

@@ -41,6 +41,7 @@ def test_the_derivative_is_0_where_theory_says_and_negative_below(name, point, k
     assert abs(at) < 1e-6 and below < 0 < above
 
 
+@pytest.mark.slow
 def test_where_the_float32_derivative_is_exactly_0():
     drawn = shapes.shapes()
     assert drawn["stationary"]["gelu"] == theory.gelu_stationary_point()

@@ -97,6 +97,7 @@ def born_dead_config(width, depth, init="he_normal"):
     return Config(task="abs", hidden=hidden, initializer=init, examples=2, **published.FULL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [2, 3])
 def test_born_dead_networks_follow_the_exact_law_and_the_bounds(width):
     inputs = np.array([[1.0], [-1.0]], np.float32)
@@ -111,6 +112,7 @@ def test_born_dead_networks_follow_the_exact_law_and_the_bounds(width):
     assert low <= ten.high and ten.low <= high
 
 
+@pytest.mark.slow
 def test_births_by_hand():
     config = born_dead_config(2, 5)
     inputs = np.array([[1.0], [0.0], [-1.0]], np.float32)
@@ -127,6 +129,7 @@ def test_births_by_hand():
         assert constant[number].tolist() == by_hand
 
 
+@pytest.mark.slow
 def test_rai_is_born_dead_less_often():
     inputs = np.linspace(-(3**0.5), 3**0.5, 17, dtype=np.float32)[:, None]
     config = born_dead_config(2, 10, "randomized_asymmetric")
@@ -136,6 +139,7 @@ def test_rai_is_born_dead_less_often():
     assert 3 * share.high < 0.88
 
 
+@pytest.mark.slow
 def test_both_shares_of_asymmetric_networks_agree_with_other_code():
     """Width 3: the silent share and the share constant to 1e-7, which depth separates."""
     inputs = np.linspace(-(3**0.5), 3**0.5, 33, dtype=np.float32)[:, None]
@@ -173,6 +177,7 @@ def test_a_born_dead_share_below_a_collapsed_one_is_no_refutation():
     assert line["verdict"].startswith("conditional")
 
 
+@pytest.mark.slow
 def test_collapse_is_read_off_the_output():
     config = dataclasses.replace(born_dead_config(2, 4), examples=8, steps=2, probe_every=2)
     run = training.train(config, 0)
@@ -195,6 +200,7 @@ def test_collapse_is_read_off_the_output():
     assert right == pytest.approx(3**0.5 * 6 / 7)  # the point nearest to 0 is sqrt 3 / 7
 
 
+@pytest.mark.slow
 def test_the_first_layer_is_certified_and_slopes_are_exact():
     options = layers.Options(
         hidden=(16, 8), initial_biases=(-20.0,), steps=20, seeds=1, certified_seeds=1

@@ -99,8 +99,9 @@ def loops(function: ast.FunctionDef) -> list[ast.AST]:
 
 
 def test_one_function_loops_over_training_steps():
-    """Whoever trains hands a step to `scan_steps`: no other function calls a step in a loop, be it
-    one of JAX or of Python, nor a loop of JAX beside a step."""
+    """Whoever trains hands a step to `scan_steps`, or a user's own step to `replay`: no other
+    function calls a step in a loop, be it one of JAX or of Python, nor a loop of JAX beside a
+    step."""
     files = [*TREES, *sorted((ROOT / "experiments").rglob("*.py"))]
     trees = {path: TREES.get(path) or ast.parse(path.read_text()) for path in files}
     looping = [
@@ -111,7 +112,7 @@ def test_one_function_loops_over_training_steps():
         if "stretch" in calls(node)
         or any("step" in calls(loop) or names(loop) & UPDATES for loop in loops(node))
     ]
-    assert looping == ["training.py: scan_steps"]
+    assert looping == ["training.py: scan_steps", "replay.py: replay"]
 
 
 def test_private_names_stay_in_their_file():

@@ -27,7 +27,7 @@ SMALL = Config(
 )  # fmt: skip
 AXES = {"learning_rate": [0.01, 0.1, 1.0], "initial_bias": [-3.0, -1.0]}
 GRID = make_grid(SMALL, AXES, 3, lanes=4)
-NO_DASK = "dask is not installed: pip install 'relu-dynamics[dask]'"
+NO_DASK = "dask is not installed: pip install -e '.[dask]'"
 
 
 @pytest.fixture(scope="module")

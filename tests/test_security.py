@@ -36,6 +36,8 @@ def test_nothing_in_the_package_can_run_what_it_reads(path):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names]
             found = {name.split(".")[0] for name in names} & FORBIDDEN_IMPORTS
+            if path.name == "checkpoint_files.py":
+                found -= {"pickle"}  # see the next test
             assert not found, f"{path.name}:{node.lineno} imports {found}"
         if isinstance(node, ast.Call):
             name = getattr(node.func, "id", getattr(node.func, "attr", ""))
@@ -45,6 +47,20 @@ def test_nothing_in_the_package_can_run_what_it_reads(path):
                 assert not allows, f"{path.name}:{node.lineno} allows pickle"
                 shell = keyword.arg == "shell" and ast.unparse(keyword.value) != "False"
                 assert not shell, f"{path.name}:{node.lineno} runs a shell"
+
+
+def test_a_pickle_of_pytorch_reaches_only_what_its_reader_names():
+    """The one use of pickle is an Unpickler whose `find_class` never asks Python's own."""
+    tree = ast.parse((ROOT / "relu_dynamics" / "checkpoint_files.py").read_text())
+    used = [n for n in ast.walk(tree) if isinstance(n, ast.Attribute)]
+    used = [n.attr for n in used if ast.unparse(n.value) == "pickle"]
+    assert set(used) <= {"Unpickler", "UnpicklingError"} and used.count("Unpickler") == 1
+    (reader,) = [
+        n for n in ast.walk(tree)
+        if isinstance(n, ast.ClassDef) and [ast.unparse(b) for b in n.bases] == ["pickle.Unpickler"]
+    ]  # fmt: skip
+    (find_class,) = [n for n in reader.body if getattr(n, "name", "") == "find_class"]
+    assert "super" not in ast.unparse(find_class) and "import" not in ast.unparse(find_class)
 
 
 def arrays() -> dict[str, np.ndarray]:

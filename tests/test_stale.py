@@ -23,7 +23,9 @@ from relu_dynamics.engine.initializers import Initializer
 from relu_dynamics.engine.normalizations import NORMALIZATIONS, layer_statistics
 from relu_dynamics.engine.optimizers import Optimizer, Schedule
 from relu_dynamics.engine.outcomes import DEFINITIONS
+from relu_dynamics.engine.resets import RESETS
 from relu_dynamics.engine.scalings import Scaling
+from relu_dynamics.engine.terms import Term
 from relu_dynamics.engine.training import train
 from relu_dynamics.grid import VersionError, grid_from_identity, make_grid
 from relu_dynamics.store import checkpoints
@@ -71,6 +73,10 @@ EDITS = {
     "schedule": lambda n: Schedule(lambda step, warmup, decay: 1 + n),
     "decay_targets": lambda n: (1, 2) if n else (),
     "bias_law": lambda n: lambda key, shape: jnp.full(shape, 0.1 + n),
+    "decoder_bias": lambda n: lambda inputs: inputs.mean(0) + n,
+    "penalty": lambda n: Term(lambda config, params, seen: n * jnp.mean(seen.forward.output**2)),
+    "revival": lambda n: Term(lambda config, params, seen: n * jnp.mean(seen.forward.output), 1.0),
+    "reset": lambda n: RESETS["redo"]._replace(threshold=20 * n),
     "definition": lambda n: DEFINITIONS["dead"]._replace(of_slopes=n > 0),
 }
 
@@ -78,6 +84,11 @@ EDITS = {
 def configured(field: str, name: str) -> Config:
     more = {"task": "mine", "input_scaling": "raw", "weight_decay": 0.1}
     more |= {"bias_scale": 0.5} if field == "bias_law" else {}
+    more |= {"reset_every": 10} if field == "reset" else {}
+    more |= {"penalty_scale": 1.0} if field == "penalty" else {}
+    if field in ("decoder_bias", "revival"):
+        more |= {"task": "sparse_features", "input_scaling": "standardized"}
+        more |= {"model": "autoencoder"} if field == "decoder_bias" else {}
     return dataclasses.replace(BASE, **(more | {field: name}))
 
 
@@ -125,6 +136,7 @@ def last_loss(config):
     return float(train(config).trace.loss[-1])
 
 
+@pytest.mark.slow
 def test_the_activation_of_now_is_trained():
     """The right losses are those of fresh processes."""
     config = dataclasses.replace(BASE, task="mine", activation="mine")

@@ -126,6 +126,7 @@ def test_a_law_may_differ_between_layers():
 # --- Layers without bias, an initializer per layer ------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [
@@ -225,6 +226,7 @@ def trained():
     return train(change(optimizer="momentum", learning_rate=0.05)).state
 
 
+@pytest.mark.slow
 def test_a_sweep_starts_from_a_given_state_and_is_replayed_with_it(trained, tmp_path):
     result = sweep(MOMENTUM, AXES, seeds=2, state=trained, out=tmp_path / "out")
     begun = np.array(result.margin_at_start)  # [rates, seeds, units]
@@ -262,6 +264,7 @@ def test_a_state_is_part_of_the_identity_of_a_grid(trained):
         make_grid(MOMENTUM, {"weight_scale": [1.0, 2.0]}, 2, state=trained)
 
 
+@pytest.mark.slow
 def test_train_and_fork_start_from_given_parameters(trained):
     run = train(MOMENTUM, state=trained.params)
     wanted = sweep(MOMENTUM, {"learning_rate": [MOMENTUM.learning_rate]}, 1, state=trained.params)

@@ -17,6 +17,8 @@ from relu_dynamics import statistics
 from relu_dynamics.statistics import incidence as incidence_
 from relu_dynamics.statistics import intervals as intervals_
 
+pytestmark = pytest.mark.core
+
 SETTINGS = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
 

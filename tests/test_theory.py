@@ -16,6 +16,8 @@ from scipy import integrate, special, stats
 from relu_dynamics import theory
 from relu_dynamics.theory import _numerics as numerics
 
+pytestmark = pytest.mark.core
+
 ARTICLE = {"bias": -0.5, "weight_norm": 0.1}  # z = 0.1 x - 0.5
 SEGMENT = np.array([[-1.0], [1.0]])  # the ends decide for the article's unit on [-1, 1]
 fixed = settings(max_examples=25, deadline=None, derandomize=True)
@@ -331,7 +333,8 @@ def test_geometric_decay_is_first_crossing_of_the_recurrence(projection, bias, p
     step = theory.weight_decay_recovery_step(projection, bias, 1.0, product, tolerance)
     times = np.arange(0, 60_000)
     above = np.flatnonzero(bias + (1 - product) ** times * projection > tolerance)
-    assert step == (above[0] if len(above) else np.inf)
+    seen = step if step < len(times) else np.inf  # a bias of 1e-204 wins later than we look
+    assert seen == (above[0] if len(above) else np.inf)
 
 
 # Normalization --------------------------------------------------------------------------------

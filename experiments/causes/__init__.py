@@ -14,7 +14,7 @@ compiled program. "Too small" and "too large" of the initializers are scales 0.1
 LeCun's is scale sqrt(1/2) (both exactly, tested).
 
 Writes one result per arm, summary.json, and causes, causes_layers, causes_effects and causes_map as
-.png/.pdf to --out; `--draw` redraws from summary.json. Ten minutes of CPU time.
+.png/.pdf to --out; `--draw` redraws from summary.json.
 """
 
 import pathlib
@@ -62,8 +62,7 @@ EXPERIMENT = Experiment(
     report=print_summary,
     figures={
         "causes": Figure(
-            "What kills ReLU units: the mean of the inputs most, then a bias; the learning rate is "
-            "a cliff, not a slope.",
+            "The dead share, born dead and at the end, over the dose of every cause.",
             figure.draw_dose_response,
         ),
         "causes_effects": Figure(
@@ -71,7 +70,7 @@ EXPERIMENT = Experiment(
             figure.draw_effects,
         ),
         "causes_layers": Figure(
-            "Where units die: only inputs that are not centred kill the first layer.",
+            "The dead share of every layer over the dose of every cause.",
             figure.draw_layers,
         ),
         "causes_map": Figure("The two strongest causes together.", figure.draw_pairwise_map),

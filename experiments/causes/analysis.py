@@ -21,6 +21,7 @@ from experiments.causes.contrasts import (
 )
 from experiments.causes.sweep import HARMFUL, REFERENCE, Options, dose_axes
 from relu_dynamics import statistics
+from relu_dynamics.engine.outcomes import NEVER
 from relu_dynamics.engine.scalings import dosed_scalings
 from relu_dynamics.statistics import claims, estimates
 
@@ -118,6 +119,8 @@ def cell_rows(result: xr.Dataset, task: str, arm: str) -> list[dict]:
         {m: estimates.cells(result, m, int(layer)) for m in ("born_dead", "dead")}
         for layer in result.layer.values
     ]
+    finite = dead_where_finite(result)
+    layers_finite = [dead_where_finite(result, int(layer)) for layer in result.layer.values]
     hazards = estimates.hazards(result, windows=WINDOWS)
     rows = []
     for place in np.ndindex(*(result.sizes[name] for name in names)):
@@ -128,14 +131,29 @@ def cell_rows(result: xr.Dataset, task: str, arm: str) -> list[dict]:
                 "arm": arm,
                 "cell": {name: float(result[name].values[i]) for name, i in at.items()},
                 **{measure: estimates.as_json(cells.isel(at)) for measure, cells in found.items()},
+                "dead_where_finite": finite[place],
                 "layers": [
                     {measure: estimates.as_json(cells.isel(at)) for measure, cells in layer.items()}
-                    for layer in layers
+                    | {"dead_where_finite": own[place]}
+                    for layer, own in zip(layers, layers_finite, strict=True)
                 ],
                 "hazards": [_hazard(hazards.isel(at | {"window": w})) for w in range(WINDOWS)],
             }
         )
     return rows
+
+
+def dead_where_finite(result: xr.Dataset, layer: int | None = None) -> np.ndarray:
+    """The dead share at the end of the units of runs that did not diverge, as plain values by cell
+    [axes...]: a run that diverged has no dead unit, and no living one."""
+    names = (*estimates.axis_names(result), "seed")
+    dead, units = estimates.counts(result, "dead", layer)
+    finite = (result.diverged_at == NEVER).transpose(*names).values
+    shares = np.empty(finite.shape[:-1], object)
+    for place in np.ndindex(shares.shape):
+        kept = dead[place] * finite[place], units[place] * finite[place]
+        shares[place] = statistics.clustered_interval(*kept).as_json()
+    return shares
 
 
 def _hazard(at: xr.Dataset) -> dict:

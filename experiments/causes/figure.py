@@ -1,7 +1,6 @@
 """Figures, from the summary alone: dose-response curves, the same by
 layer, the contrasts of the claims, and the map of the strongest two causes."""
 
-import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from relu_dynamics.config import LABELS
-from relu_dynamics.figures.style import PAGE, STYLE
+from relu_dynamics.engine.tasks import label_of
+from relu_dynamics.figures.style import PAGE, STYLE, write_caption
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 MARKERS = "os^Dv"
@@ -75,15 +75,13 @@ def _band(axes: Axes, x: np.ndarray, estimates: list[Mapping], colour: str, **st
 def _caption(summary: Mapping) -> str:
     config = summary["config"]
     hidden = "-".join(str(width) for width in config["hidden"])
+    units = summary["seeds"] * sum(config["hidden"])
     return (
-        f"Hidden {hidden}, batch {config['batch_size']}, {config['steps']} steps, "
-        f"{summary['seeds']} seeds per cell. Dead: max z <= 0 over the {config['examples']} "
-        f"training examples. Bands and bars: 95 %, clustered by seed. "
+        f"Hidden {hidden}, SGD with momentum, batch {config['batch_size']}, {config['steps']} "
+        f"steps, {summary['seeds']} seeds per cell (n = {units:,} units). Dead: max z <= 0 over "
+        f"the {config['examples']} training examples, after the last step. Bands and bars: 95 %, "
+        "clustered by seed. "
     )
-
-
-def _note(figure: Figure, text: str):
-    figure.supxlabel(textwrap.fill(text, 148), fontsize=6.5, color="0.25")
 
 
 def draw_dose_response(summary: Mapping) -> Figure:
@@ -99,7 +97,7 @@ def draw_dose_response(summary: Mapping) -> Figure:
         for number, (axes, cause) in enumerate(zip(grid.flat, causes, strict=False)):
             for task, colour, marker in zip(summary["tasks"], COLOURS, MARKERS, strict=False):
                 x, rows = _curve(summary, task, cause)
-                _band(axes, x, [row["dead"] for row in rows], colour, marker=marker)
+                _band(axes, x, [row["dead_where_finite"] for row in rows], colour, marker=marker)
                 born = [row["born_dead"]["estimate"] for row in rows]
                 axes.plot(x, born, color=colour, linestyle=(0, (1, 1.2)), linewidth=0.9)
                 diverged = np.array([row["diverged"]["estimate"] for row in rows])
@@ -111,7 +109,7 @@ def draw_dose_response(summary: Mapping) -> Figure:
             if number % 3 == 0:
                 axes.set_ylabel("share of units (or runs)")
         handles = [
-            Line2D([], [], color=colour, marker=marker, label=task.replace("_", " "))
+            Line2D([], [], color=colour, marker=marker, label=label_of(task))
             for task, colour, marker in zip(summary["tasks"], COLOURS, MARKERS, strict=False)
         ]
         grey: dict[str, Any] = {"color": "0.35"}
@@ -122,12 +120,13 @@ def draw_dose_response(summary: Mapping) -> Figure:
         ]
         figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
         reference = summary["reference"]
-        _note(
+        write_caption(
             figure,
             _caption(summary)
             + "Everything else at the reference (grey lines): He initialization, learning rate "
             f"{reference['learning_rate']:g}, momentum {reference['momentum']:g}, bias 0, "
-            "standardized inputs. A diverged run has no dead unit.",
+            "standardized inputs. Dead at the end: of the units of runs that did not diverge (no "
+            "mark where all did).",
         )
     return figure
 
@@ -159,13 +158,13 @@ def draw_layers(summary: Mapping) -> Figure:
                 axes = grid[row, column]
                 x, rows = _curve(summary, task, cause)
                 for layer, colour, marker in zip(layers, LAYER_COLOURS, MARKERS, strict=False):
-                    own = [r["layers"][layer]["dead"] for r in rows]
+                    own = [r["layers"][layer]["dead_where_finite"] for r in rows]
                     _band(axes, x, own, colour, marker=marker, markersize=2, linewidth=0.9)
                 axes.axvline(summary["reference"][cause], color="0.8", linewidth=0.8, zorder=0)
                 axes.set_ylim(-0.03, 1.03)
                 if row == len(tasks) - 1:
                     axes.set_xlabel(short[cause])
-            grid[row, 0].set_ylabel(f"{task.replace('_', ' ')}\nshare dead")
+            grid[row, 0].set_ylabel(f"{label_of(task)}\nshare dead")
         for column, cause in enumerate(causes):
             doses = np.array(summary["doses"][cause]["doses"])
             _scale(grid[0, column], cause, doses)
@@ -179,7 +178,12 @@ def draw_layers(summary: Mapping) -> Figure:
             for layer, colour, marker in zip(layers, LAYER_COLOURS, MARKERS, strict=False)
         ]
         figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
-        _note(figure, _caption(summary) + "Everything else at the reference (grey lines).")
+        write_caption(
+            figure,
+            _caption(summary)
+            + "Of the units of runs that did not diverge (no mark where all did); everything else "
+            "at the reference (grey lines).",
+        )
     return figure
 
 
@@ -218,20 +222,17 @@ def draw_effects(summary: Mapping) -> Figure:
         axes.spines.right.set_visible(True)
         axes.spines.left.set_visible(False)
         axes.set(title="other contrasts", ylim=(len(places) - 0.5, -0.5))
-        figure.supxlabel(
-            textwrap.fill(
-                _caption(summary)
-                + "Change of the dead share at the end against the same cell without the cause, "
-                "paired by seed, at three learning rates. Filled: survives the control of false "
-                "discoveries (5 %) and matters. Last panel: rate 3 against 0.1 at each momentum; "
-                "momentum 0.9 at a rate against plain SGD at ten times that rate.",
-                148,
-            ),
-            fontsize=6.5,
-            color="0.25",
+        write_caption(
+            figure,
+            _caption(summary)
+            + "Change of the dead share (units of diverged runs count as not dead) against the "
+            "same cell without the cause, paired by seed, at three learning rates. Filled: "
+            "survives the control of false discoveries (5 %) and matters. Last panel: rate 3 "
+            "against 0.1 at each momentum; momentum 0.9 at a rate against plain SGD at ten times "
+            "that rate.",
         )
         handles = [
-            Line2D([], [], color=c, marker=m, linestyle="none", label=task.replace("_", " "))
+            Line2D([], [], color=c, marker=m, linestyle="none", label=label_of(task))
             for task, c, m in zip(summary["tasks"], COLOURS, MARKERS, strict=False)
         ]
         figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
@@ -283,8 +284,11 @@ def draw_pairwise_map(summary: Mapping) -> Figure:
                     known.index(row["cell"][name])
                     for known, name in zip(doses, axes_names, strict=True)
                 )
-                values[y, x] = row["dead"]["estimate"]
-                wide = row["dead"]["interval"][1] - row["dead"]["interval"][0]
+                found = row["dead_where_finite"]
+                if not found["trials"]:  # all runs diverged
+                    continue
+                values[y, x] = found["estimate"]
+                wide = found["interval"][1] - found["interval"][0]
                 text = f"{values[y, x]:.2f}".removeprefix("0") if values[y, x] < 1 else "1"
                 axes.text(
                     x,
@@ -299,22 +303,23 @@ def draw_pairwise_map(summary: Mapping) -> Figure:
             both = summary["map"]["by_task"][task]
             low, high = both["interval"]
             axes.set_title(
-                f"{task.replace('_', ' ')}\nbeyond chance {both['estimate']:+.2f} "
+                f"{label_of(task)}\nbeyond chance {both['estimate']:+.2f} "
                 f"[{low:+.2f}, {high:+.2f}]",
                 fontsize=7.5,
             )
-            axes.set_xticks(range(len(doses[0])), [f"{d:.3g}" for d in doses[0]])
-            axes.set_yticks(range(len(doses[1])), [f"{d:.3g}" for d in doses[1]])
+            axes.set_xticks(range(len(doses[0])), [f"{float(f'{d:.3g}'):g}" for d in doses[0]])
+            axes.set_yticks(range(len(doses[1])), [f"{float(f'{d:.3g}'):g}" for d in doses[1]])
             axes.set_xlabel(AXIS_LABELS[causes[0]])
         grid[0, 0].set_ylabel(AXIS_LABELS[causes[1]])
         figure.colorbar(
             mesh, ax=list(grid[0]), fraction=0.03, pad=0.01, label="share dead at the end"
         )
         pair = " and ".join(f"{d:g}" for d in summary["map"]["doses"])
-        _note(
+        write_caption(
             figure,
             _caption(summary)
-            + f"Beyond chance: the dead share at {pair} beyond that of two causes that act "
-            "independently. ?: interval wider than 0.2.",
+            + "Cells: of the units of runs that did not diverge (empty where all did). "
+            f"Beyond chance (units of diverged runs count as not dead): the dead share at {pair} "
+            "beyond that of two causes that act independently. ?: interval wider than 0.2.",
         )
     return figure

@@ -13,8 +13,8 @@ compiled program. Decay is decoupled: coupled decay would pass through the momen
 part would be counted as residue.
 
 Writes one result per channel, summary.json, channels.png/.pdf and channels_forks.png/.pdf to --out;
-`--draw` draws again from what is stored. About three minutes on two cores; `--quick`, with fewer
-channels and a smaller network, under half a minute.
+`--draw` draws again from what is stored. `--quick` has fewer channels and
+a smaller network.
 """
 
 import pathlib
@@ -50,7 +50,7 @@ EXPERIMENT = Experiment(
     stored=stored,
     figures={
         "channels": Figure(
-            "P(recover) with one channel open at a time: without any it is exactly 0.",
+            "P(recover) over learning rate and initial bias, with one channel open at a time.",
             draw_channels,
         ),
         "channels_forks": Figure(

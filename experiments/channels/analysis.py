@@ -51,7 +51,7 @@ def summarize(options: Options, results: Results) -> dict[str, Any]:
 def panel_summary(panel: Panel) -> dict[str, Any]:
     """The numbers of one panel."""
     channel, grid, result, start, certified = panel
-    line = boundary_line(BOUNDARIES[channel.name], grid, start) if start else None
+    known = BOUNDARIES.get(channel.name, ()) if start else ()
     return {
         "name": channel.name,
         "title": channel.title,
@@ -60,7 +60,7 @@ def panel_summary(panel: Panel) -> dict[str, Any]:
         "recovered": pooled(result, "recovered_ever"),
         "best": best_rate(result, channel.measure),
         "diverged": pooled(result, "diverged"),
-        "boundary": line,
+        "boundaries": [boundary_line(boundary, grid, start) for boundary in known if start],
         "certificates": certificate_row(certified) if certified else None,
     }
 

@@ -24,11 +24,22 @@ def _decay_boundary(config, start, rates, biases):
     return (step <= config.steps).astype(float)
 
 
-def _noise_boundary(config, start, rates, biases):
-    # The highest example alone: a lower bound for the unit, and close to it only near the start.
-    depth = np.maximum(-(np.median(start.projections.max(1)) + biases), 0)
-    scale = config.noise_scale * np.sqrt(1 + np.mean(start.norms**2))
-    return theory.first_passage_probability(depth, rates, scale, config.steps)
+def _noise_bound(config, start, rates, biases, bound):
+    found = np.zeros(np.broadcast_shapes(rates.shape, biases.shape))
+    for place in np.ndindex(found.shape):
+        rate, bias = (float(np.broadcast_to(part, found.shape)[place]) for part in (rates, biases))
+        dead = start.projections.max(1) + bias <= 0
+        least_or_most = noise_bounds(config, start, rate, bias)[bound]
+        found[place] = least_or_most[dead].mean() if dead.any() else 1.0
+    return found
+
+
+def _noise_lower(config, start, rates, biases):
+    return _noise_bound(config, start, rates, biases, 0)
+
+
+def _noise_upper(config, start, rates, biases):
+    return _noise_bound(config, start, rates, biases, 1)
 
 
 def _norm_boundary(config, start, rates, biases):
@@ -43,31 +54,37 @@ class Boundary(NamedTuple):
 
     label: str
     probability: Callable[[Config, Start, np.ndarray, np.ndarray], np.ndarray]
-    """(config, start, rates [n, 1], biases [1, m]) -> [n, m]"""
+    """(config, start, rates [n], biases [n]) -> [n]"""
 
 
 BOUNDARIES = {
-    "decay": Boundary("decay: median unit", _decay_boundary),
-    "noise": Boundary("noise: approximate, first passage of one example", _noise_boundary),
-    "layer_norm": Boundary("LayerNorm: absorbing shift", _norm_boundary),
+    "decay": (Boundary("decay: the median unit", _decay_boundary),),
+    # A unit is back when any example is: its likeliest example alone misses most recoveries.
+    "noise": (
+        Boundary("noise, right: the likeliest example alone", _noise_lower),
+        Boundary("noise, left: the sum over examples", _noise_upper),
+    ),
+    "layer_norm": (Boundary("LayerNorm: the absorbing shift", _norm_boundary),),
 }
 
 
 def boundary_line(boundary: Boundary, grid: Grid, start: Start) -> dict[str, Any]:
-    """Where a probability passes one half: a line over the map."""
+    """Where a probability, which rises with the bias, passes one half: a line over the map."""
     axes = dict(grid.axes)
     first, *_, last = axes["learning_rate"]
-    rates = np.geomspace(first / 2, last * 2, 81)  # to the edges of the outer cells
-    low, high = min(axes["initial_bias"]), max(axes["initial_bias"])
-    biases = np.linspace(1.3 * low, high, 1201)
-    inside = boundary.probability(grid.config, start, rates[:, None], biases[None]) >= 0.5
-    lowest = np.where(inside.any(1), biases[inside.argmax(1)], np.nan)
-    lowest[inside.all(1)] = np.nan  # beyond the map
-    keep = np.isfinite(lowest)
+    rates = np.geomspace(first / 2, last * 2, 41)  # to the edges of the outer cells
+    ends = 1.3 * min(axes["initial_bias"]), max(axes["initial_bias"])
+    reached = lambda bias: boundary.probability(grid.config, start, rates, bias) >= 0.5  # noqa: E731
+    low, high = (np.full(rates.shape, end) for end in ends)
+    keep = reached(high) & ~reached(low)  # elsewhere the line is beyond the map
+    for _ in range(12):  # to a thousandth of the map
+        middle = (low + high) / 2
+        above = reached(middle)
+        low, high = np.where(above, low, middle), np.where(above, middle, high)
     return {
         "label": boundary.label,
         "learning_rate": rates[keep].tolist(),
-        "initial_bias": lowest[keep].tolist(),
+        "initial_bias": high[keep].tolist(),
     }
 
 
@@ -110,9 +127,6 @@ def noise_bracket(result: xr.Dataset, grid: Grid, start: Start) -> tuple[np.ndar
     evaluations only. Upper: the sum over examples, seen at every step. Both hold until the unit
     first fires, and up to the closed form's own error.
     """
-    config = grid.config
-    scale = config.noise_scale * np.sqrt(1 + start.norms**2)[:, :, None]
-    every = config.probe_every
     units = np.flatnonzero(result.biased.values)
     risk = at_risk(result)[..., units]
     bounds = np.full((2, *risk.shape[:2]), np.nan)
@@ -120,10 +134,19 @@ def noise_bracket(result: xr.Dataset, grid: Grid, start: Start) -> tuple[np.ndar
         counted = risk[0, j]  # dead at step 0 whatever the rate
         if not counted.any():
             continue
-        depth = np.maximum(-(start.projections + bias), 0)
         for i, rate in enumerate(result.learning_rate.values):
-            passage = functools.partial(theory.first_passage_probability, depth, rate)
-            least = passage(scale * np.sqrt(every), config.steps // every).max(1)
-            most = np.minimum(passage(scale, config.steps).sum(1), 1)
+            least, most = noise_bounds(grid.config, start, rate, bias)
             bounds[:, i, j] = least[counted].mean(), most[counted].mean()
     return bounds[0], bounds[1]
+
+
+def noise_bounds(
+    config: Config, start: Start, rate: float, bias: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """(lower, upper) bound of P(recover) of every unit, [seeds, units]; see `noise_bracket`."""
+    scale = config.noise_scale * np.sqrt(1 + start.norms**2)[:, :, None]
+    every = config.probe_every
+    depth = np.maximum(-(start.projections + bias), 0)
+    passage = functools.partial(theory.first_passage_probability, depth, rate)
+    least = passage(scale * np.sqrt(every), config.steps // every).max(1)
+    return least, np.minimum(passage(scale, config.steps).sum(1), 1)

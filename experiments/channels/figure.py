@@ -10,15 +10,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from relu_dynamics.config import LABELS
-from relu_dynamics.figures import FEW_TRIALS, PAGE, STYLE, WIDE_INTERVAL, draw_map
+from relu_dynamics.figures import (
+    FEW_TRIALS,
+    PAGE,
+    STYLE,
+    WIDE_INTERVAL,
+    draw_map,
+    what_ran,
+    write_caption,
+)
 from relu_dynamics.statistics import estimates
 
-ARM_LABELS = {
-    "upstream_frozen": "upstream frozen",
-    "residue_zeroed": "residue zeroed",
-    "decay_off": "decay off",
-    "noise_off": "noise off",
-}
+MAPS = ("viridis", "magma")  # a colour map per probability
 SERIES_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 
 
@@ -30,44 +33,77 @@ class Stored(NamedTuple):
 
 
 def draw_channels(stored: Stored) -> Figure:
-    """One map of P(recover | learning rate, initial bias) per channel, with the line where its
-    closed form passes one half."""
-    results, panels = stored.results, stored.summary["panels"]
+    """One map of a probability over learning rate and initial bias per channel, with the lines
+    where its closed forms pass one half. Panels of a row share their biases."""
+    results = stored.results
+    panels = sorted(stored.summary["panels"], key=lambda panel: _deepest(results[panel["name"]]))
+    measures = dict.fromkeys(panel["measure"] for panel in panels)
     across = 4 if len(panels) > 6 else 3
     down = -(-len(panels) // across)
     with plt.style.context(STYLE):
-        figure, grid = plt.subplots(down, across, figsize=(PAGE, 0.6 + 1.75 * down), squeeze=False)
+        figure, grid = plt.subplots(
+            down, across, figsize=(PAGE, 0.9 + 1.75 * down), squeeze=False, sharey="row"
+        )
+        meshes = {}
         for axes in grid.flat[len(panels) :]:
             axes.set_axis_off()
         for number, (axes, panel) in enumerate(zip(grid.flat, panels, strict=False)):
-            cells = estimates.cells(results[panel["name"]], panel["measure"])
-            mesh = draw_map(axes, cells, panel["title"])
+            measure = panel["measure"]
+            cells = estimates.cells(results[panel["name"]], measure)
+            cmap = MAPS[list(measures).index(measure) % len(MAPS)]
+            meshes[measure] = draw_map(axes, cells, panel["title"], cmap)
             if number % across:
                 axes.set_ylabel("")
             if number + across < len(panels):
                 axes.set_xlabel("")
-            _draw_boundary(axes, panel["boundary"])
-        figure.colorbar(mesh, ax=grid, fraction=0.03, pad=0.01, aspect=40, label="probability")
-        labels = dict.fromkeys(p["boundary"]["label"] for p in panels if p["boundary"])
-        lines = "; ".join(labels)
-        figure.supxlabel(
-            (f"Red: where the closed form passes one half ({lines}).\n" if lines else "")
-            + f"Hatched: under {FEW_TRIALS} units or interval wider than {WIDE_INTERVAL}; grey: no "
-            "unit in the denominator.",
-            fontsize=6.5,
-            color="0.25",
-        )
+        for axes, panel in zip(grid.flat, panels, strict=False):  # when all share their limits
+            _draw_boundaries(axes, panel["boundaries"])
+        for measure, mesh in meshes.items():
+            title = estimates.label(results[panels[0]["name"]], measure)
+            figure.colorbar(mesh, ax=grid, fraction=0.03, pad=0.015, aspect=40, label=title)
+        write_caption(figure, _panels_caption(stored))
     return figure
 
 
-def _draw_boundary(axes: Axes, boundary: Mapping | None):
-    if boundary is None:
-        return
+def _deepest(result: xr.Dataset) -> float:
+    return float(result.initial_bias.min())
+
+
+def _panels_caption(stored: Stored) -> str:
+    """What was run; what other networks some panels have; the lines, the measures, the marks."""
+    panels, options = stored.summary["panels"], stored.summary["options"]
+    results = stored.results
+    configs = {panel["name"]: estimates.config_of(results[panel["name"]]) for panel in panels}
+    usual = options["config"] | {"optimizer": "momentum"}
+    others: dict[str, list[str]] = {}
+    for panel in panels:
+        hidden = "-".join(map(str, configs[panel["name"]]["hidden"]))
+        if configs[panel["name"]]["hidden"] != usual["hidden"]:
+            others.setdefault(hidden, []).append(panel["title"].replace("\n", " "))
+    networks = "".join(f"; hidden {width}: {', '.join(names)}" for width, names in others.items())
+    at_risk = sum(panel["measured"]["trials"] for panel in panels)
+    labels = dict.fromkeys(line["label"] for p in panels for line in p["boundaries"])
+    lines = f"Red: where a closed form passes one half ({'; '.join(labels)}). " if labels else ""
+    first = next(iter(results.values()))
+    measures = "; ".join(
+        f"{estimates.label(first, name)}: {stored.summary['definitions'][name]}".split(". ")[0]
+        for name in dict.fromkeys(panel["measure"] for panel in panels)
+    )
+    return (
+        f"{what_ran(usual)}{networks}; {first.sizes['seed']} seeds per cell, n = {at_risk:,} units "
+        f"in the denominators. {measures}. Dead: {estimates.judgement(first).short} over the probe "
+        f"set. {lines}Hatched: under {FEW_TRIALS} units or 95 % interval (clustered by run) wider "
+        f"than {WIDE_INTERVAL}; grey: no unit in the denominator; white: not run."
+    )
+
+
+def _draw_boundaries(axes: Axes, boundaries: Sequence[Mapping]):
     limits = axes.get_xlim(), axes.get_ylim()
-    for width, colour in ((2.2, "white"), (1.2, "#D62728")):
-        axes.plot(
-            boundary["learning_rate"], boundary["initial_bias"], color=colour, linewidth=width
-        )
+    for boundary in boundaries:
+        for width, colour in ((2.2, "white"), (1.2, "#D62728")):
+            axes.plot(
+                boundary["learning_rate"], boundary["initial_bias"], color=colour, linewidth=width
+            )
     axes.set(xlim=limits[0], ylim=limits[1])
 
 
@@ -75,36 +111,70 @@ def draw_channel_forks(stored: Stored) -> Figure:
     """What each channel does to P(recover) by causal forks, which share of the climb it has by
     accounts, and P(recovered by K / rate) over the rate."""
     forks: Sequence[Mapping] = stored.summary["forks"]
-    arms = list(dict.fromkeys(row["arm"] for fork in forks for row in fork["rows"][1:]))
+    channels = list(dict.fromkeys(row["channel"] for fork in forks for row in fork["rows"][1:]))
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(
-            1, 3, figsize=(PAGE, 2.6), gridspec_kw={"width_ratios": [1, 0.9, 1.25]}
+            1, 3, figsize=(PAGE, 3.0), gridspec_kw={"width_ratios": [1, 0.9, 1.25]}
         )
         for number, fork in enumerate(forks):
-            colour, shift = SERIES_COLOURS[number], 0.16 * (number - (len(forks) - 1) / 2)
-            rows = fork["rows"][1:]
-            y = np.array([arms.index(row["arm"]) for row in rows]) + shift
-            mean = np.array([row["difference"]["estimate"] for row in rows])
-            low, high = np.array([row["difference"]["interval"] for row in rows]).T
-            style = {"color": colour, "linestyle": "none", "marker": "os^D"[number]}
-            axes[0].errorbar(
-                mean, y, xerr=[mean - low, high - mean], elinewidth=0.8, capsize=2, **style
-            )
-            shares = [row["share_of_climb"] for row in rows]
-            axes[1].plot([np.nan if s is None else s for s in shares], y, **style)
-            axes[1].plot([], [], label=f"{fork['name']}, from step {fork['step']}", **style)
+            style = {
+                "color": SERIES_COLOURS[number % len(SERIES_COLOURS)],
+                "linestyle": "none",
+                "marker": "os^D"[number % 4],
+            }
+            for row in fork["rows"][1:]:
+                # The marks of a channel stand around its tick, however many forks have it.
+                own = [i for i, other in enumerate(forks) if _row_of(other, row["channel"])]
+                shift = 0.16 * (own.index(number) - (len(own) - 1) / 2)
+                y = channels.index(row["channel"]) + shift
+                share = {"estimate": row["share_of_climb"], "interval": row["share_interval"]}
+                for ax, found in zip(axes, (row["difference"], share), strict=False):
+                    if found["estimate"] is not None:
+                        low, high = found["interval"] or (np.nan, np.nan)
+                        ends = [[found["estimate"] - low], [high - found["estimate"]]]
+                        ax.errorbar(
+                            found["estimate"], y, xerr=ends, elinewidth=0.8, capsize=2, **style
+                        )
+            axes[1].plot([], [], label=f"{fork['name']} (n = {fork['rows'][0]['cohort']})", **style)
         for ax in axes[:2]:
             ax.axvline(0, color="0.6", linewidth=0.6, zorder=0)
-            ax.set(ylim=(len(arms) - 0.5, -0.5))
-            ax.set_yticks(range(len(arms)))
-        axes[0].set_yticklabels([ARM_LABELS.get(arm, arm) for arm in arms])
+            ax.set(ylim=(len(channels) - 0.5, -0.5))
+            ax.set_yticks(range(len(channels)))
+        axes[0].set_yticklabels(channels)
+        axes[0].set_ylabel("channel")
         axes[1].set_yticklabels([])
-        axes[0].set(xlabel="change of P(recover)", title="Causal forks, one cohort")
-        axes[1].set(xlabel="share of the climb", title="Exact accounts")
+        axes[0].set(xlabel="change of P(recover)", title="Switched off: causal forks")
+        axes[1].set(xlabel="share of the climb of max z", title="Open: exact accounts")
         _draw_collapse(axes[2], stored.summary["collapse"])
         handles, labels = axes[1].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower left", ncols=len(forks))
+        figure.legend(handles, labels, loc="outside upper center", ncols=len(forks))
+        write_caption(figure, _forks_caption(stored))
     return figure
+
+
+def _row_of(fork: Mapping, channel: str) -> Mapping | None:
+    return next((row for row in fork["rows"][1:] if row["channel"] == channel), None)
+
+
+def _forks_caption(stored: Stored) -> str:
+    options = stored.summary["options"]
+    forks = stored.summary["forks"]
+    config = forks[0]["config"]
+    collapse = stored.summary["collapse"]
+    right = (
+        f"Right: {options['seeds']} seeds, upstream open, all initial biases pooled; flat if the "
+        "rate only rescaled time."
+        if collapse and collapse["curves"]
+        else ""
+    )
+    return (
+        f"{what_ran(config)}, {options['fork_seeds']} seeds; forked at step {forks[0]['step']} "
+        f"(legend: channels that are open). n: units of the biased layer that are dead there, "
+        "max z <= 0 over the training examples; recovered: alive at a later evaluation. Left: the "
+        "same units, batches and noise with the channel off, less those as they are; middle: what "
+        "the channel added to max z of the units that recovered, over the whole climb. 95 % "
+        f"intervals, paired or clustered by seed. {right}"
+    )
 
 
 def _draw_collapse(axes: Axes, collapse: Mapping | None):

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from experiments.channels.forks import ARM_CHANNELS, Fork
 from relu_dynamics import channels, statistics
@@ -36,6 +37,10 @@ def fork_summary(fork: Fork) -> dict[str, Any]:
                 "difference": table.difference.as_json(),
                 "vanished": table.vanished.as_json(),
                 "share_of_climb": _ratio(traced.brought[channel][recovered].sum(), climbed),
+                "share_interval": ratio_interval(
+                    np.where(recovered, traced.brought[channel], 0).sum(-1),
+                    np.where(recovered, traced.climb, 0).sum(-1),
+                ),
                 "recoveries_led_by_it": led.as_json(),
                 "without_share": _without_share(result, traced.brought[channel], cohort, table.arm),
             }
@@ -67,6 +72,18 @@ def fork_summary(fork: Fork) -> dict[str, Any]:
 
 def _ratio(part, whole):
     return float(part / whole) if whole else None
+
+
+def ratio_interval(parts: np.ndarray, wholes: np.ndarray) -> list[float] | None:
+    """95 % interval of sum(parts) / sum(wholes) over seeds, [seeds] each: linearized, t over seeds
+    (Cochran, Sampling Techniques, 1977, eq. 6.13). None for one seed, or for wholes of sum 0."""
+    seeds, whole = len(parts), wholes.sum()
+    if seeds < 2 or not whole:
+        return None
+    ratio = parts.sum() / whole
+    residuals = parts - ratio * wholes
+    reach = stats.t.ppf(0.975, seeds - 1) * np.sqrt(seeds / (seeds - 1) * (residuals**2).sum())
+    return [float(ratio - reach / abs(whole)), float(ratio + reach / abs(whole))]
 
 
 def _without_share(result, brought, cohort, arm) -> dict | None:

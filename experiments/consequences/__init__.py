@@ -9,8 +9,7 @@ several widths, because 40 % of many units may be nothing and 40 % of few all. C
 random labels are memorized, where no regularity helps.
 
 Writes one result per arm, summary.json and consequences.png/.pdf to --out; `--draw` draws again
-from summary.json. About sixteen CPU minutes, so eight on two cores; `--quick` about one CPU
-minute.
+from summary.json.
 """
 
 import pathlib

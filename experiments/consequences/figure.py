@@ -1,6 +1,5 @@
 """The figure of what dead units cost, from the summary."""
 
-import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,12 +8,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from relu_dynamics.figures.style import PAGE, STYLE
+from relu_dynamics.figures.style import PAGE, STYLE, what_ran, write_caption
 
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 PANELS = (  # arm, quantity, label, title
-    ("killed at step 0", "loss", "held-out loss (nats)", "what is learned"),
-    ("killed at step 0", "steps", "steps to threshold", "time to threshold"),
+    ("killed at step 0", "loss", "held-out loss (nats)", "loss at the end"),
+    ("killed at step 0", "steps", "steps to the threshold", "time to threshold"),
     ("memorizing", "error", "training error", "capacity: random labels"),
 )
 
@@ -31,7 +30,7 @@ def draw_consequences(summary: Mapping[str, Any]) -> Figure:
         _draw_relative(grid[1, 0], summary)
         _draw_by_units(grid[1, 1], summary)
         _draw_arms(grid[1, 2], summary)
-        figure.supxlabel(textwrap.fill(_caption(summary), 132), fontsize=7, color="0.25")
+        write_caption(figure, _caption(summary))
     return figure
 
 
@@ -91,7 +90,15 @@ def _draw_by_units(axes: Axes, summary):
     y = np.array([new[u]["estimate"] for u in units])
     ends = np.array([new[u]["interval"] for u in units]).T
     _bars(
-        axes, units, y, ends, color="black", marker="s", mfc="white", linestyle="none", label="new"
+        axes,
+        units,
+        y,
+        ends,
+        color="black",
+        marker="s",
+        mfc="white",
+        linestyle="none",
+        label="new, of that width",
     )
     axes.set(
         xscale="log", xlabel="living units per layer", ylabel="held-out loss (nats)", ylim=(0, None)
@@ -129,11 +136,16 @@ def _draw_arms(axes: Axes, summary):
 
 
 def _caption(summary) -> str:
+    options = summary["options"]
+    config, capacity = (options[name] | {"hidden": ("w", "w")} for name in ("config", "capacity"))
     return (
-        f"Digits, two hidden layers, SGD; {summary['seeds']} seeds per point, 95 % intervals (t "
-        f"over seeds). {summary['definitions']['killed'].capitalize()}; chosen at random, the same "
-        f"share of both layers. Time: mean minibatch loss between evaluations below "
-        f"{summary['threshold']:g} nats, censored at {summary['steps']} steps (restricted "
-        "mean). Dashed: the article's 40 %; thick: interval of the share at which loss becomes "
-        "10 % worse."
+        f"{what_ran(config)}; capacity: {what_ran(capacity)}. w: the units per layer that "
+        f"the legend gives; n = {summary['seeds']} seeds per point, 95 % intervals (t over seeds). "
+        f"{summary['definitions']['killed'].capitalize()}; they stay dead (max z <= 0), are "
+        "chosen at random, the same share of "
+        "both layers. Time: mean minibatch loss between evaluations below "
+        f"{summary['threshold']:g} nats, censored at {summary['steps']} steps (restricted mean). "
+        "Dead or missing: coloured, networks with killed units; squares, new networks of that "
+        "width, initialized and trained without any. Killed at half: after half of the steps. "
+        "Dashed: the article's 40 %; thick: interval of the share at which loss becomes 10 % worse."
     )

@@ -1,9 +1,7 @@
-"""The figure: crossings by source and learning rate, noise, and the verdicts."""
+"""The figure: crossings by source and learning rate, and noise. The verdicts are claims of the
+summary: docs/claims.md has them as text."""
 
 import json
-import textwrap
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from relu_dynamics.figures.style import PAGE, STYLE
+from relu_dynamics.figures.style import PAGE, STYLE, write_caption
 
 RATE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 VARIANT_LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1, 1, 1)))
@@ -23,28 +21,15 @@ VARIANT_LEGEND = {
     "borderaxespad": 0.1,
     "borderpad": 0.1,
 }
-VERDICT_COLOURS = {"confirmed": "#00704F", "refuted": "#B3400A"}
-LINE_INCHES = 0.125  # of 7 pt type with its leading
 
 
-class Stored(NamedTuple):
-    """What the figure draws."""
-
-    result: xr.Dataset
-    claims: Sequence[Mapping[str, Any]]
-
-
-def draw_numerical_example(stored: Stored) -> Figure:
+def draw_numerical_example(result: xr.Dataset) -> Figure:
     """The largest z of the example's unit under every source of movement and rate, crossings
-    against closed forms, P(recovered) under noise, and the verdict on each sentence."""
-    result, claims = stored
+    against closed forms, and P(recovered) under noise."""
     panels = list(dict.fromkeys(result.panel.values.tolist()))
     rates = result.learning_rate.values
     with plt.style.context(STYLE):
-        table = LINE_INCHES * sum(_row_height(row) for row in _verdict_rows(claims))
-        figure = plt.figure(figsize=(PAGE, 4.1 + table))
-        top, bottom = figure.add_gridspec(2, 1, height_ratios=[3.6, table])
-        grid = np.asarray(top.subgridspec(2, 4).subplots())
+        figure, grid = plt.subplots(2, 4, figsize=(PAGE, 4.5))
         for axes, panel in zip(grid.flat, panels, strict=False):
             _draw_crossings(axes, result.isel(case=result.panel.values == panel), rates)
             axes.set_title(panel)
@@ -57,13 +42,14 @@ def draw_numerical_example(stored: Stored) -> Figure:
             axes.set_ylabel("largest z on [0, 1]")
         for axes in grid[1]:
             axes.set_xlabel("training step")
-        _draw_verdicts(figure.add_subplot(bottom), claims)
         _label_rates(figure, rates)
-        figure.supxlabel(
-            "Lines end where the unit is back: from there on the loss moves it too. Closed forms "
-            "hold within float32 rounding.",
-            fontsize=7,
-            color="0.25",
+        write_caption(
+            figure,
+            "One unit, z = 0.1 x - 0.5 on x in [0, 1]; dead: largest z <= 0. One run of "
+            f"{result.step.values[-1]:,} full-batch steps per line, without noise; additive noise: "
+            f"n = {result.sizes['seed']:,} runs (seeds) per curve. Circles: first step with z > 0; "
+            "crosses: the same by the closed form; squares: what the article quotes. Lines end "
+            "where the unit is back: from there on the loss moves it too.",
         )
     return figure
 
@@ -154,33 +140,3 @@ def _label_rates(figure: Figure, rates: np.ndarray):
         style = {"color": "0.25", "markerfacecolor": face, "markersize": 4, "linestyle": "none"}
         handles.append(Line2D([], [], marker=marker, label=label, **style))
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
-
-
-def _verdict_rows(claims: Sequence[Mapping]) -> list[tuple[list[str], list[str], list[str]]]:
-    return [
-        (
-            textwrap.wrap(claim["claim"], 34),
-            textwrap.wrap(claim["verdict"], 12),
-            textwrap.wrap(claim["finding"], 76),
-        )
-        for claim in claims
-    ]
-
-
-def _row_height(row: tuple[list[str], ...]) -> float:
-    return max(map(len, row)) + 0.6  # in lines
-
-
-def _draw_verdicts(axes: Axes, claims: Sequence[Mapping]):
-    """Rows of sentence, verdict and condition, as text."""
-    axes.set_axis_off()
-    axes.set(xlim=(0, 1), ylim=(0, 1))
-    rows = _verdict_rows(claims)
-    line = 1 / sum(map(_row_height, rows))
-    y = 1.0
-    for claim, row in zip(claims, rows, strict=True):
-        colour = VERDICT_COLOURS.get(claim["verdict"], "#8A6100")
-        for x, lines, tint in zip((0, 0.3, 0.41), row, ("0", colour, "0"), strict=True):
-            axes.text(x, y, "\n".join(lines), va="top", color=tint, fontsize=7, linespacing=1.15)
-        y -= _row_height(row) * line
-        axes.axhline(y + 0.3 * line, color="0.8", linewidth=0.4)

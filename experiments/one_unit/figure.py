@@ -10,6 +10,7 @@ from experiments.one_unit.analysis import gradient_while_dead, life_of, network_
 from experiments.one_unit.layer_figure import Animation, animate_layer
 from experiments.one_unit.life_figure import draw_life, draw_ridges, ridge_steps
 from experiments.one_unit.network_figure import draw_network
+from relu_dynamics.engine import tasks
 
 
 def captions(result: xr.Dataset) -> dict[str, str]:
@@ -27,8 +28,8 @@ def captions(result: xr.Dataset) -> dict[str, str]:
     texts = [f"{word} {config[name]:g}" for name, word in words.items() if config[name]]
     momentum = "" if config["momentum"] is None else f" {config['momentum']:g}"
     ran = (
-        f"Run: {config['task']}, hidden {widths}, {config['optimizer']}{momentum}, rate "
-        f"{config['learning_rate']:g}, {', '.join(texts)}."
+        f"Run: {tasks.label_of(config['task'])}, hidden {widths}, {config['optimizer']}{momentum}, "
+        f"rate {config['learning_rate']:g}, {', '.join(texts)}."
     )
     most = gradient_while_dead(result)
     silent = "0 at every step" if most == 0 else f"at most {most:.0e} per step"
@@ -49,11 +50,12 @@ def captions(result: xr.Dataset) -> dict[str, str]:
         "another example took over the margin."
         + (" No normalization here." if config["normalization"] == "none" else ""),
         "network": f"Measured over n = {small['examples']} training examples after "
-        f"{small['steps']} steps ({small['task']}, {layers}, rate {small['learning_rate']:g}), "
-        f"seed {result.attrs['network_seed']}: the first that ends with exactly one dead unit, in "
-        "its last hidden layer and alive at step 0. Forward: mean |weight x activation| on an "
-        "edge, mean |activation| in a unit. Backward: |loss gradient| of the weight on its edge, "
-        "of the bias in its unit. Dead: z <= 0 for all examples. Crosses: exactly 0.",
+        f"{small['steps']} steps ({tasks.label_of(small['task'])}, {layers}, rate "
+        f"{small['learning_rate']:g}), seed {result.attrs['network_seed']}: the first that ends "
+        "with exactly one dead unit, in its last hidden layer and alive at step 0. Forward: mean "
+        "|weight x activation| on an edge, mean |activation| in a unit. Backward: |loss gradient| "
+        "of the weight on its edge, of the bias in its unit. Dead: z <= 0 for all examples. "
+        "Crosses: exactly 0.",
         "layer": f"z over {examples} probe examples, all units of hidden layer "
         f"{config['biased_layer']} (numbered over all layers), seed {result.attrs['chosen_seed']}; "
         f"boxed: the unit of the other figures. {ran} Dead (orange): largest z (bar) <= 0. Blue: "

@@ -16,8 +16,7 @@ that matters for learning). The price: held-out loss and error, steps that take 
 that point the wrong way.
 
 Writes one result per arm, summary.json, and remedies_ranking, remedies_ranking_mild and
-remedies_activations as .png/.pdf to --out; `--draw` draws again from summary.json. 15 minutes of
-CPU time (20 minutes by the clock on two cores shared with other jobs).
+remedies_activations as .png/.pdf to --out; `--draw` draws again from summary.json.
 """
 
 import functools
@@ -28,8 +27,16 @@ import xarray as xr
 
 from experiments.remedies import figure
 from experiments.remedies.analysis import Trained, print_summary, summarize
-from experiments.remedies.sweep import DEFAULTS, QUICK, Options, make_grids
-from experiments.remedies.timing import timings
+from experiments.remedies.sweep import (
+    DEFAULTS,
+    PLAIN,
+    QUICK,
+    Options,
+    arm_config,
+    arm_names,
+    make_grids,
+)
+from experiments.timing import timings
 from relu_dynamics.experiment import Experiment, Figure
 from relu_dynamics.grid import Grid
 from relu_dynamics.sweeps import studies
@@ -41,7 +48,10 @@ def train(options: Options, grids: Mapping[str, Grid], out: pathlib.Path) -> Tra
     for name, result in studies.sweep_study(grids, out).items():
         task, arm = name.split(" ")
         results[task][arm] = result
-    return Trained(results, timings(options))
+    configs = {arm: arm_config(options, options.tasks[0], arm) for arm in arm_names(options)}
+    rates = options.low_rate, options.rate
+    timed = timings(configs, PLAIN, options.timing_rounds, rates, options.root_seed)
+    return Trained(results, timed)
 
 
 EXPERIMENT = Experiment(

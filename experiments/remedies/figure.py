@@ -1,7 +1,7 @@
 """Figures, from the summary alone: the ranking of the remedies with
 their paired intervals, and the shapes of the activations with their derivatives."""
 
-import textwrap
+import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -10,10 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from relu_dynamics.figures.style import PAGE, STYLE
+from relu_dynamics.engine import tasks as known_tasks
+from relu_dynamics.figures.style import PAGE, STYLE, write_caption
 
 TASK_COLOURS = ("#0072B2", "#D55E00", "#009E73")
 TASK_MARKERS = "os^"
+MOST = 10  # times the loss of plain ReLU, either way, that the axis shows
 SHAPE_STYLES = {  # colour, dashes
     "relu": ("#000000", "-"),
     "leaky_relu": ("#999999", "-"),
@@ -49,7 +51,7 @@ def draw_ranking(summary: Mapping, place: int = 0) -> Figure:
         ("dead", "dead or diverged", "change of share"),
         ("flat", "flat units", "change of share"),
         (first_bias, f"biased to {summary['biases'][0]:g} revived", "change of P"),
-        ("held_loss", "held-out loss", "change of log"),
+        ("held_loss", "held-out loss", "x plain ReLU"),
     )
     with plt.style.context(STYLE):
         figure, grid = plt.subplots(
@@ -62,6 +64,8 @@ def draw_ranking(summary: Mapping, place: int = 0) -> Figure:
         for axes, (measure, title, label) in zip(grid, panels, strict=False):
             _draw_differences(axes, summary, rows, measure)
             axes.set(title=title, xlabel=label)
+            if measure == "held_loss":
+                _label_factors(axes)
         _draw_time(grid[-1], rows)
         grid[0].set_yticks(range(len(rows)), [row["label"] for row in rows])
         grid[0].set_ylim(len(rows) - 0.5, -0.5)
@@ -69,26 +73,29 @@ def draw_ranking(summary: Mapping, place: int = 0) -> Figure:
             for place in range(len(rows) - 1):
                 axes.axhline(place + 0.5, color="0.94", linewidth=0.5, zorder=0)
         handles = [
-            Line2D([], [], color=c, marker=m, linestyle="none", label=task.replace("_", " "))
+            Line2D([], [], color=c, marker=m, linestyle="none", label=known_tasks.label_of(task))
             for task, c, m in zip(summary["tasks"], TASK_COLOURS, TASK_MARKERS, strict=False)
         ]
         figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
-        figure.supxlabel(textwrap.fill(_caption(summary, ranked), 150), fontsize=6.5, color="0.25")
+        write_caption(figure, _caption(summary, ranked))
     return figure
 
 
 def _caption(summary: Mapping, ranked: Mapping) -> str:
     config, base = summary["config"], ranked["plain"]
     hidden = "-".join(str(width) for width in config["hidden"])
-    dead = ", ".join(f"{task} {row['lost']['estimate']:.2f}" for task, row in base.items())
+    dead = ", ".join(
+        f"{known_tasks.label_of(task)} {row['lost']['estimate']:.2f}" for task, row in base.items()
+    )
     return (
         f"Against plain ReLU at learning rate {ranked['rate']:g}, momentum {config['momentum']:g} "
         f"(share lost: {dead}). Hidden {hidden}, batch {config['batch_size']}, {config['steps']} "
         f"steps, {summary['seeds']} seeds; bars: 95 %, paired by seed. Dead: max z <= 0 over the "
         f"{config['examples']} training examples; flat: derivative exactly 0 on all. Filled: "
         "survives the control of false discoveries (5 %). Units of diverged runs count as dead. "
-        "The cohort is paired on the units dead at step 0 in both arms; no mark: too few. Time: "
-        "noisy, small networks."
+        "The cohort is paired on the units dead at step 0 in both arms; no mark: too few units, or "
+        "no seed with a finite loss in both arms. Loss: geometric mean of the ratios, those beyond "
+        f"{MOST:g} times as numbered arrows. Time: noisy, small networks."
     )
 
 
@@ -102,6 +109,9 @@ def _draw_differences(axes: Axes, summary: Mapping, rows: Sequence[Mapping], mea
             y = place + 0.3 * (number - (len(tasks) - 1) / 2)
             colour = TASK_COLOURS[number % len(TASK_COLOURS)]
             low, high = (np.nan if end is None else end for end in found["interval"])
+            if measure == "held_loss" and abs(found["estimate"]) > math.log(MOST):
+                _draw_beyond(axes, y, found["estimate"], colour)
+                continue
             axes.plot([low, high], [y, y], color=colour, linewidth=0.8)
             sure = found["verdict"] == "confirmed" or (
                 found["verdict"] == "refuted" and not low <= 0 <= high
@@ -115,6 +125,30 @@ def _draw_differences(axes: Axes, summary: Mapping, rows: Sequence[Mapping], mea
                 markerfacecolor=colour if sure else "white",
             )
     axes.axvline(0, color="0.6", linewidth=0.6, zorder=0)
+
+
+def _draw_beyond(axes: Axes, y: float, logarithm: float, colour: str):
+    """An arrow at the edge of the axis, with the factor that lies beyond it."""
+    right = logarithm > 0
+    place = math.copysign(math.log(MOST), logarithm)
+    axes.plot(place, y, marker=">" if right else "<", color=colour, markersize=3.5, clip_on=False)
+    axes.annotate(
+        f"{math.exp(logarithm):.0e}".replace("e+0", "e").replace("e-0", "e-"),
+        (place, y),
+        xytext=(-3 if right else 3, 0),
+        textcoords="offset points",
+        ha="right" if right else "left",
+        va="center",
+        color=colour,
+        fontsize=6,
+    )
+
+
+def _label_factors(axes: Axes):
+    """Ticks of an axis of natural logarithms, as factors."""
+    factors = (0.1, 0.3, 1, 3, 10)
+    axes.set_xticks([math.log(f) for f in factors], [f"{f:g}" for f in factors])
+    axes.set_xlim(-1.08 * math.log(MOST), 1.08 * math.log(MOST))
 
 
 def _draw_time(axes: Axes, rows: Sequence[Mapping]):
@@ -180,10 +214,10 @@ def draw_activations(summary: Mapping) -> Figure:
             ylim=(1e-44, 10),
             xlim=(-120, 1),
         )
-        figure.supxlabel(
-            "Right: a line ends where the float32 derivative is exactly 0 from there on to the "
-            "left (ticks on the axis): such a unit is numerically dead.",
-            fontsize=6.5,
-            color="0.25",
+        write_caption(
+            figure,
+            f"No run: each function and its derivative in float32 at {len(z):,} values of z. "
+            "Right: a line ends where the derivative is exactly 0 from there on to the left (ticks "
+            "on the axis): a unit whose z lies there on all inputs is dead.",
         )
     return figure

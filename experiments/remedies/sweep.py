@@ -42,6 +42,13 @@ REMEDIES: dict[str, tuple[str, dict[str, Any]]] = {  # name: (label, what it cha
     "cosine": ("cosine decay", {"schedule": "cosine"}),
     "warmup_cosine": ("warm-up + cosine", {"schedule": "warmup_cosine", "warmup_steps": 100}),
     "clip": ("clipping at norm 1", {"clip_norm": 1.0}),
+    "redo": ("ReDo", {"reset": "redo", "reset_every": 20}),
+    # The published rate, 1e-4, would replace two units in so short a run.
+    "continual_backprop": (
+        "continual backprop",
+        {"reset": "continual_backprop", "reset_every": 1, "reset_rate": 1e-3},
+    ),
+    "regenerative": ("regenerative L2", {"weight_decay": 1e-3, "decay_to_start": True}),
     "leaky_batch": (
         "leaky ReLU + BatchNorm",
         {"activation": "leaky_relu", "normalization": "batch"},

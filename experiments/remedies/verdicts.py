@@ -1,6 +1,7 @@
 """The claims: that a remedy reduces dead units, that it brings dead ones back, and GELU's."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -21,14 +22,30 @@ from relu_dynamics import theory
 from relu_dynamics.statistics import claims, estimates
 from relu_dynamics.statistics.claims import Claim
 
-SENTENCES = {  # (arm, low): (what it is in a sentence, the arm it is compared with)
-    (PLAIN, False): ("He initialization", "too_large"),
-    ("xavier_normal", False): ("Xavier (Glorot) initialization", "too_large"),
-    ("leaky_relu", False): ("Leaky ReLU", PLAIN),
-    ("prelu", False): ("PReLU", PLAIN),
-    ("elu", False): ("ELU", PLAIN),
-    ("batch", False): ("Batch normalization", PLAIN),
-    (PLAIN, True): ("A low learning rate", PLAIN),
+ARTICLE = "dying ReLU"
+
+
+class Sentence(NamedTuple):
+    """How a claim speaks of a variant."""
+
+    what: str
+    against: str = PLAIN  # the arm that it is compared with
+    source: str = ARTICLE
+
+
+SENTENCES = {  # by (arm, low)
+    (PLAIN, False): Sentence("He initialization", "too_large"),
+    ("xavier_normal", False): Sentence("Xavier (Glorot) initialization", "too_large"),
+    ("leaky_relu", False): Sentence("Leaky ReLU"),
+    ("prelu", False): Sentence("PReLU"),
+    ("elu", False): Sentence("ELU"),
+    ("batch", False): Sentence("Batch normalization"),
+    (PLAIN, True): Sentence("A low learning rate"),
+    ("redo", False): Sentence("ReDo", source="Sokar et al., arXiv 2302.12902"),
+    ("continual_backprop", False): Sentence(
+        "Continual backpropagation", source="Dohare et al., Nature 632:768"
+    ),
+    ("regenerative", False): Sentence("Regenerative L2", source="Kumar et al., arXiv 2308.11958"),
 }
 
 
@@ -38,12 +55,11 @@ def birth_claims(results: Results, options: Options) -> list[Claim]:
     wanted = {
         variant: sentence
         for variant, sentence in SENTENCES.items()
-        if {variant[0], sentence[1]} <= set(names)
+        if {variant[0], sentence.against} <= set(names)
     }
     parts: dict[tuple, Claim] = {}
     overall: dict[tuple, Claim] = {}
-    for (arm, low), (what, against) in wanted.items():
-        than = "weights ten times too large" if against != PLAIN else "plain ReLU"
+    for (arm, low), sentence in wanted.items():
         pairs, notes = [], []
         for base in bases(options):
             for task in options.tasks:
@@ -51,14 +67,14 @@ def birth_claims(results: Results, options: Options) -> list[Claim]:
                 cells = birth_cell(base, False), birth_cell(base, low)
                 sides = [
                     (birth_values(results[task][name], cell), results[task][name], cell)
-                    for name, cell in zip((against, arm), cells, strict=True)
+                    for name, cell in zip((sentence.against, arm), cells, strict=True)
                 ]
                 without, own = (values["dead"] for values, _, _ in sides)
                 pairs.append([without, own])
-                parts[arm, low, where] = _reduction(what, than, without, own, "")
+                parts[arm, low, where] = _reduction(sentence, without, own, "")
                 notes.append(f"{where}: {_dead_flat_loss(sides)}")
         first, second = np.mean(pairs, axis=0)
-        overall[arm, low] = _reduction(what, than, first, second, "; ".join(notes))
+        overall[arm, low] = _reduction(sentence, first, second, "; ".join(notes))
     settled = claims.controlled_by_key(parts)
     return [
         claims.combined(
@@ -79,25 +95,27 @@ def _dead_flat_loss(sides) -> str:
         f"dead or diverged {own['dead'].mean():.3f} against {plain['dead'].mean():.3f}, "
         f"runs diverged {diverged[0]:.2f} against {diverged[1]:.2f}, "
         f"flat or diverged {own['flat'].mean():.3f} against {plain['flat'].mean():.3f}, "
-        f"median held-out loss {_median(own['held_loss']):.3g} against "
-        f"{_median(plain['held_loss']):.3g}"
+        f"median held-out loss {_median(own['held_loss'])} against "
+        f"{_median(plain['held_loss'])}"
     )
 
 
-def _median(logarithms: np.ndarray) -> float:
-    """The median of numbers from their logarithms; nan where none is finite."""
+def _median(logarithms: np.ndarray) -> str:
+    """The median of numbers from their logarithms, in words where none is finite."""
     kept = logarithms[np.isfinite(logarithms)]
-    return float(np.exp(np.median(kept))) if kept.size else np.nan
+    return f"{np.exp(np.median(kept)):.3g}" if kept.size else "infinite in every run"
 
 
-def _reduction(what: str, than: str, without, own, note: str) -> Claim:
+def _reduction(sentence: Sentence, without, own, note: str) -> Claim:
+    than = "weights ten times too large" if sentence.against != PLAIN else "plain ReLU"
     return claims.difference_claim(
-        f"{what} reduces dead units (against {than}).",
-        "dying ReLU",
+        f"{sentence.what} reduces dead units (against {than}).",
+        sentence.source,
         without,
         own,
-        finding="From birth {estimate:+.3f} [{low:+.3f}, {high:+.3f}] fewer of all units dead at "
-        "the end (or in a diverged run). " + note + ".",
+        finding="Of all units, {second:.3f} with it against {first:.3f} without are dead at the "
+        "end (or in a diverged run); without minus with: {estimate:+.3f} "
+        "[{low:+.3f}, {high:+.3f}]. " + note + ".",
         definition=DEFINITIONS["dead"],
         figure="remedies_ranking",
         least=LEAST,
@@ -113,8 +131,8 @@ def cohort_claims(
     article names but initializers."""
     measure = f"recovered {options.biases[0]:g}"
     out: dict[tuple[str, bool], dict[str, tuple[Claim, dict]]] = {}
-    for (arm, low), (_, against) in SENTENCES.items():
-        if against != PLAIN:
+    for (arm, low), sentence in SENTENCES.items():
+        if sentence.against != PLAIN:
             continue
         for task in options.tasks:
             if (entry := compared.get((task, arm, low, measure))) is not None:
@@ -137,8 +155,9 @@ def revival_claims(options: Options, found: Sequence[Mapping]) -> list[Claim]:
         )
         first, note = next(iter(entries.values()))
         overall = first._replace(
-            claim=f"{SENTENCES[variant][0]} brings dead units back (the same cohort, bias "
+            claim=f"{SENTENCES[variant].what} brings dead units back (the same cohort, bias "
             f"{options.biases[0]:g}).",
+            source=SENTENCES[variant].source,
             finding=f"P(recovers for good) {says}.",
             count=f"{note['seeds']} seeds and {note['units']:,} units in the first condition",
             figure="remedies_ranking",

@@ -10,6 +10,5 @@ autoencoder_birth    P(a latent is silent on all tokens) at initialization (sett
 boundary             the image of the recovery boundary, with zooms (after Sohl-Dickstein)
 
 Shared: `published` (sources, the table of published numbers beside ours, verdicts), `drawing`,
-`box_counting` of images, exact `slopes`. All together about twenty CPU minutes, so ten on two
-cores.
+`box_counting` of images, exact `slopes`.
 """

@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure as Drawing
 
-from experiments.reproductions.drawing import COLOURS, draw_points, write_caption
+from experiments.reproductions.drawing import COLOURS, draw_points
 from experiments.reproductions.published import (
     FULL,
     SIMON,
@@ -31,7 +31,7 @@ from relu_dynamics.engine import initialization, models
 from relu_dynamics.engine.keys import purpose_key
 from relu_dynamics.experiment import Experiment, Figure
 from relu_dynamics.experiment import Options as CommonOptions
-from relu_dynamics.figures.style import COLUMN, STYLE
+from relu_dynamics.figures.style import COLUMN, STYLE, write_caption
 from relu_dynamics.grid import Grid, make_grid
 from relu_dynamics.statistics.claims import Claim
 from relu_dynamics.sweeps import ensembles
@@ -215,11 +215,11 @@ def draw_autoencoder_birth(summary: Mapping) -> Drawing:
         axes.legend(title="tokens", title_fontsize=7, loc="lower right")
         write_caption(
             figure,
-            f"{rows[0]['trials']:,} latents per point, {rows[0]['seeds']} autoencoders in "
-            f"{summary['dimension']} dimensions, 95 % intervals clustered by autoencoder. Lines: "
-            "the law in as many dimensions; dashed: its limit. Points without a silent latent are "
-            "not drawn.",
-            64,
+            f"n = {rows[0]['trials']:,} new latents per point, none trained, of {rows[0]['seeds']} "
+            "autoencoders (seeds) in "
+            f"{summary['dimension']} dimensions, 95 % intervals clustered by autoencoder. Dead: z "
+            "<= 0 on all tokens. Lines: the law in as many dimensions; dashed: its limit. Points "
+            "without a silent latent are not drawn.",
         )
     return figure
 
@@ -237,7 +237,7 @@ EXPERIMENT = Experiment(
     report=report,
     figures={
         "autoencoder_birth": Figure(
-            "Silent latents at initialization follow their law.", draw_autoencoder_birth
+            "P(a new latent is silent on all tokens), beside its law.", draw_autoencoder_birth
         )
     },
 )

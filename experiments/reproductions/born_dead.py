@@ -19,7 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure as Drawing
 
-from experiments.reproductions.drawing import COLOURS, draw_points, write_caption
+from experiments.reproductions.drawing import COLOURS, draw_points
 from experiments.reproductions.published import (
     FULL,
     LU,
@@ -37,7 +37,7 @@ from relu_dynamics.engine.initializers import initializers_of
 from relu_dynamics.engine.keys import run_key
 from relu_dynamics.experiment import Experiment, Figure
 from relu_dynamics.experiment import Options as CommonOptions
-from relu_dynamics.figures.style import COLUMN, STYLE
+from relu_dynamics.figures.style import COLUMN, STYLE, write_caption
 from relu_dynamics.grid import Grid, make_grid
 from relu_dynamics.statistics.claims import Claim
 from relu_dynamics.sweeps import ensembles
@@ -366,10 +366,11 @@ def draw_born_dead(summary: Mapping) -> Drawing:
         networks = f"{most:,}" if most == least else f"{most:,} (asymmetric: {least:,})"
         write_caption(
             figure,
-            f"{networks} networks per width. Bands: proved bounds at zero bias. 95 % intervals "
-            "(Clopper-Pearson), mostly smaller than the marks; cells without a dead network are "
-            "not drawn. Born dead: a layer silent on the whole domain.",
-            64,
+            f"n = {networks} new networks per width, none trained, one input in [-sqrt 3, sqrt 3]. "
+            "Bands: proved bounds at zero bias. 95 % intervals (Clopper-Pearson), mostly smaller "
+            "than the marks; cells without a dead network are not drawn. Born dead: a layer with "
+            "z <= 0 on the whole domain. Circles: He's normal weights; squares (asym.): randomized "
+            "asymmetric initialization.",
         )
     return figure
 
@@ -390,6 +391,8 @@ EXPERIMENT = Experiment(
     analyse=summarize,
     report=report,
     figures={
-        "born_dead": Figure("P(a new network is constant) lies between its bounds.", draw_born_dead)
+        "born_dead": Figure(
+            "P(a new network is born dead) over depth and width, beside its bounds.", draw_born_dead
+        )
     },
 )

@@ -19,15 +19,16 @@ from matplotlib.figure import Figure as Drawing
 from matplotlib.patches import Patch, Rectangle
 
 from experiments.reproductions.box_counting import box_dimension, choose_zoom, edges
-from experiments.reproductions.drawing import COLOURS, write_caption
+from experiments.reproductions.drawing import COLOURS
 from experiments.reproductions.published import FULL, SOHL, check_counts, entry, report
 from relu_dynamics import statistics
 from relu_dynamics.checks import check_choice
-from relu_dynamics.config import Config
+from relu_dynamics.config import LABELS, Config
+from relu_dynamics.engine import tasks
 from relu_dynamics.engine.outcomes import NEVER
 from relu_dynamics.experiment import Experiment, Figure
 from relu_dynamics.experiment import Options as CommonOptions
-from relu_dynamics.figures.style import PAGE, STYLE
+from relu_dynamics.figures.style import PAGE, STYLE, write_caption
 from relu_dynamics.grid import Grid, make_grid
 from relu_dynamics.statistics.claims import Claim
 from relu_dynamics.statistics.intervals import Interval
@@ -264,6 +265,7 @@ def boundary_claim(images: Sequence[Mapping], options: Options, event: str) -> C
 
 # Figure -------------------------------------------------------------------------------------------
 
+SHORT = {"ever": "at some step", "end": "at the end"}
 CLASSES = (("still dead", "#3B4B7A"), ("recovered", "#F0C75E"), ("diverged", "#E6E6E6"))
 
 
@@ -272,7 +274,7 @@ def draw_boundary(summary: Mapping) -> Drawing:
     events = list(dict.fromkeys(image["event"] for image in summary["images"]))
     rows = [[i for i in summary["images"] if i["event"] == event] for event in events]
     columns = 1 + max(map(len, rows))
-    label = summary["vertical"].replace("_", " ")
+    label = LABELS[summary["vertical"]]
     with plt.style.context(STYLE):
         figure, grid = plt.subplots(
             len(events), columns, figsize=(PAGE, 0.9 + 1.75 * len(events)), squeeze=False
@@ -280,12 +282,12 @@ def draw_boundary(summary: Mapping) -> Drawing:
         for event, images, line in zip(events, rows, grid, strict=True):
             for number, (axes, image) in enumerate(zip(line, images, strict=False)):
                 _draw_image(axes, image)
-                axes.set_title(f"{event}, x {summary['options']['zoom'] ** number:,.0f}")
+                axes.set_title(f"{SHORT[event]}, x {summary['options']['zoom'] ** number:,.0f}")
                 axes.set_xlabel("learning rate")
             line[0].set_ylabel(label)
             for axes in line[len(images) : -1]:
                 axes.set_axis_off()
-            _draw_box_counts(line[-1], images)
+            _draw_box_counts(line[-1], images, summary["options"]["zoom"])
         figure.legend(
             handles=[Patch(color=colour, label=name) for name, colour in CLASSES],
             loc="outside upper center",
@@ -294,11 +296,13 @@ def draw_boundary(summary: Mapping) -> Drawing:
         asked = summary["options"]
         write_caption(
             figure,
-            f"One network (seed {asked['seed']}), {summary['pixels']} x {summary['pixels']} runs "
-            f"per image, {asked['steps']} full-batch steps. Recovered: one of four units, dead on "
-            "the training inputs at step 0, is alive at some step (ever) or at the last one (end). "
-            "White square: the next image, where most boundary lies. Box counts: sides in pixels, "
-            "with the dimension of each image. One seed per pixel: an image has no interval.",
+            f"{tasks.label_of('teacher_student')}, one network (8-8, seed {asked['seed']}), "
+            f"n = {summary['pixels']} x {summary['pixels']} runs per image, {asked['steps']} "
+            "full-batch steps of SGD. Recovered: one of four units, dead (max z <= 0 over the "
+            "training inputs) at step 0, is alive at some step (above) or at the last one (below). "
+            "White square: the next image, where most boundary lies. Right: boxes of a side that "
+            "meet the boundary, and the box-counting dimension of each image. One seed per pixel: "
+            "an image has no interval.",
         )
     return figure
 
@@ -330,18 +334,30 @@ def _draw_image(axes: Axes, image: Mapping):
         tick.set_rotation(90)
 
 
-def _draw_box_counts(axes: Axes, images: Sequence[Mapping]):
-    for image, colour in zip(images, COLOURS, strict=False):
+def _draw_box_counts(axes: Axes, images: Sequence[Mapping], zoom: float):
+    for number, (image, colour) in enumerate(zip(images, COLOURS, strict=False)):
         found = image["recovery"]
         if found:
-            text = f"{found['dimension']:.2f}"
+            text = f"x {zoom**number:,.0f}: {found['dimension']:.2f}"
             axes.plot(found["sides"], found["boxes"], "o-", color=colour, label=text)
-    axes.set(xscale="log", yscale="log", xlabel="side", title="boxes")
+    axes.set(
+        xscale="log", yscale="log", xlabel="side of a box (pixels)", title="boxes on the boundary"
+    )
+    counts = [n for image in images if image["recovery"] for n in image["recovery"]["boxes"]]
+    if counts:  # room for the legend
+        axes.set_ylim(top=max(counts) * 30)
     sides = next((image["recovery"]["sides"] for image in images if image["recovery"]), [])
     axes.set_xticks(sides, [str(side) for side in sides])
     axes.minorticks_off()
     if sides:
-        axes.legend(handlelength=0.8, labelspacing=0.1, loc="upper right", fontsize=6)
+        axes.legend(
+            title="image: dimension",
+            title_fontsize=6,
+            handlelength=0.8,
+            labelspacing=0.1,
+            loc="upper right",
+            fontsize=6,
+        )
 
 
 EXPERIMENT = Experiment(

@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure as Drawing
 
-from experiments.reproductions.drawing import COLOURS, draw_points, write_caption
+from experiments.reproductions.drawing import COLOURS, draw_points
 from experiments.reproductions.published import (
     FULL,
     LU,
@@ -31,7 +31,7 @@ from relu_dynamics.config import Config
 from relu_dynamics.engine import models, tasks, training
 from relu_dynamics.experiment import Experiment, Figure
 from relu_dynamics.experiment import Options as CommonOptions
-from relu_dynamics.figures.style import COLUMN, STYLE
+from relu_dynamics.figures.style import COLUMN, STYLE, write_caption
 from relu_dynamics.grid import Grid, make_grid
 from relu_dynamics.statistics.claims import Claim
 from relu_dynamics.sweeps import ensembles
@@ -270,7 +270,7 @@ def gain_claims(options: Options, found: Mapping[str, Shares]) -> list[Claim]:
 
 # Figure -------------------------------------------------------------------------------------------
 
-NAMES = {"he": "He", "rai": "asym."}
+NAMES = {"he": "He", "rai": "asym."}  # of the initializers that the paper compares
 
 
 def draw_collapse(summary: Mapping) -> Drawing:
@@ -285,18 +285,24 @@ def draw_collapse(summary: Mapping) -> Drawing:
             place = x + 0.27 * (i - 1)
             axes.bar(place, [r["estimate"] for r in own], 0.25, color=colour, label=label)
             draw_points(axes, place, own, linestyle="none", color="black", marker="")
-        names = [f"{r['target']}\n{NAMES.get(r['init'], r['init'])}" for r in rows]
+        names = [
+            f"{tasks.label_of(r['target'])}\n{NAMES.get(r['init'], r['init'].replace('_', ' '))}"
+            for r in rows
+        ]
         axes.set_xticks(x, names, fontsize=6)
         axes.set(ylim=(0, 1.25), yticks=np.arange(0, 1.01, 0.2), ylabel="share of runs")
+        axes.set_xlabel("target and initializer")
         axes.legend(loc="upper center", ncols=3, columnspacing=0.8, handlelength=1.0)
         asked = summary["options"]
         write_caption(
             figure,
-            f"{asked['runs']:,} runs per pair of bars, {asked['depth']} weight layers of width "
-            f"{asked['width']}, Adam at {asked['learning_rate']:g}, {asked['steps']:,} full-batch "
-            "steps; 95 % intervals (Clopper-Pearson). Collapsed: constant on [-sqrt 3, sqrt 3]; "
-            "half: on one half-line only.",
-            64,
+            f"n = {asked['runs']:,} runs for each target and initializer (one seed each), "
+            f"{asked['depth']} weight layers of width {asked['width']}, Adam at "
+            f"{asked['learning_rate']:g}, {asked['steps']:,} full-batch steps on "
+            f"{asked['points']} points; 95 % intervals (Clopper-Pearson). Born dead: a layer with "
+            "z <= 0 on all points at step 0. Collapsed: constant on [-sqrt 3, sqrt 3] after "
+            "training; half: on one half-line only. He: normal weights; asym.: randomized "
+            "asymmetric initialization.",
         )
     return figure
 
@@ -313,7 +319,8 @@ EXPERIMENT = Experiment(
     report=report,
     figures={
         "collapse": Figure(
-            "Deep narrow networks train to a constant; asymmetric initialization helps.",
+            "P(a deep and narrow network is constant), at birth and after training, by target and "
+            "initialization.",
             draw_collapse,
         )
     },

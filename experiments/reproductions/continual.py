@@ -15,14 +15,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure as Drawing
 
-from experiments.reproductions.drawing import COLOURS, write_caption
+from experiments.reproductions.drawing import COLOURS
 from experiments.reproductions.published import DOHARE, FULL, check_counts, entry, report
 from relu_dynamics import statistics
 from relu_dynamics.config import Config
 from relu_dynamics.engine import tasks, training
 from relu_dynamics.experiment import Experiment, Figure
 from relu_dynamics.experiment import Options as CommonOptions
-from relu_dynamics.figures.style import PAGE, STYLE
+from relu_dynamics.figures.style import PAGE, STYLE, write_caption
 from relu_dynamics.grid import Grid, make_grid
 from relu_dynamics.statistics import claims
 from relu_dynamics.statistics.claims import Claim
@@ -237,18 +237,19 @@ def draw_continual(summary: Mapping) -> Drawing:
                     axes.plot(periods, mean, color=colour, label=f"{row['learning_rate']:g}")
                     axes.fill_between(periods, low, high, color=colour, alpha=0.2, linewidth=0)
             grid[0, j].set_title(name)
-            grid[0, j].set_ylabel("mean training loss" + (" (nats)" if "digits" in name else ""))
+            grid[0, j].set_ylabel(
+                "training loss" + (" (nats)" if "digits" in name else "\n(half squared error)")
+            )
             grid[1, j].set(ylabel="dead fraction", xlabel="period (one task each)", ylim=(0, None))
             grid[1, j].legend(title="step size", title_fontsize=7, labelspacing=0.2)
         asked = summary["options"]
         write_caption(
             figure,
-            f"{asked['seeds']} seeds, bands: 95 %, clustered by seed. Regression: 20 bits, 5 "
-            f"hidden units, one example per step, a bit flips every {asked['bit_period']:,} "
-            f"steps. Digits: 32-32-32, batch 32, pixels permuted anew every "
-            f"{asked['digit_period']} steps. Dead: max z <= 0 over the period's training examples. "
-            + summary["reduced"]
-            + ".",
+            f"n = {asked['seeds']} seeds per step size, bands: 95 %, clustered by seed. "
+            "Regression: 20 bits, 5 hidden units, one example per step, a bit flips every "
+            f"{asked['bit_period']:,} steps. Digits: 32-32-32, batch 32, pixels permuted anew "
+            f"every {asked['digit_period']} steps. Dead: max z <= 0 over the period's training "
+            "examples. " + summary["reduced"] + ".",
         )
     return figure
 

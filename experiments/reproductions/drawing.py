@@ -1,18 +1,11 @@
 """What the figures of all reproductions share."""
 
-import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-
-
-def write_caption(figure: Figure, text: str, width: int = 132):
-    """Writes what was run below a figure, in lines of `width` characters."""
-    figure.supxlabel(textwrap.fill(text, width), fontsize=7, color="0.25")
 
 
 def draw_points(axes: Axes, x, rows: Sequence[Mapping], **style):

@@ -18,7 +18,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
-from experiments.reproductions.drawing import COLOURS, draw_points, write_caption
+from experiments.reproductions.drawing import COLOURS, draw_points
 from experiments.reproductions.published import (
     FULL,
     UVA,
@@ -36,7 +36,7 @@ from relu_dynamics.engine.keys import purpose_key, run_key
 from relu_dynamics.engine.outcomes import NEVER
 from relu_dynamics.experiment import Experiment, Figure
 from relu_dynamics.experiment import Options as CommonOptions
-from relu_dynamics.figures.style import PAGE, STYLE
+from relu_dynamics.figures.style import PAGE, STYLE, write_caption
 from relu_dynamics.grid import Grid, make_grid
 from relu_dynamics.statistics import clustered_interval, estimates
 from relu_dynamics.statistics.claims import Claim
@@ -86,6 +86,7 @@ def make_grids(options: Options) -> dict[str, Grid]:
     one-line ValueError for options that cannot run."""
     check_counts(seeds=options.seeds, certified_seeds=options.certified_seeds)
     base = Config(
+        implementation="auto",
         hidden=options.hidden,
         initializer="torch_default",
         optimizer="momentum",
@@ -304,14 +305,19 @@ def draw_layers(summary: Mapping) -> Drawing:
         asked = summary["options"]
         write_caption(
             figure,
-            f"Digits, hidden {'-'.join(map(str, asked['hidden']))}, uniform initial weights and "
-            f"biases, heavy-ball 0.9, batch 64, {asked['steps']} steps, {asked['seeds']} seeds; "
-            "dead: max z <= 0 over 1,024 training examples. 95 % intervals clustered by seed. "
-            "Right: initial biases "
+            f"{tasks.label_of('digits')}, hidden {'-'.join(map(str, asked['hidden']))}, uniform "
+            f"initial weights and biases, heavy-ball 0.9, batch 64, {asked['steps']} steps, n = "
+            f"{asked['seeds']} seeds; dead: max z <= 0 over 1,024 training examples. 95 % "
+            "intervals clustered by seed. Right: of "
+            f"{_forced(summary):,} units that began dead, initial biases "
             + ", ".join(f"{b:g}" for b in asked["initial_biases"])
             + " pooled.",
         )
     return figure
+
+
+def _forced(summary: Mapping) -> int:
+    return sum(row["forced_recovered"]["trials"] for row in summary["rows"])
 
 
 def _draw_dead(axes: Axes, rows: Sequence[Mapping]):
@@ -366,7 +372,7 @@ EXPERIMENT = Experiment(
     report=report,
     figures={
         "layers": Figure(
-            "Dead units by layer, before and after training: the first layer never recovers.",
+            "Dead units by layer, before and after training, and which of them recover.",
             draw_layers,
         )
     },

@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure as Drawing
 
-from experiments.reproductions.drawing import COLOURS, draw_points, write_caption
+from experiments.reproductions.drawing import COLOURS, draw_points
 from experiments.reproductions.published import ARNEKVIST, FULL, check_counts
 from relu_dynamics import statistics
 from relu_dynamics.checks import check_choice
@@ -24,7 +24,7 @@ from relu_dynamics.engine import tasks, training
 from relu_dynamics.engine.outcomes import NEVER
 from relu_dynamics.experiment import Experiment, Figure
 from relu_dynamics.experiment import Options as CommonOptions
-from relu_dynamics.figures.style import PAGE, STYLE
+from relu_dynamics.figures.style import PAGE, STYLE, write_caption
 from relu_dynamics.grid import Grid, make_grid
 from relu_dynamics.statistics import claims
 from relu_dynamics.statistics.claims import Claim
@@ -258,10 +258,10 @@ def draw_target_variance(summary: Mapping) -> Drawing:
         asked = summary["options"]
         write_caption(
             figure,
-            f"Teacher-student, full batch, {asked['steps']:,} steps, {asked['seeds']} seeds per "
-            "point; units alive at step 0 whose largest z over the training inputs is <= 0 at the "
-            "end. 95 % intervals clustered by run. Crosses: some runs diverged (their units count "
-            "as not dead).",
+            f"{tasks.label_of('teacher_student')}, full batch, {asked['steps']:,} steps of SGD "
+            f"with momentum, n = {asked['seeds']} seeds per point; dead at the end: units alive at "
+            "step 0 whose largest z over the training inputs is <= 0 at the end. 95 % intervals "
+            "clustered by run. Crosses: some runs diverged (their units count as not dead).",
         )
     return figure
 
@@ -277,7 +277,8 @@ EXPERIMENT = Experiment(
     analyse=summarize,
     figures={
         "target_variance": Figure(
-            "Units die more as the targets' variance goes to 0.", draw_target_variance
+            "P(a living unit is dead at the end) over the scale of the targets.",
+            draw_target_variance,
         )
     },
 )

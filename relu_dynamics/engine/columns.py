@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from relu_dynamics.config import Config
-from relu_dynamics.engine import models, probes
+from relu_dynamics.engine import models, probes, terms
 from relu_dynamics.engine.activations import activation_of
 from relu_dynamics.engine.initializers import has_shift
 from relu_dynamics.engine.models import PRECISION, Params, layer_name
@@ -34,6 +34,7 @@ def is_one_unit(config: Config) -> bool:
         and activation_of(config).elementwise
         and not normalization_of(config).present
         and has_shift(config, 1)
+        and not terms.present(config)
         and kind.outputs == 1
         and not kind.classes
     )

@@ -59,6 +59,9 @@ def statistics_of(config, params, forward):
         zip(forward.preactivations, forward.inputs, strict=True), start=1
     ):
         shift = models.shift(config, params, layer)
+        if activation_of(config).learned_threshold is not None:  # rounds as another term of the sum
+            threshold: Any = models.learned(config, params, layer)
+            shift = jnp.abs(shift) + threshold[0]
         if not normalization_of(config).present:
             weights = params[models.layer_name(layer)]["kernel"]
             bounds.append(probes.margin_bounds(weights, shift, seen, z))

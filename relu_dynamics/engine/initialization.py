@@ -8,8 +8,10 @@ import jax.numpy as jnp
 
 from relu_dynamics.checks import check_choice, short_repr
 from relu_dynamics.config import Config
+from relu_dynamics.engine.activations import activation_of
 from relu_dynamics.engine.initializers import (
     BIAS_LAWS,
+    CENTRES,
     INITIALIZERS,
     fits_inputs,
     has_shift,
@@ -17,6 +19,7 @@ from relu_dynamics.engine.initializers import (
     per_layer,
 )
 from relu_dynamics.engine.models import (
+    MODELS,
     Params,
     apply,
     build,
@@ -49,9 +52,15 @@ def initialize(config: Config, key: jax.Array, inputs: jax.Array | None = None) 
     if fits_inputs(config):
         if inputs is None:
             raise ValueError(
-                f"inputs=None: the initializer {config.initializer!r} needs training inputs."
+                f"inputs=None: initializer={config.initializer!r} with "
+                f"decoder_bias={config.decoder_bias!r} needs training inputs."
             )
-        params = _fitted(config, params, inputs)
+        params = _fitted(config, _centred(config, params, inputs), inputs)
+    if getattr(MODELS[config.model], "tied", False):
+        rows = params[layer_name(1)]["kernel"].T
+        rows = rows / jnp.maximum(jnp.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
+        rows = jnp.tile(rows, (activation_of(config).outputs, 1))
+        params = {**params, "output": {**params["output"], "kernel": rows}}
     return with_initial_bias(config, _with_bias_laws(config, key, params))
 
 
@@ -150,6 +159,14 @@ def _check_bias_law(config: Config) -> None:
 def _affine_names(config: Config) -> list[str]:
     """The parameter groups of all affine maps, from the inputs on."""
     return [layer_name(layer) for layer in range(1, len(config.hidden) + 1)] + ["output"]
+
+
+def _centred(config: Config, params: Params, inputs: jax.Array) -> Params:
+    """The parameters with an autoencoder's decoder bias at the centre that the config names."""
+    centre = CENTRES[config.decoder_bias]
+    if centre is None:
+        return params
+    return {**params, "output": {**params["output"], "bias": centre(inputs)}}
 
 
 def _fitted(config, params, inputs) -> Params:

@@ -101,6 +101,25 @@ BIAS_LAWS: dict[str, Callable[[jax.Array, tuple[int]], jax.Array] | None] = {
 }
 
 
+def _geometric_median(inputs: jax.Array) -> jax.Array:
+    """The point of the least mean distance to the inputs, by 50 steps of Weiszfeld's algorithm."""
+
+    def closer(_, point):
+        distances = jnp.linalg.norm(inputs - point[None, :], axis=1, keepdims=True)
+        weights = 1 / jnp.maximum(distances, 1e-6)
+        return (weights * inputs).sum(0) / weights.sum()
+
+    return jax.lax.fori_loop(0, 50, closer, inputs.mean(0))
+
+
+# Where an autoencoder's decoder bias starts, of its training inputs [examples, dimension]; None: 0.
+CENTRES: dict[str, Callable[[jax.Array], jax.Array] | None] = {
+    "zero": None,
+    "mean": lambda inputs: inputs.mean(0),
+    "geometric_median": _geometric_median,
+}
+
+
 def per_layer(value: Any, layers: int) -> tuple:
     """A field that holds one value, or one per layer, as one per layer."""
     return value if isinstance(value, tuple) else (value,) * layers
@@ -112,7 +131,9 @@ def initializers_of(config: Config) -> tuple[Initializer, ...]:
 
 
 def fits_inputs(config: Config) -> bool:
-    """Whether an initializer of a hidden layer is fitted to the training inputs."""
+    """Whether something of the network's start is fitted to the training inputs."""
+    if CENTRES[config.decoder_bias] is not None:
+        return True
     return any(row.fit is not None for row in initializers_of(config)[:-1])
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from relu_dynamics.settings import DRAW_SETTINGS, check_jax
 
-PURPOSES = {"task": 0, "init": 1, "batch": 2, "noise": 3, "kill": 4}
+PURPOSES = {"task": 0, "init": 1, "batch": 2, "noise": 3, "kill": 4, "reset": 5}
 
 
 def run_key(root_seed: int, seed: int) -> jax.Array:

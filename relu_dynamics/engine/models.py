@@ -6,7 +6,7 @@ pre-activation z of every hidden layer is a normal return value, and jit prunes 
 Axes: `batch` examples, `units` of one hidden layer. Layers are counted from 1 in names.
 """
 
-import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -23,7 +23,7 @@ from relu_dynamics.engine.normalizations import (
     location,
     normalization_of,
 )
-from relu_dynamics.engine.tasks import TASKS
+from relu_dynamics.engine.tasks import output_dimension
 
 Params = Any  # a tree of arrays: dicts by layer, then by name
 
@@ -55,6 +55,8 @@ class MLP(nn.Module):
     top_k: int | None = None
 
     aliases: ClassVar[tuple[str, ...]] = ("fully connected", "dense", "feedforward", "perceptron")
+    autoencodes: ClassVar[bool] = False  # has as many outputs as inputs, and one hidden layer
+    tied: ClassVar[bool] = False  # its decoder starts as its encoder, each row of length 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> Forward:
@@ -70,9 +72,9 @@ class MLP(nn.Module):
                 kernel_init=kernel_inits[layer - 1],
                 name=layer_name(layer),
             )(x)
-            z = self._normalize(layer, z)
+            z, active = self._activate(layer, self._normalize(layer, z))
             preactivations.append(z)
-            x = self.connect(x, self._activate(layer, z))
+            x = self.connect(x, active)
         output = nn.Dense(
             self.outputs, kernel_init=kernel_inits[-1], use_bias=self.output_bias, name="output"
         )(x)
@@ -84,16 +86,27 @@ class MLP(nn.Module):
         hidden layer; a config whose network does not is refused."""
         return True
 
+    @classmethod
+    def owns_outgoing(cls) -> bool:
+        """Whether a row of the weights above a hidden layer belongs to one of its units alone, so
+        that a unit can be cut off by setting it to 0. Say so in a forward pass of your own."""
+        return cls.connect is MLP.connect and cls.__call__ is MLP.__call__
+
     def connect(self, below: jax.Array, active: jax.Array) -> jax.Array:
         """What a layer outputs, from its input and its units' activations."""
         return active
 
-    def _activate(self, layer: int, z: jax.Array) -> jax.Array:
+    def _activate(self, layer: int, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(z as the activation counts it, what the units output)."""
         activation = ACTIVATIONS[self.activation]
-        if activation.learned_slope is None:
-            return activation(z, k=self.top_k)
-        constant = nn.initializers.constant(activation.learned_slope)
-        return activation(z, self.param(slope_name(layer), constant, (z.shape[-1],))[None, :])
+        if activation.learned is None:
+            return z, activation(z, k=self.top_k)
+        if activation.learned_slope is not None:
+            constant = nn.initializers.constant(activation.learned_slope)
+            return z, activation(z, self.param(slope_name(layer), constant, z.shape[-1:])[None, :])
+        constant = nn.initializers.constant(math.log(activation.learned))
+        threshold = jnp.exp(self.param(threshold_name(layer), constant, z.shape[-1:]))[None, :]
+        return z - threshold, activation(z - threshold, threshold)
 
     def _normalize(self, layer: int, z: jax.Array) -> jax.Array:
         row = NORMALIZATIONS[self.normalization]
@@ -119,18 +132,18 @@ class MLP(nn.Module):
         groups = {group: _Group(name=group) for group in {group for group, _ in places} if group}
         initial = nn.initializers.ones, nn.initializers.zeros
         made = [
-            groups[group](name, init, units) if group else self.param(name, init, (units,))
+            groups[group](name, init, (units,)) if group else self.param(name, init, (units,))
             for (group, name), init in zip(places, initial, strict=True)
         ]
         return made[0], made[1]
 
 
 class _Group(nn.Module):
-    """Parameters [units] in a group of their own."""
+    """Parameters in a group of their own."""
 
     @nn.compact
-    def __call__(self, name: str, init: Callable, units: int) -> jax.Array:
-        return self.param(name, init, (units,))
+    def __call__(self, name: str, init: Callable, shape: tuple[int, ...]) -> jax.Array:
+        return self.param(name, init, shape)
 
 
 class ResidualMLP(MLP):
@@ -148,7 +161,52 @@ class ResidualMLP(MLP):
         return below + active if below.shape == active.shape else active
 
 
-MODELS: dict[str, type[MLP]] = {"mlp": MLP, "residual": ResidualMLP}
+class Autoencoder(MLP):
+    """A sparse autoencoder: latents f(W_e (x - c) + b), reconstruction W_d latents + c.
+
+    The decoder's bias c is the network's output bias (Bricken et al. 2023, Towards
+    Monosemanticity); `output_bias=False` leaves it out. The lengths of the decoder's rows are free.
+    """
+
+    aliases: ClassVar[tuple[str, ...]] = ("sae", "sparse autoencoder", "dictionary")
+    autoencodes: ClassVar[bool] = True
+
+    @classmethod
+    def owns_outgoing(cls) -> bool:
+        """Every row of the decoder belongs to one latent."""
+        return True
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> Forward:
+        (width,) = self.hidden
+        names = per_layer(self.initializer, 2)
+        encoder, decoder = (INITIALIZERS[name].weights for name in names)
+        bias = per_layer(self.hidden_bias, 1)[0]
+        output = _Group(name="output")
+        centre = jnp.zeros(self.outputs)
+        if self.output_bias:
+            centre = output("bias", nn.initializers.zeros, (self.outputs,))
+        seen = x - centre[None, :]
+        z = nn.Dense(width, use_bias=bias, kernel_init=encoder, name=layer_name(1))(seen)
+        z, active = self._activate(1, self._normalize(1, z))
+        kernel = output("kernel", decoder, (active.shape[1], self.outputs))
+        return Forward(active @ kernel + centre[None, :], (z,), (seen,))
+
+
+class TiedAutoencoder(Autoencoder):
+    """An autoencoder whose decoder starts as its encoder's transpose, each row of length 1 (Gao et
+    al. 2024, arXiv 2406.04093). They are free from then on."""
+
+    aliases: ClassVar[tuple[str, ...]] = ("tied sae",)
+    tied: ClassVar[bool] = True
+
+
+MODELS: dict[str, type[MLP]] = {
+    "mlp": MLP,
+    "residual": ResidualMLP,
+    "autoencoder": Autoencoder,
+    "tied_autoencoder": TiedAutoencoder,
+}
 
 
 def layer_name(layer: int) -> str:
@@ -162,19 +220,49 @@ def slope_name(layer: int) -> str:
     return f"slope_{layer}"
 
 
+def threshold_name(layer: int) -> str:
+    """The parameter of the logarithms of the thresholds of hidden layer `layer` (from 1), where
+    they are learned."""
+    return f"log_threshold_{layer}"
+
+
+def learned_name(config: Config, layer: int) -> str | None:
+    """The parameter [units] of what the activation of hidden layer `layer` learns; None where it
+    learns nothing."""
+    activation = activation_of(config)
+    if activation.learned is None:
+        return None
+    return (slope_name if activation.learned_threshold is None else threshold_name)(layer)
+
+
+def learned(config: Config, params: Params, layer: int) -> jax.Array | None:
+    """The slopes or thresholds of hidden layer `layer`, [1, units]; None where none are learned."""
+    name = learned_name(config, layer)
+    if name is None:
+        return None
+    of_threshold = activation_of(config).learned_threshold is not None
+    return (jnp.exp(params[name]) if of_threshold else params[name])[None, :]
+
+
 def build(config: Config) -> MLP:
     """The Flax module of a config."""
     # A network of a user's own need not know the fields that came later.
     later = [name for name in ("hidden_bias", "top_k") if differs(config, name)]
     return MODELS[config.model](
         hidden=config.hidden,
-        outputs=TASKS[config.task].outputs,
+        outputs=output_dimension(config),
         activation=config.activation,
         initializer=config.initializer,
         normalization=config.normalization,
         output_bias=config.output_bias,
         **{name: getattr(config, name) for name in later},
     )
+
+
+def activate(config: Config, params: Params, layer: int, z: jax.Array) -> jax.Array:
+    """What the units of hidden layer `layer` (from 1) output at the pre-activations z [batch,
+    units]: [batch, outputs * units]."""
+    return activation_of(config)(z, learned(config, params, layer), k=config.top_k)
 
 
 def slopes(config: Config, params: Params, layer: int, z: jax.Array) -> jax.Array:
@@ -184,7 +272,8 @@ def slopes(config: Config, params: Params, layer: int, z: jax.Array) -> jax.Arra
     activation = activation_of(config)
     if activation.learned_slope is not None:
         return jnp.where(z > 0, 1, params[slope_name(layer)][None, :])
-    active, pull_back = jax.vjp(functools.partial(activation, k=config.top_k), z)
+    own = learned(config, params, layer)
+    active, pull_back = jax.vjp(lambda z: activation(z, own, k=config.top_k), z)
     if activation.outputs == 1:
         return pull_back(jnp.ones_like(active))[0]
     place = jnp.arange(active.shape[1])[None, :] // z.shape[1]

@@ -10,7 +10,7 @@ import jax
 import optax
 
 from relu_dynamics.config import Config
-from relu_dynamics.engine import models
+from relu_dynamics.engine import models, resets
 
 
 class Schedule(NamedTuple):
@@ -143,16 +143,28 @@ def decay_is_decoupled(config: Config) -> bool:
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """The optax optimizer of a config, built from its (traced) numbers.
+    """The optax optimizer of a config, built from its (traced) numbers; where its reset remembers
+    units, what is remembered is the last part of the optimizer's state.
 
     Built inside the step rather than kept in the state: `optax.inject_hyperparams` rounds Adam's
     1 - b1 differently, and this is bit-equal to plain optax.
     """
+    if resets.remembers(config):
+        return optax.chain(_with_decay(config), resets.memory_element(config))
+    return _with_decay(config)
+
+
+def _with_decay(config: Config) -> optax.GradientTransformation:
+    """The optimizer and the config's weight decay."""
     rate = config.learning_rate
     base = optimizer_of(config).make(rate, momentum_of(config))
     if config.weight_decay is None:
         return base
     mask = functools.partial(decay_mask, config)
+    if config.decay_to_start:
+        if decay_is_decoupled(config):
+            return optax.chain(base, _pull_to_start(-rate * config.weight_decay, mask))
+        return optax.chain(_pull_to_start(config.weight_decay, mask), base)
     if decay_is_decoupled(config):
         return optax.chain(base, _decoupled_decay(config.weight_decay, rate, mask))
     return optax.chain(optax.add_decayed_weights(config.weight_decay, mask), base)
@@ -168,6 +180,22 @@ def _decoupled_decay(decay, rate, mask) -> optax.GradientTransformation:
         return decayed, state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+class Start(NamedTuple):
+    """State of a pull to the start."""
+
+    params: models.Params  # at step 0
+
+
+def _pull_to_start(factor, mask) -> optax.GradientTransformation:
+    """Adds factor * (parameter - its value at step 0) to the update, where it decays."""
+
+    def update(updates, state, params=None):
+        pull = lambda u, p, first, m: u + factor * (p - first) if m else u  # noqa: E731
+        return jax.tree.map(pull, updates, params, state.params, mask(params)), state
+
+    return optax.GradientTransformation(Start, update)
 
 
 # What decays, by the number of axes: weights have two; biases, scales and shifts have one.

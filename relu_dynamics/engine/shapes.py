@@ -8,14 +8,14 @@ import jax.numpy as jnp
 from relu_dynamics.config import Config
 from relu_dynamics.engine.initializers import per_layer
 from relu_dynamics.engine.models import Params, layer_name
-from relu_dynamics.engine.tasks import TASKS, Task, input_dimension
+from relu_dynamics.engine.tasks import TASKS, Task, input_dimension, output_dimension
 
 
 def check_task(config: Config, task: Task) -> None:
     """Raises a ValueError for the first array of the task whose shape or type the config cannot
     train on. Only shapes and types are read: free under `jax.jit` but at trace time."""
     kind, inputs = TASKS[config.task], (None, input_dimension(config))
-    targets = () if kind.classes else (kind.outputs,)
+    targets = () if kind.classes else (output_dimension(config),)
     remedy = "make the task with tasks.make_task and the same config."
     _check("task.inputs", task.inputs, (config.examples, *inputs[1:]), float, remedy)
     _check("task.probe", task.probe, inputs, float, remedy)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from relu_dynamics.config import TRACED, Config
-from relu_dynamics.engine import columns, models, probes, tasks
+from relu_dynamics.engine import columns, models, probes, resets, tasks
 from relu_dynamics.engine.columns import all_units_at_once
 from relu_dynamics.engine.keys import noise_key, purpose_key
 from relu_dynamics.engine.models import PRECISION
@@ -16,6 +16,7 @@ from relu_dynamics.engine.optimizers import make_optimizer, scheduled
 from relu_dynamics.engine.probes import UnitStatistics
 from relu_dynamics.engine.shapes import check_state, check_task
 from relu_dynamics.engine.tasks import Task
+from relu_dynamics.engine.terms import Seen, with_terms
 
 
 class State(NamedTuple):
@@ -82,13 +83,23 @@ def train_step(
     if indices is None:
         indices = draw_batch(config, key, state.step)
     config = scheduled(config, state.step)
-    loss, statistics, gradients = batch_gradients(config, task, indices, state.params, apply)
+    known = resets.remembered(config, state.optimizer)
+    silent = None if known is None else known.silent
+    loss, statistics, gradients = batch_gradients(
+        config, task, indices, state.params, apply, silent
+    )
     updates, optimizer = parameter_updates(config, key, state, gradients)
     snapshot = Snapshot(
         loss=loss,
         batch=statistics,
         gradient_norm=gradient_norms(config, gradients),
     )
+    if known is not None:
+        # The forward pass of the gradient, which XLA makes only once.
+        with jax.default_matmul_precision(PRECISION):
+            forward = apply(config, state.params, _examples(config, task, indices)[0])
+        memory = resets.observed(config, known, state.params, forward)
+        optimizer = resets.with_memory(optimizer, memory)
     params = optax.apply_updates(state.params, updates)
     return State(state.step + 1, params, optimizer), snapshot
 
@@ -105,11 +116,14 @@ def batch_gradients(
     indices: jax.Array,
     params: models.Params,
     apply: Apply = models.apply,
+    silent: jax.Array | None = None,
 ) -> tuple[jax.Array, UnitStatistics, models.Params]:
-    """(loss, statistics of z, gradients) on the training examples `indices`, [batch]."""
+    """(loss, statistics of z, gradients) on the training examples `indices`, [batch]. The gradients
+    are those of the loss and of the config's terms; `silent` [units] is how many steps units have
+    been so, which a revival needs."""
 
     def plain(params, inputs, targets):
-        loss, z, gradients = _loss_gradients(config, inputs, targets, params, apply)
+        loss, z, gradients = _loss_gradients(config, inputs, targets, params, apply, silent)
         return loss, probes.unit_statistics(z), gradients
 
     form = plain
@@ -133,13 +147,15 @@ def loss_gradients(
     return loss, z, with_outside_gradient(config, clipped(config, gradients))
 
 
-def _loss_gradients(config, inputs, targets, params, apply):
+def _loss_gradients(config, inputs, targets, params, apply, silent=None):
     def batch_loss(params):
         forward = apply(config, params, inputs)
-        return tasks.loss(config, forward.output, targets), forward.preactivations
+        loss = tasks.loss(config, forward.output, targets)
+        trained = with_terms(config, loss, params, Seen(forward, targets, silent))
+        return trained, (loss, forward.preactivations)
 
     with jax.default_matmul_precision(PRECISION):
-        (loss, z), gradients = jax.value_and_grad(batch_loss, has_aux=True)(params)
+        (_, (loss, z)), gradients = jax.value_and_grad(batch_loss, has_aux=True)(params)
     return loss, z, gradients
 
 

@@ -20,7 +20,13 @@ from relu_dynamics.config import Config
 from relu_dynamics.data_files import read_data
 from relu_dynamics.engine.data import Data, Keeper, check_data, check_loaded
 from relu_dynamics.engine.scalings import SCALINGS, scaled
-from relu_dynamics.engine.teachers import BITS, bit_targets, random_bits, teacher_student
+from relu_dynamics.engine.teachers import (
+    BITS,
+    bit_targets,
+    random_bits,
+    sparse_features,
+    teacher_student,
+)
 
 SLOW_BITS = 15  # of Dohare et al., Nature 632:768
 
@@ -38,17 +44,19 @@ class Task(NamedTuple):
 class TaskKind(NamedTuple):
     """What a task's name stands for."""
 
-    outputs: int  # output units of the network
+    outputs: int | None  # of the network; None: the targets are the inputs, as they are scaled
     classes: bool  # cross-entropy on class numbers, else half the mean squared error
     load: Callable[[], Data | tuple] | None  # real data: raw inputs and targets
     target: Callable[[jax.Array], jax.Array] | None  # analytic target of x in `interval`
-    make: Callable[[Config, jax.Array], tuple[jax.Array, jax.Array]] | None = None  # drawn by a key
+    # Drawn by a key, from a config; rows beyond its `examples` are held out.
+    make: Callable[[Config, jax.Array], tuple[jax.Array, jax.Array]] | None = None
     renew: Callable[[Config, Task, jax.Array, jax.Array], Task] | None = None  # see `renewed`
     shuffled: bool = False  # targets that have nothing to do with the inputs
     dimension: int | None = None  # of the inputs, where neither data nor config say it
     interval: tuple[float, float] = (-(3**0.5), 3**0.5)  # of an analytic target's inputs
     held: Callable[[], tuple] | None = None  # real data with a split of its own: its held-out part
     aliases: tuple[str, ...] = ()  # what else it is called, for the hint at an unknown name
+    label: str = ""  # what a figure calls it, where that is more than its name in words
 
     @property
     def uses_dimension(self) -> bool:
@@ -119,12 +127,16 @@ TASKS: dict[str, TaskKind] = {
     "breast_cancer": TaskKind(2, True, _sklearn("breast_cancer", True), None),
     "wine": TaskKind(3, True, _sklearn("wine", True), None),
     "diabetes": TaskKind(1, False, _sklearn("diabetes", False), None),
-    "teacher_student": TaskKind(1, False, None, None, teacher_student),
+    "teacher_student": TaskKind(1, False, None, None, teacher_student, label="teacher and student"),
     "random_bits": TaskKind(1, False, None, None, random_bits, renew=_flipped_bits, dimension=BITS),
+    # Activations for an autoencoder: input_scaling="shifted" gives them a mean, of any size.
+    "sparse_features": TaskKind(
+        None, False, None, None, sparse_features, aliases=("activations", "superposition")
+    ),
     # The 1-D targets of Lu et al., arXiv 1903.06733.
-    "abs": TaskKind(1, False, None, jnp.abs),
-    "x_sin_5x": TaskKind(1, False, None, lambda x: x * jnp.sin(5 * x)),
-    "step_sine": TaskKind(1, False, None, _step_sine),
+    "abs": TaskKind(1, False, None, jnp.abs, label="|x|"),
+    "x_sin_5x": TaskKind(1, False, None, lambda x: x * jnp.sin(5 * x), label="x sin 5x"),
+    "step_sine": TaskKind(1, False, None, _step_sine, label="step + sine"),
     # The article's example: x in [0, 1]. The target is 0: no unit is asked for anything.
     "unit_interval": TaskKind(1, False, None, jnp.zeros_like, interval=(0.0, 1.0)),
 }
@@ -214,6 +226,13 @@ def _register(data: Data, name: str | None) -> str:
     return name
 
 
+def label_of(name: str) -> str:
+    """What a figure calls a task; its name in words where nothing else is declared, also when the
+    task of a stored result is not registered in this process."""
+    row = TASKS.get(name)
+    return row.label if row is not None and row.label else name.replace("_", " ")
+
+
 def _row(name: str) -> TaskKind:
     if name not in TASKS:
         raise ValueError(
@@ -232,6 +251,11 @@ def _own_data(name: str) -> Data | None:
     loaded = kind.load()
     if isinstance(loaded, Data):
         return loaded
+    if kind.outputs is None:
+        raise ValueError(
+            f"outputs=None: task {name!r} has data of its own, so its row must say how many "
+            "outputs there are; give their number, and the inputs as targets."
+        )
     held = None if kind.held is None else kind.held()
     return check_loaded(name, loaded, held, kind.outputs, kind.classes)
 
@@ -299,6 +323,12 @@ def input_dimension(config: Config) -> int:
     return config.dimension if kind.uses_dimension else kind.dimension or 1
 
 
+def output_dimension(config: Config) -> int:
+    """Number of outputs of the config's network."""
+    outputs = TASKS[config.task].outputs
+    return input_dimension(config) if outputs is None else outputs
+
+
 def make_task(config: Config, key: jax.Array, data: tuple | None) -> Task:
     """The task of one seed. `key` is consumed; `data` is what `load_data` gave. Jit-able."""
     kind = TASKS[config.task]
@@ -323,9 +353,12 @@ def make_task(config: Config, key: jax.Array, data: tuple | None) -> Task:
             raise ValueError(
                 f"task={config.task!r} has neither data, a target nor a way to make it."
             )
-        held_inputs, held_targets = inputs[:0], targets[:0]
+        held_inputs, held_targets = inputs[examples:], targets[examples:]
+        inputs, targets = inputs[:examples], targets[:examples]
     if data is not None or not SCALINGS[config.input_scaling].keeps_synthetic:
         inputs, held_inputs = scaled(config, inputs, held_inputs)
+    if kind.outputs is None:
+        targets, held_targets = inputs, held_inputs
     if config.target_scale is not None:
         targets, held_targets = (part * config.target_scale for part in (targets, held_targets))
     return Task(

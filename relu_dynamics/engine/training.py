@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from relu_dynamics.checks import short_repr
 from relu_dynamics.config import Config
-from relu_dynamics.engine import columns, initialization, models, outcomes, probes, tasks
+from relu_dynamics.engine import columns, initialization, models, native, outcomes, probes, tasks
 from relu_dynamics.engine.columns import lanes_last, scan_stretch
 from relu_dynamics.engine.evaluation import judged, probe_statistics
 from relu_dynamics.engine.initializers import fits_inputs
@@ -96,7 +96,8 @@ def scan_steps(
     `step(config, task, key, state, indices) -> (state, snapshot)` gets the minibatch, [batch], that
     the key draws for `state.step`. `observe(kept, before, after, snapshot) -> (kept, out)` gets the
     states before and after the step. Returns finish((state, kept), out [count, ...]), by default
-    its arguments. `stretch` is the form of the loop: `columns.scan_stretch` or `lanes_last`.
+    its arguments. `stretch` is the form of the loop: `columns.scan_stretch`, `lanes_last` or
+    `native.by_kernel`.
     """
 
     def observed_step(shared, carry, indices):
@@ -117,6 +118,13 @@ def scan_steps(
     steps = first + jnp.arange(count, dtype=first.dtype)
     indices = jax.vmap(lambda now: draw_batch(config, key, now))(steps)
     return stretch(observed_step, finish)((config, task, key), carry, indices)
+
+
+def _form(config, step, trace_units) -> Callable:
+    """The form of the loop over the steps between two evaluations."""
+    if config.implementation == "kernel" and step is train_step and not trace_units:
+        return native.by_kernel
+    return lanes_last if columns.is_one_unit(config) else scan_stretch
 
 
 def run(
@@ -152,8 +160,13 @@ def run(
         return tasks.renewed(config, made, purpose_key(key, "task"), step)
 
     def evaluate_probe(params, step):
-        return probe_statistics(config, params, task_at(step).probe, models.apply)
+        plain = functools.partial(probe_statistics, config, apply=models.apply)
+        probe = task_at(step).probe
+        if form is native.by_kernel and native.looks_by_kernel(config):
+            return native.look(config, params, probe, plain)
+        return plain(params, probe)
 
+    form = _form(config, step, trace_units)
     statistics, bounds, slope = evaluate_probe(state.params, state.step)
     history = (
         outcomes.start_history(*judged(config, statistics, bounds, slope))
@@ -189,7 +202,7 @@ def run(
         observe,
         count=every,
         finish=finish,
-        stretch=lanes_last if columns.is_one_unit(config) else scan_stretch,
+        stretch=form,
     )
 
     def segment(carry, first):

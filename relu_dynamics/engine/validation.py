@@ -16,11 +16,14 @@ from relu_dynamics.engine import (
     normalizations,
     optimizers,
     outcomes,
+    resets,
     scalings,
     tasks,
+    terms,
 )
 from relu_dynamics.engine.activations import ACTIVATIONS
 from relu_dynamics.engine.initialization import check_initialization
+from relu_dynamics.engine.native.coverage import check_implementation
 from relu_dynamics.engine.normalizations import normalization_of
 from relu_dynamics.rows import declare_tables
 
@@ -38,10 +41,15 @@ CHOICES: dict[str, Collection[str]] = {
     "optimizer": optimizers.OPTIMIZERS,
     "schedule": optimizers.SCHEDULES,
     "definition": outcomes.DEFINITIONS,
+    "reset": resets.RESETS,
+    "decoder_bias": initializers.CENTRES,
+    "penalty": terms.PENALTIES,
+    "revival": terms.REVIVALS,
     "decay_kind": ("coupled", "decoupled"),
     "decay_targets": optimizers.DECAY_TARGETS,
     "batch_order": ("random", "independent", "sequential"),
     "row_order": ("shuffled", "given"),
+    "implementation": ("plain", "kernel", "auto"),
 }
 
 declare_tables(
@@ -131,6 +139,8 @@ def validate(config: Config) -> Config:
     static["biased_layer"] = _check_count(config, "biased_layer", 1, len(config.hidden))
     width = config.hidden[config.biased_layer - 1]
     static["biased_units"] = _check_count(config, "biased_units", 1, int(width))
+    _check_autoencoder(config)
+    _check_terms(config)
     static |= check_initialization(config)
     if config.upstream_rate is not None and config.biased_layer == 1:
         raise ValueError(
@@ -142,7 +152,7 @@ def validate(config: Config) -> Config:
         raise ValueError(
             f"weight_decay=None: {config.optimizer} needs one; optax's own default is 1e-4."
         )
-    static |= _check_schedule(config) | _check_events(config)
+    static |= _check_schedule(config) | _check_events(config) | _check_reset(config)
     if config.change_every is not None and tasks.TASKS[config.task].renew is None:
         changing = ", ".join(name for name, kind in tasks.TASKS.items() if kind.renew)
         raise ValueError(
@@ -163,15 +173,27 @@ def validate(config: Config) -> Config:
             f"killed_fraction={config.killed_fraction!r} needs normalization='none': a normalized "
             "unit does not stay dead because its weights are 0."
         )
+    if not isinstance(config.decay_to_start, bool):
+        raise ValueError(
+            f"decay_to_start={short_repr(config.decay_to_start)} must be True or False."
+        )
+    if config.decay_to_start and config.killed_fraction is not None:
+        raise ValueError(
+            f"killed_fraction={config.killed_fraction!r} needs decay_to_start=False: the pull to "
+            "the start would raise what was killed; leave one of them out."
+        )
     if config.target_scale is not None and (
-        tasks.TASKS[config.task].classes or config.change_every is not None
+        tasks.TASKS[config.task].classes
+        or tasks.TASKS[config.task].outputs is None
+        or config.change_every is not None
     ):
         raise ValueError(
-            f"target_scale={config.target_scale!r} needs a regression task that does not change, "
-            f"not task={config.task!r}; use another task, or target_scale=None."
+            f"target_scale={config.target_scale!r} needs a regression task with targets of its own "
+            f"that do not change, not task={config.task!r}; use another task, or target_scale=None."
         )
     checked = dataclasses.replace(config, **static, **traced)
     check_effects(checked)
+    check_implementation(checked)
     return checked
 
 
@@ -222,7 +244,7 @@ def check_effects(config: Config) -> None:
             f"model={config.model!r} is the same as an MLP here: what enters the layers has the "
             f"widths {entering}, what leaves them {leaving}; make two agree, or model='mlp'."
         )
-    for name in ("killed_at", "change_every"):
+    for name in ("killed_at", "change_every", "reset_every"):
         if (getattr(config, name) or 0) >= config.steps:
             raise ValueError(
                 f"{name}={getattr(config, name)} must be below steps={config.steps}, or nothing "
@@ -232,7 +254,7 @@ def check_effects(config: Config) -> None:
 
 def _declares(row: Any, attribute: str) -> bool:
     """Whether a row has an attribute that is neither False nor None."""
-    return getattr(row, attribute) not in (None, False)
+    return getattr(row, attribute, None) not in (None, False)
 
 
 def _check_schedule(config: Config) -> dict[str, int | None]:
@@ -273,20 +295,102 @@ def _check_events(config: Config) -> dict[str, int]:
     return counts
 
 
+def _check_autoencoder(config: Config) -> None:
+    """Raises a ValueError where the config's network cannot be an autoencoder, but is one."""
+    if not getattr(models.MODELS[config.model], "autoencodes", False):
+        return
+    entering, leaving = tasks.input_dimension(config), tasks.output_dimension(config)
+    if tasks.TASKS[config.task].classes or entering != leaving:
+        raise ValueError(
+            f"model={config.model!r} needs as many targets as inputs, not task={config.task!r} "
+            f"({entering} inputs, {leaving} outputs); use task='sparse_features', or data of your "
+            "own as inputs and as targets."
+        )
+    if len(config.hidden) != 1:
+        raise ValueError(
+            f"hidden={short_repr(config.hidden)}: model={config.model!r} has one hidden layer, its "
+            "latents; use hidden=(64,) and biased_layer=1."
+        )
+    if config.decoder_bias != "zero" and not config.output_bias:
+        raise ValueError(
+            f"decoder_bias={config.decoder_bias!r} needs output_bias=True, or there is none."
+        )
+
+
+def _check_terms(config: Config) -> None:
+    """Raises a ValueError for a term of the loss that cannot be or would change nothing."""
+    penalty, revival = terms.PENALTIES[config.penalty], terms.REVIVALS[config.revival]
+    if penalty.loss is not None and penalty.scale is None and config.penalty_scale is None:
+        raise ValueError(f"penalty_scale=None: penalty={config.penalty!r} needs one, such as 0.01.")
+    if penalty.of_threshold and ACTIVATIONS[config.activation].learned_threshold is None:
+        raise ValueError(
+            f"penalty={config.penalty!r} moves learned thresholds, which "
+            f"activation={config.activation!r} has not; use activation='jump_relu', or "
+            "penalty='l1'."
+        )
+    if revival.loss is not None and (
+        tasks.TASKS[config.task].classes or ACTIVATIONS[config.activation].outputs > 1
+    ):
+        raise ValueError(
+            f"revival={config.revival!r} needs a regression and one output per unit, not "
+            f"task={config.task!r} with activation={config.activation!r}; use revival='none'."
+        )
+    for field, row in (("penalty", penalty), ("revival", revival)):
+        if row.loss is not None and not _owns_outgoing(config):
+            raise ValueError(
+                f"{field}={getattr(config, field)!r} needs a model whose outgoing weights belong "
+                f"to one unit each, not model={config.model!r}; use model='mlp', or "
+                f"{field}='none'."
+            )
+
+
+def _owns_outgoing(config: Config) -> bool:
+    return getattr(models.MODELS[config.model], "owns_outgoing", lambda: False)()
+
+
+def _check_reset(config: Config) -> dict[str, int]:
+    """The checked steps between two resets, where units are reset."""
+    if resets.reset_of(config).chooses is None:
+        return {}
+    if config.reset_every is None:
+        raise ValueError(
+            f"reset_every=None: reset={config.reset!r} needs the steps between two resets, such as "
+            "100."
+        )
+    if resets.reset_of(config).autoencodes and not getattr(
+        models.MODELS[config.model], "autoencodes", False
+    ):
+        raise ValueError(
+            f"reset={config.reset!r} needs an autoencoder, not model={config.model!r}; use "
+            "model='autoencoder', or reset='redo'."
+        )
+    if not _owns_outgoing(config):
+        raise ValueError(
+            f"reset={config.reset!r} needs a model whose outgoing weights belong to one unit each, "
+            f"not model={config.model!r}; use model='mlp', or reset='none'."
+        )
+    return {"reset_every": _check_count(config, "reset_every")}
+
+
 def check_covered(config: Config, what: str, covered: frozenset[str]) -> None:
     """Raises a ValueError for the first field that is not at its default and that `what` (in words,
     a plural) does not cover; and for a normalization whose row is not `covered`.
 
     `covered` are the fields that were proved, so a field that somebody adds is refused until it is
-    proved too.
+    proved too. `implementation` says what computes a grid, and changes no mathematics.
     """
     if not normalization_of(config).covered:
         raise ValueError(
             f"normalization={config.normalization!r}: {what} do not cover it; use another."
         )
+    if ACTIVATIONS[config.activation].learned_threshold is not None:
+        raise ValueError(
+            f"activation={config.activation!r}: {what} do not cover a threshold that moves; use "
+            "another."
+        )
     for name, field in FIELDS.items():
         value = getattr(config, name)
-        if name in covered or value is None or value == field.default:
+        if name in covered | {"implementation"} or value is None or value == field.default:
             continue
         raise ValueError(
             f"{name}={short_repr(value)}: {what} do not cover it; use {field.default!r}."

@@ -39,7 +39,7 @@ def check_bokeh() -> None:
         import bokeh  # noqa: F401
     except ImportError:
         raise MissingBokehError(
-            "the explorer needs bokeh; install it: pip install 'relu-dynamics[explorer]'."
+            "the explorer needs bokeh; install it: pip install bokeh."
         ) from None
 
 

@@ -1,16 +1,11 @@
 """The page: plots and data in one self-contained HTML file."""
 
-import base64
-import hashlib
-import html
-import json
-import string
-from importlib import resources
 from typing import Any
 
 from relu_dynamics import figures
 from relu_dynamics.engine.outcomes import DEFINITIONS
 from relu_dynamics.explorer.numbers import OUTCOMES
+from relu_dynamics.pages import self_contained, text_in
 from relu_dynamics.statistics import estimates
 
 GREEN, GREY, BLUE, RED = "#00704F", "#555555", "#0072B2", "#B3400A"  # at least 4.5:1 on white
@@ -37,36 +32,18 @@ def render(maps: list[dict]) -> str:
         "few_trials": figures.FEW_TRIALS,
         "wide_interval": figures.WIDE_INTERVAL,
     }
-    files = resources.files("relu_dynamics.explorer")
+    package = "relu_dynamics.explorer"
     scripts = [
         *Resources(mode="inline", components=["bokeh"]).js_raw,
-        (files / "explorer.js").read_text(encoding="utf-8"),
+        text_in(package, "explorer.js"),
     ]
-    allowed = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
-    page = string.Template((files / "explorer.html").read_text(encoding="utf-8"))
-    return page.substitute(
-        policy=f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; "
-        "img-src data: blob:; base-uri 'none'; form-action 'none'",
-        title=html.escape(_title(maps)),
-        data=_script_json(data),
-        plots=_script_json(_plots()),
-        scripts="\n".join(f"<script>{script}</script>" for script in scripts),
-    )
-
-
-def _digest(script: str) -> str:
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    shown = {"data": data, "plots": _plots()}
+    return self_contained(package, "explorer.html", _title(maps), scripts, shown)
 
 
 def _title(maps: list[dict]) -> str:
     names = list(dict.fromkeys(" over ".join(a["label"] for a in each["axes"]) for each in maps))
     return "ReLU units that die and recover: " + "; ".join(names)
-
-
-def _script_json(value: Any) -> str:
-    """JSON that cannot end its script element."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _plots() -> dict[str, Any]:

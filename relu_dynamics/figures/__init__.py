@@ -17,3 +17,5 @@ from relu_dynamics.figures.style import WIDE_INTERVAL as WIDE_INTERVAL
 from relu_dynamics.figures.style import caption as caption
 from relu_dynamics.figures.style import provenance_note as provenance_note
 from relu_dynamics.figures.style import save as save
+from relu_dynamics.figures.style import what_ran as what_ran
+from relu_dynamics.figures.style import write_caption as write_caption

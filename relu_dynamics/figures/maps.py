@@ -1,17 +1,28 @@
 """Maps and curves of estimates over the axes of a grid."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpecBase
 
 from relu_dynamics.config import LABELS
-from relu_dynamics.figures.style import FEW_TRIALS, PAGE, STYLE, WIDE_INTERVAL, caption
+from relu_dynamics.figures.style import (
+    FEW_TRIALS,
+    PAGE,
+    STYLE,
+    WIDE_INTERVAL,
+    caption,
+    write_caption,
+)
 from relu_dynamics.statistics import estimates
+
+EMPTY = ListedColormap(["0.88"])
 
 
 def _edges(values: np.ndarray, log: bool) -> np.ndarray:
@@ -38,7 +49,8 @@ def draw_map(axes: Axes, cells: xr.Dataset, title: str, cmap: str = "viridis"):
     x, y = cells[horizontal].values, cells[vertical].values
     x_edges, y_edges = _edges(x, _is_log(x)), _edges(y, _is_log(y))
     values = np.ma.masked_invalid(cells.estimate.values.T)
-    axes.set_facecolor("0.88")
+    # Grey behind the cells only: beyond the grid there is nothing to be at risk.
+    axes.pcolormesh(x_edges, y_edges, np.zeros(values.shape), cmap=EMPTY, rasterized=True)
     mesh = axes.pcolormesh(x_edges, y_edges, values, vmin=0, vmax=1, cmap=cmap, rasterized=True)
     doubtful = (cells.trials < FEW_TRIALS) | (cells.high - cells.low > WIDE_INTERVAL)
     doubtful = (doubtful & (cells.trials > 0)).values.T
@@ -91,14 +103,22 @@ def draw_incidence(axes: Axes, result: xr.Dataset, cells: Sequence[dict[str, flo
 
 
 def draw_pooled(axes: Axes, pooled: xr.Dataset, label: str, colour: str, marker: str = "o"):
-    """Draws an `estimates.pooled` dataset over its axis with 95 % intervals."""
+    """Draws an `estimates.pooled` dataset over its axis with 95 % intervals: pale where nothing was
+    counted, so that the long bar of a 0 hides no other point."""
     (axis,) = pooled.estimate.dims
     x = pooled[axis].values
     estimate = pooled.estimate.values
-    reach = [estimate - pooled.low.values, pooled.high.values - estimate]
-    axes.errorbar(
-        x, estimate, reach, marker=marker, color=colour, label=label, elinewidth=0.7, capsize=1.5
+    reach = np.array([estimate - pooled.low.values, pooled.high.values - estimate])
+    none = estimate == 0
+    looks: tuple[dict[str, Any], ...] = (
+        {"alpha": 0.3, "elinewidth": 1.6, "zorder": 1.5},
+        {"elinewidth": 0.7, "capsize": 1.5, "zorder": 3},
     )
+    for shown, style in zip((none, ~none), looks, strict=True):
+        bars = np.where(shown, reach, np.nan)
+        axes.errorbar(x, np.where(shown, estimate, np.nan), bars, color=colour, fmt="none", **style)
+    axes.plot(x, estimate, marker=marker, color=colour, label=label, zorder=2.5)
+    axes.plot(x[none], estimate[none], marker, color=colour, markerfacecolor="white", zorder=2.6)
     if _is_log(x):
         axes.set_xscale("log")
     axes.set(xlabel=LABELS[axis], ylim=(-0.02, 1.02))
@@ -134,7 +154,7 @@ def draw_recovery_map(result: xr.Dataset) -> Figure:
             pooled = estimates.pooled(result, measure, "learning_rate")
             label = estimates.judgement(result).say(labels[measure])
             draw_pooled(below[0], pooled, label, colours[measure], markers[measure])
-        below[0].set(ylabel="probability, all biases pooled", title="A window, not a slope")
+        below[0].set(ylabel="probability", title="All initial biases pooled")
         below[0].legend(loc="upper left")
         bias = informative_bias(result)
         rates = result.learning_rate.values
@@ -142,10 +162,21 @@ def draw_recovery_map(result: xr.Dataset) -> Figure:
         chosen = {*np.linspace(0, len(rates) - 1, 5).astype(int), int(np.argmax(best.values))}
         cells = [{"learning_rate": rates[i], "initial_bias": bias} for i in sorted(chosen)]
         draw_incidence(below[1], result, cells, "learning_rate")
-        below[1].set_title(f"Cumulative incidence at initial bias {bias:g}")
+        below[1].set_title(f"First recovery, at initial bias {bias:g}")
         below[1].legend(title="learning rate", loc="center left", bbox_to_anchor=(1, 0.5))
-        figure.supxlabel(caption(result), fontsize=6.5, color="0.25")
+        write_caption(figure, f"{_counts_and_words(result)} {caption(result)}")
     return figure
+
+
+def _counts_and_words(result: xr.Dataset) -> str:
+    """The numbers of units at risk, and what "for good" and "first" mean."""
+    risk = {name: estimates.counts(result, name)[1].sum() for name in ("recovered", "died")}
+    sustain = estimates.config_of(result)["sustain"]
+    return estimates.judgement(result).say(
+        f"n = {risk['recovered']:,} units dead and {risk['died']:,} alive at step 0. For good: "
+        f"alive at every evaluation for {sustain} steps or more; a first recovery (below right) "
+        "may be shorter. Hollow marks: none seen."
+    )
 
 
 def informative_bias(result: xr.Dataset) -> float:

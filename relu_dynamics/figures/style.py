@@ -5,6 +5,7 @@ import pathlib
 import textwrap
 from collections.abc import Mapping
 from importlib import resources
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,6 +13,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from relu_dynamics import store
+from relu_dynamics.engine import tasks
 from relu_dynamics.statistics import estimates
 
 COLUMN = 3.35
@@ -19,6 +21,8 @@ COLUMN = 3.35
 PAGE = 7.0
 
 STYLE = str(resources.files("relu_dynamics.figures") / "relu_dynamics.mplstyle")
+
+LETTERS = 20  # of a caption in an inch
 
 FEW_TRIALS = 8  # a cell with fewer units is hatched
 
@@ -50,14 +54,32 @@ def provenance_note(attributes: Mapping[str, str]) -> str:
     return f"{facts}, command={attributes.get('command')}"
 
 
+def write_caption(figure: Figure, text: str) -> None:
+    """Writes what was run below a figure, in lines of the figure's width."""
+    width = int(LETTERS * figure.get_figwidth())
+    text = " ".join(text.split()).replace(" %", "\N{NO-BREAK SPACE}%")
+    if not text.startswith("n = "):
+        text = text[:1].upper() + text[1:]
+    figure.supxlabel(textwrap.fill(text, width), fontsize=6.5, color="0.25")
+
+
+def what_ran(config: Mapping[str, Any]) -> str:
+    """Task, network, optimizer, batch and steps of a run, as a caption says them."""
+    hidden = "-".join(str(width) for width in config["hidden"])
+    batch = "full batch" if config["batch_size"] is None else f"batch {config['batch_size']}"
+    optimizer = config["optimizer"].replace("_", " ").replace("sgd", "SGD")
+    return (
+        f"{tasks.label_of(config['task'])}, hidden {hidden}, {optimizer}, {batch}, "
+        f"{config['steps']:,} steps"
+    )
+
+
 def caption(result: xr.Dataset) -> str:
     """What was run, in a few lines: network, task, optimizer, counts, intervals, definition."""
     config = estimates.config_of(result)
-    data = "-".join(str(width) for width in config["hidden"])
     cells = int(np.prod([result.sizes[name] for name in estimates.axis_names(result)]))
     text = (
-        f"{config['task']}, hidden {data}, {config['optimizer']}, batch {config['batch_size']}, "
-        f"{config['steps']} steps; {cells} cells x {result.sizes['seed']} seeds; "
+        f"{what_ran(config)}; {cells} cells x {result.sizes['seed']} seeds; "
         f"{config['definition']}: {estimates.judgement(result).short} "
         f"over {config['probe_size'] or config['examples']} examples. 95 % intervals: "
         f"Clopper-Pearson with effective trials, clustered by run, by seed where pooled; a "

@@ -13,6 +13,7 @@ expected share of false discoveries in it at a level, by Benjamini and Hochberg.
 
 import math
 import pathlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
@@ -58,6 +59,8 @@ class Claim(NamedTuple):
             row[name] = None if value is None or not math.isfinite(value) else float(value)
         if self.more_seeds is not None and math.isinf(self.more_seeds):
             row["more_seeds"] = "no number"
+        elif row["more_seeds"] is not None:
+            row["more_seeds"] = math.ceil(row["more_seeds"])
         ends = [] if self.interval is None else [float(end) for end in self.interval]
         row["interval"] = ends if ends and all(map(math.isfinite, ends)) else None
         return row | dict(more)
@@ -156,7 +159,8 @@ def controlled(claims: Sequence[Claim], level: float = 0.05) -> list[Claim]:
 def combined(overall: Claim, parts: Mapping[str, Claim]) -> Claim:
     """One claim from its verdicts under several conditions, `parts` (condition -> the claim under
     it, already `controlled`). `overall` is the claim on the mean over the conditions, of which
-    everything but the verdict is kept.
+    everything but the verdict is kept; `more["settings"]` then says how many conditions have which
+    verdict.
 
     Confirmed or refuted when it is so under every condition; conditional when it is confirmed
     under some; else undecided. Such a verdict is no test of its own: its p value is None.
@@ -171,13 +175,42 @@ def combined(overall: Claim, parts: Mapping[str, Claim]) -> Claim:
         condition="" if whole else "; ".join(spelled),
         more_seeds=max((n for n in needed if n is not None), default=None),
         p_value=None,
+        more={
+            **overall.more,
+            "settings": {name: len(where) for name, where in found.items() if where},
+        },
+    )
+
+
+def verdict_text(row: Mapping[str, Any]) -> str:
+    """The verdict of a summary's row, and where its conditions differ how many have which."""
+    settings = row.get("settings", {})
+    if len(settings) < 2:
+        return row["verdict"]
+    return f"{row['verdict']} ({', '.join(f'{name} in {n}' for name, n in settings.items())})"
+
+
+def number_text(row: Mapping[str, Any]) -> str:
+    """The estimate of a summary's row with its interval; "" where a claim has none."""
+    if row["estimate"] is None:
+        return ""
+    ends = row["interval"]
+    interval = "" if ends is None else f" [{ends[0]:.3g}, {ends[1]:.3g}]"
+    return f"{row['estimate']:.3g}{interval}"
+
+
+def anchor(row: Mapping[str, Any]) -> str:
+    """The place of a claim on the page, by its words: the same as long as it says the same."""
+    return (
+        "-".join(re.findall(r"[a-z0-9.]+", row["claim"].lower())).replace(".", "-").strip("-")
+        or "claim"
     )
 
 
 def print_claims(rows: Iterable[Mapping[str, Any]]) -> None:
     """The claims of a summary as text."""
     for row in rows:
-        print(f"{row['claim']}\n    {row['verdict'].upper()}: {row['finding']}")
+        print(f"{row['claim']}\n    {verdict_text(row).upper()}: {row['finding']}")
         if row["condition"]:
             print(f"    condition: {row['condition']}")
 
@@ -196,38 +229,73 @@ def write_page(
         check_choice("verdict", row["verdict"], VERDICTS)
     sources = list(dict.fromkeys([*ARTICLES, *(row["source"] for row, _ in rows)]))
     counts = {name: sum(row["verdict"] == name for row, _ in rows) for name in VERDICTS}
+    commits = dict.fromkeys(
+        str(summary["provenance"]["git_commit"])[:12]
+        for _, summary in scripts
+        if "provenance" in summary
+    )
     lines = [
         "# The claims, one by one",
         "",
         "Written by `python -m experiments all` from the scripts' summaries. "
         + ", ".join(f"{n} {name}" for name, n in counts.items())
         + ". Intervals are 95 %; verdicts are defined in "
-        + "`relu_dynamics/statistics/claims.py`.",
+        + "`relu_dynamics/statistics/claims.py`."
+        + (f" Analysed at commit {', '.join(commits)}." if commits else ""),
+        "",
+        "| claim | verdict | number [95 %] | where |",
+        "|---|---|---|---|",
     ]
-    for source in sources:
-        own = [(row, command) for row, command in rows if row["source"] == source]
-        if not own:
-            continue
-        title = ARTICLES.get(source, source)
-        lines += ["", f"## {title[0].upper()}{title[1:]}"]
-        for row, command in own:
-            lines += ["", *_entry(row, command, figures)]
+    ordered = [
+        (row, command) for source in sources for row, command in rows if row["source"] == source
+    ]
+    places: dict[str, int] = {}
+    anchors = []
+    for row, _ in ordered:
+        place = anchor(row)
+        places[place] = places.get(place, 0) + 1
+        anchors.append(place if places[place] == 1 else f"{place}-{places[place]}")
+    for (row, command), place in zip(ordered, anchors, strict=True):
+        where = command.removeprefix("python -m experiments ")
+        cells = (
+            f"[{_cell(row['claim'])}](#{place})",
+            verdict_text(row),
+            number_text(row),
+            f"`{where}`",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    source = None
+    for (row, command), place in zip(ordered, anchors, strict=True):
+        if row["source"] != source:
+            source = row["source"]
+            title = str(ARTICLES.get(row["source"], row["source"]))
+            lines += ["", f"## {title[0].upper()}{title[1:]}"]
+        lines += ["", f'<a id="{place}"></a>', "", *_entry(row, command, figures)]
     path.write_text("\n".join(lines) + "\n")
     return path
 
 
+def _cell(text: str) -> str:
+    """Text for a link in a cell of a Markdown table."""
+    return re.sub(r"([|\[\]])", r"\\\1", text)
+
+
 def _entry(row: Mapping[str, Any], command: str, figures: str) -> list[str]:
     """One claim as lines of Markdown."""
-    facts = []
-    if row["estimate"] is not None:
-        low, high = row["interval"] or (None, None)
-        ends = "" if low is None else f" [{low:.3g}, {high:.3g}]"
-        facts.append(f"{row['estimate']:.3g}{ends}")
-    facts += [text for text in (row["count"], row["definition"]) if text]
-    lines = [f"**{row['claim']}** — *{row['verdict']}*", "", row["finding"]]
+    facts = [text for text in (number_text(row), row["count"], row["definition"]) if text]
+    lines = [f"**{row['claim']}** — *{verdict_text(row)}*", "", row["finding"]]
     if row["condition"]:
         lines += ["", f"Condition: {row['condition']}"]
     if row["more_seeds"] is not None and row["verdict"] == "undecided":
-        lines += ["", f"Would be decided by about {row['more_seeds']} more seeds."]
+        lines += ["", _missing(row)]
     figure = f" · [figure]({figures}/{row['figure']}.png)" if row["figure"] else ""
     return [*lines, "", f"{'; '.join(facts)}. `{command}`{figure}"]
+
+
+def _missing(row: Mapping[str, Any]) -> str:
+    """What would decide an undecided claim, in a sentence."""
+    what = "The undecided settings" if len(row.get("settings", {})) > 1 else "It"
+    if isinstance(row["more_seeds"], str):
+        return f"{what} would be decided by no number of seeds like these."
+    n = math.ceil(row["more_seeds"])
+    return f"{what} would be decided by about {n:,} more seed{'s' if n > 1 else ''}."

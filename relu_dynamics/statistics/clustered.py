@@ -15,7 +15,9 @@ from relu_dynamics.statistics.intervals import Interval, beta_ends, proportion
 ROUNDING = 1e-12
 
 
-def clustered_interval(successes: ArrayLike, trials: ArrayLike, level: float = 0.95) -> Interval:
+def clustered_interval(
+    successes: ArrayLike, trials: ArrayLike, level: float = 0.95, *, by: str = "run"
+) -> Interval:
     """The pooled proportion sum(successes) / sum(trials), with an interval clustered by run.
 
     Units of one run go together, so they are worth fewer independent trials than their number. This
@@ -44,6 +46,7 @@ def clustered_interval(successes: ArrayLike, trials: ArrayLike, level: float = 0
       successes: counts, shape (..., clusters).
       trials: counts of the same shape, or one number for all clusters.
       level: coverage, between 0 and 1.
+      by: what a cluster is, for the interval's `method`: a run, or a seed where cells are pooled.
 
     Returns:
       An `Interval` of shape (...). Without any trials the estimate is nan and the interval [0, 1].
@@ -57,7 +60,8 @@ def clustered_interval(successes: ArrayLike, trials: ArrayLike, level: float = 0
     total, units = successes.sum(-1), trials.sum(-1)
     low, high = effective_ends(total, units, effective_trials(design, level), level)
     clusters = design.clusters.astype(np.int64)
-    return proportion(low, high, total, units, clusters, "Korn-Graubard, clustered by run")
+    method = f"Korn-Graubard, clustered by {by}"
+    return proportion(low, high, total, units, clusters, method)
 
 
 def seed_clustered_mean(

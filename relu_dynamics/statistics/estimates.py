@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from numpy.typing import ArrayLike
 
@@ -194,6 +195,19 @@ def cells(
     return _dataset(result, axis_names(result), interval, measure, level)
 
 
+def table(result: xr.Dataset, level: float = 0.95) -> pd.DataFrame:
+    """Every measure in every cell, one row each: the axes' values, measure, estimate, low, high,
+    successes, trials, runs, level and the definition. `table(result).to_csv("cells.csv")` is for
+    readers without xarray. A cell without a unit in the denominator has no estimate."""
+    names, parts = axis_names(result), []
+    for measure in MEASURES:
+        found = cells(result, measure, level=level)
+        part = found.reset_coords(drop=True).to_dataframe().reset_index()
+        part.insert(len(names), "measure", measure)
+        parts.append(part.assign(level=level, definition=found.attrs["definition"]))
+    return pd.concat(parts, ignore_index=True)
+
+
 def pooled(
     result: xr.Dataset,
     measure: str,
@@ -207,7 +221,7 @@ def pooled(
     check_choice("axis", axis, names)
     others = tuple(i for i, name in enumerate(names) if name != axis)
     successes, trials = (part.sum(others) for part in counts(result, measure, layer))
-    interval = clustered_interval(successes, trials, level)
+    interval = clustered_interval(successes, trials, level, by="seed")
     return _dataset(result, (axis,), interval, measure, level)
 
 

@@ -24,6 +24,9 @@ from relu_dynamics.store.files import BlockError, MissingBlockError, host_name, 
 
 MOST_SEAL_BYTES = 2**12
 
+being_built: set[str] = set()
+"""Names of the folders that a thread of this process is writing a result into."""
+
 
 def stored_blocks(folder: pathlib.Path, grid: Grid) -> list[int]:
     """Numbers of the grid's blocks of which the folder has a file, valid or not."""
@@ -194,12 +197,18 @@ def _set_aside(folder: pathlib.Path, path: pathlib.Path) -> None:
 
 def _remove_leftovers(folder: pathlib.Path) -> None:
     """Removes what killed writers left: temporary files and results of dead processes of this
-    machine. (Whether a process of another machine lives is not known here.)"""
+    machine. (Whether a process of another machine lives is not known here.)
+
+    A result that this process gave up goes too: a library's thread that was still writing when the
+    folder was removed can have made it again."""
     for leftover in (*(folder / "blocks").glob("*.tmp"), *folder.glob("*.tmp")):
         if not is_leftover(leftover):
             continue
         host, pid = leftover.name.split(".")[-4:-2]
-        if host != host_name() or _is_running(pid):
+        given_up = (
+            int(pid) == os.getpid() and leftover.is_dir() and leftover.name not in being_built
+        )
+        if host != host_name() or (_is_running(pid) and not given_up):
             continue
         if leftover.is_dir() and not leftover.is_symlink():
             shutil.rmtree(leftover, ignore_errors=True)

@@ -16,7 +16,7 @@ from relu_dynamics.checks import check_path
 from relu_dynamics.engine.outcomes import NEVER, History, Outcome, classify
 from relu_dynamics.engine.probes import LayerSummary
 from relu_dynamics.grid import Grid
-from relu_dynamics.store.blocks import UNIT_FIELDS, expected_shapes, read_block
+from relu_dynamics.store.blocks import UNIT_FIELDS, being_built, expected_shapes, read_block
 from relu_dynamics.store.files import (
     RESULT_FOLDER,
     SEAL,
@@ -114,6 +114,7 @@ def build_result(folder: pathlib.Path, grid: Grid, attributes: dict[str, str]) -
     target = folder / RESULT_FOLDER
     temporary = folder / f"{RESULT_FOLDER}.{writer()}.tmp"
     size = seeds_at_once(grid)
+    being_built.add(temporary.name)
     try:
         for first in range(0, len(grid.seeds), size):  # zarr chunks are as large as such a part
             seeds = grid.seeds[first : first + size]
@@ -122,6 +123,7 @@ def build_result(folder: pathlib.Path, grid: Grid, attributes: dict[str, str]) -
         _swap(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # of a disk that is full, say
+        being_built.discard(temporary.name)
     return target
 
 

@@ -266,7 +266,8 @@ def print_resources(plan: Plan) -> None:
     text = f"memory about {memory / 2**20:,.0f} MiB"
     text += f", disk at most {-(-plan.disk // 2**20):,} MiB" if streams else ""
     blocks = f"{plan.blocks:,} blocks of {grid.lanes:,} runs"
-    print(f"training {blocks}; {text}", file=sys.stderr, flush=True)
+    by = "plain JAX" if grid.config.implementation == "plain" else "the C++ kernel"
+    print(f"training {blocks} by {by}; {text}", file=sys.stderr, flush=True)
 
 
 def tally(grid: Grid, result: BlockResult) -> tuple[int, int]:

@@ -48,6 +48,13 @@ VARIATIONS: dict[str, dict] = {  # what a fresh process does otherwise than the 
     "a longer horizon, same prefix": {"steps": 80, "compared": "prefix"},
     "without statistics, losses alone": {"statistics": False, "compared": "losses"},
 }
+AUTOENCODER = {
+    "task": "sparse_features",
+    "model": "autoencoder",
+    "hidden": (16,),
+    "biased_layer": 1,
+    "input_scaling": "shifted",
+}
 BIT_CONFIGS = {
     **{name: {"optimizer": name} for name in OPTIMIZERS},
     "adamw": {"optimizer": "adamw", "weight_decay": 0.01},
@@ -67,6 +74,34 @@ BIT_CONFIGS = {
         "model": "residual",
         "initializer": "data_dependent",
     },
+    "adam, autoencoder, resampling and ghost gradients": {
+        **AUTOENCODER,
+        "optimizer": "adam",
+        "penalty": "l1",
+        "penalty_scale": 0.01,
+        "decoder_bias": "mean",
+        "reset": "resample",
+        "reset_every": 10,
+        "revival": "ghost_gradients",
+        "silent_after": 5.0,
+    },
+    "adam, tied autoencoder, AuxK": {
+        **AUTOENCODER,
+        "model": "tied_autoencoder",
+        "optimizer": "adam",
+        "activation": "batch_top_k",
+        "revival": "aux_k",
+        "silent_after": 5.0,
+    },
+    "momentum, ReDo": {"optimizer": "momentum", "reset": "redo", "reset_every": 10},
+    "sgd, continual backpropagation, decay to the start": {
+        "reset": "continual_backprop",
+        "reset_every": 1,
+        "reset_rate": 0.02,
+        "reset_maturity": 5.0,
+        "weight_decay": 0.1,
+        "decay_to_start": True,
+    },
     "sgd, randomized asymmetric start": {"initializer": "randomized_asymmetric"},
     "sgd, one unit": ONE_UNIT,
     "adam, one unit": {"optimizer": "adam", **ONE_UNIT},
@@ -85,6 +120,15 @@ BIT_CONFIGS = {
         "decay_steps": 80,
         "weight_decay": 0.01,
         "noise_scale": 0.01,
+    },
+    **{
+        f"{optimizer}, by the kernel": {"optimizer": optimizer, "implementation": "kernel"}
+        for optimizer in ("sgd", "nesterov", "adam")
+    },
+    "momentum, one unit, by the kernel": {
+        "optimizer": "momentum",
+        **ONE_UNIT,
+        "implementation": "kernel",
     },
     "sgd, half killed, a changing task": {
         "killed_fraction": 0.5,

@@ -23,6 +23,7 @@ from relu_dynamics.grid import Grid, make_grid
 from relu_dynamics.sweeps.sweep import sweep_grid
 from tests.verify.drivers import ROOT, python_command
 from tests.verify.grids import CONFIG
+from tests.xla_flags import NO_FUSION_EMITTERS
 
 ROWS = """
     import functools
@@ -104,7 +105,7 @@ VARIATIONS: dict[str, dict] = {  # what the second half is computed with
     "fast minimum": _flags("--xla_cpu_enable_fast_min_max=true"),
     "no optimization": _flags("--xla_backend_optimization_level=0"),
     "full optimization": _flags("--xla_backend_optimization_level=3"),
-    "no fusion emitters": _flags("--xla_cpu_use_fusion_emitters=false"),
+    **({"no fusion emitters": _flags(NO_FUSION_EMITTERS)} if NO_FUSION_EMITTERS else {}),
     "Eigen on one thread": _flags("--xla_cpu_multi_thread_eigen=false"),
     **{
         f"{name}={value}": {"environment": {name: value}}

@@ -1,0 +1,1 @@
+"""Forecasts: how probably a unit comes back, by replaying the step of a user."""

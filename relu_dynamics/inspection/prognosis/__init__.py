@@ -1,0 +1,1 @@
+"""Prognosis: what can be proved of a dead unit, from programs run on intervals."""

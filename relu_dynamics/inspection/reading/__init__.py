@@ -1,0 +1,1 @@
+"""Reading: what a program rectifies, whose entries feed it, and what its units did in a call."""
