@@ -179,12 +179,17 @@ def _begun(grids: Mapping[str, Grid], question: str, out: pathlib.Path) -> int:
     count = 0
     with contextlib.suppress(store.FolderError, KeyError, TypeError):
         count += studies.read_summary(out)["provenance"]["grid_hash"] == question
-    places = {out: list(grids.values())} if len(grids) == 1 else {}
-    places |= {out / studies.folder_name(name): [grid] for name, grid in grids.items()}
-    for folder, own in places.items():
+    for folder, grid in _places(grids, out):
         with contextlib.suppress(store.FolderError, OSError):
-            count += store.read_identity(folder) in [grid.identity for grid in own]
+            count += store.read_identity(folder) == grid.identity
     return count
+
+
+def _places(grids: Mapping[str, Grid], out: pathlib.Path) -> list[tuple[pathlib.Path, Grid]]:
+    """The folders where sweeps of the grids may be: a folder each, or for one grid the folder
+    itself."""
+    alone = [(out, grid) for grid in grids.values() if len(grids) == 1]
+    return alone + [(out / studies.folder_name(name), grid) for name, grid in grids.items()]
 
 
 def conduct(experiment: Experiment, options: Any) -> None:
@@ -268,24 +273,24 @@ def _answer(
     with store.writing(out):
         out.mkdir(parents=True, exist_ok=True)
         store.write_summary(out, summary)
-        _write_cells(out)
+        _write_cells(grids, out)
     experiment.report(summary)
-    print(_deletable(out))
+    print(_deletable(grids, out))
 
 
-def _write_cells(out: pathlib.Path) -> None:
-    """Writes cells.csv beside every labelled result in a folder."""
-    for folder in sorted(out.rglob(store.RESULT_FOLDER)):
-        result = store.open_result(folder)
-        if "outcome" in result:  # else made by an experiment for itself
-            rows = estimates.table(result.load()).to_csv(index=False)
-            store.write_whole(folder.with_name("cells.csv"), rows.encode())
+def _write_cells(grids: Mapping[str, Grid], out: pathlib.Path) -> None:
+    """Writes cells.csv beside every result that a sweep of the grids stored in a folder."""
+    for folder, grid in _places(grids, out):
+        if store.result_is_whole(folder, grid):
+            rows = estimates.table(store.open_result(folder).load()).to_csv(index=False)
+            store.write_whole(folder / "cells.csv", rows.encode())
 
 
-def _deletable(out: pathlib.Path) -> str:
+def _deletable(grids: Mapping[str, Grid], out: pathlib.Path) -> str:
     """Which files of a folder may go, in a line with their size."""
-    blocks = [path for folder in out.rglob("blocks") for path in folder.rglob("*")]
-    megabytes = sum(path.stat().st_size for path in blocks if path.is_file()) / 1e6
+    folders = [folder / "blocks" for folder, _ in _places(grids, out)]
+    blocks = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    megabytes = sum(path.stat().st_size for path in blocks) / 1e6
     if not blocks:
         return f"keep all of {out}: it holds no blocks that could be deleted"
     return (

@@ -104,7 +104,11 @@ def test_cells_are_written_beside_every_result_and_say_what_may_be_deleted(tmp_p
         analyse=analyse,
         figures={},
     )
+    strange = tmp_path / "strange"  # somebody else's, and damaged
+    (strange / store.RESULT_FOLDER).mkdir(parents=True)
+    (strange / store.RESULT_FOLDER / "zarr.json").write_text("{")
     conduct(experiment, Plain(out=tmp_path))
+    assert not (strange / "cells.csv").exists()
     rows = pd.read_csv(tmp_path / "one" / "cells.csv")
     assert len(rows) == 2 * len(estimates.MEASURES)
     for measure, part in rows.groupby("measure"):

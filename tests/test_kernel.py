@@ -13,9 +13,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from relu_dynamics.config import FIELDS, Config
-from relu_dynamics.engine import models, native, optimizers, outcomes, tasks
+from relu_dynamics.engine import models, native, optimizers, outcomes, tasks, training
 from relu_dynamics.engine.activations import ACTIVATIONS, Activation
 from relu_dynamics.engine.evaluation import probe_statistics
+from relu_dynamics.engine.keys import purpose_key
 from relu_dynamics.engine.native import build, coverage
 from relu_dynamics.engine.native.glue import SEEN, call, decay_targets
 from relu_dynamics.engine.step import State
@@ -232,6 +233,25 @@ def test_a_run_alone_is_that_of_the_plain_path():
     for a, b in zip(jax.tree.leaves(kernel), jax.tree.leaves(plain), strict=True):
         assert a.shape == b.shape and a.dtype == b.dtype
         assert difference(a, b) < BOUND
+
+
+def test_vmap_over_seeds_too_is_every_seed_by_itself():
+    """As ensembles train: the lanes of the outer vmap have data and minibatches of their own."""
+    config = dataclasses.replace(by("kernel", SMALL), steps=2 * SMALL.probe_every)
+    rates = jnp.array([0.01, 0.1], jnp.float32)
+    data = tasks.load_data(config)
+
+    def of_seed(key):
+        task = tasks.make_task(config, purpose_key(key, "task"), data)
+        cell = lambda rate: training.run(dataclasses.replace(config, learning_rate=rate), task, key)  # noqa: E731
+        return jax.vmap(cell)(rates)
+
+    keys = jax.random.split(jax.random.key(3), 2)
+    together = jax.jit(jax.vmap(of_seed))(keys)
+    alone = [jax.jit(of_seed)(key) for key in keys]
+    for name in SEEN:
+        one_by_one = [getattr(found.history, name) for found in alone]
+        np.testing.assert_array_equal(getattr(together.history, name), np.stack(one_by_one))
 
 
 @pytest.mark.slow

@@ -100,7 +100,7 @@ def call(
     like.insert(len(seen), jax.ShapeDtypeStruct((steps, lanes), jnp.float32))
     targets = decay_targets(config)
     decay = 0 if config.weight_decay is None else 1 + optimizers.decay_is_decoupled(config)
-    made = jax.ffi.ffi_call(registered("train"), like)(
+    made = jax.ffi.ffi_call(registered("train"), like, vmap_method="sequential")(
         task.inputs,
         task.targets,
         indices.astype(jnp.int32),

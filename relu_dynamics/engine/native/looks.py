@@ -32,7 +32,8 @@ def look(config: Config, params: models.Params, inputs: jax.Array, plain: Callab
         groups = [params[models.layer_name(i + 1)] for i in range(len(config.hidden))]
         leaves = [g[kind] for g in groups for kind in ("kernel", "bias") if kind in g]
         shape = jax.ShapeDtypeStruct((leaves[0].shape[0], config.units), jnp.float32)
-        *statistics, lower, upper = jax.ffi.ffi_call(registered("look"), [shape] * 7)(
+        call = jax.ffi.ffi_call(registered("look"), [shape] * 7, vmap_method="sequential")
+        *statistics, lower, upper = call(
             inputs,
             *leaves,
             dims=np.array([inputs.shape[1], *config.hidden], np.int64),
