@@ -62,7 +62,7 @@ def by_kernel(step: Callable, finish: Callable) -> Callable:
         own = any(jax.tree.leaves((task, batched[1][0].step, batched[2])))
         if own:
             return lane_by_lane(scan_stretch(step, finish), lanes, batched, shared, carry, indices)
-        full = lambda leaf, b: leaf if b else jnp.broadcast_to(leaf, (lanes, *leaf.shape))  # noqa: E731
+        full = lambda leaf, b: leaf if b else jnp.broadcast_to(leaf, (lanes, *jnp.shape(leaf)))  # noqa: E731
         everywhere = jax.tree.map(full, (shared[0], carry), (config, batched[1]))
         state = everywhere[1][0]._replace(step=carry[0].step)
         shared = (everywhere[0], *shared[1:])
