@@ -241,15 +241,16 @@ def test_vmap_over_seeds_too_is_every_seed_by_itself():
     rates = jnp.array([0.01, 0.1], jnp.float32)
     data = tasks.load_data(config)
 
-    def of_seed(key):
-        task = tasks.make_task(config, purpose_key(key, "task"), data)
+    def of_seed(key, task):
         cell = lambda rate: training.run(dataclasses.replace(config, learning_rate=rate), task, key)  # noqa: E731
         return jax.vmap(cell)(rates)
 
     keys = jax.random.split(jax.random.key(3), 2)
-    together = jax.jit(jax.vmap(of_seed))(keys)
-    alone = [jax.jit(of_seed)(key) for key in keys]
-    for name in SEEN:
+    made = [tasks.make_task(config, purpose_key(key, "task"), data) for key in keys]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *made)
+    together = jax.jit(jax.vmap(of_seed))(keys, stacked)
+    alone = [jax.jit(of_seed)(key, task) for key, task in zip(keys, made, strict=True)]
+    for name in SEEN:  # what the kernel alone computes
         one_by_one = [getattr(found.history, name) for found in alone]
         np.testing.assert_array_equal(getattr(together.history, name), np.stack(one_by_one))
 
