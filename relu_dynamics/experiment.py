@@ -11,10 +11,11 @@ import dataclasses
 import pathlib
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import xarray as xr
 
 from relu_dynamics import figures, store
 from relu_dynamics.checks import short_repr
@@ -179,17 +180,12 @@ def _begun(grids: Mapping[str, Grid], question: str, out: pathlib.Path) -> int:
     count = 0
     with contextlib.suppress(store.FolderError, KeyError, TypeError):
         count += studies.read_summary(out)["provenance"]["grid_hash"] == question
-    for folder, grid in _places(grids, out):
+    places = {out: list(grids.values())} if len(grids) == 1 else {}
+    places |= {out / studies.folder_name(name): [grid] for name, grid in grids.items()}
+    for folder, own in places.items():
         with contextlib.suppress(store.FolderError, OSError):
-            count += store.read_identity(folder) == grid.identity
+            count += store.read_identity(folder) in [grid.identity for grid in own]
     return count
-
-
-def _places(grids: Mapping[str, Grid], out: pathlib.Path) -> list[tuple[pathlib.Path, Grid]]:
-    """The folders where sweeps of the grids may be: a folder each, or for one grid the folder
-    itself."""
-    alone = [(out, grid) for grid in grids.values() if len(grids) == 1]
-    return alone + [(out / studies.folder_name(name), grid) for name, grid in grids.items()]
 
 
 def conduct(experiment: Experiment, options: Any) -> None:
@@ -273,24 +269,30 @@ def _answer(
     with store.writing(out):
         out.mkdir(parents=True, exist_ok=True)
         store.write_summary(out, summary)
-        _write_cells(grids, out)
-    experiment.report(summary)
-    print(_deletable(grids, out))
-
-
-def _write_cells(grids: Mapping[str, Grid], out: pathlib.Path) -> None:
-    """Writes cells.csv beside every result that a sweep of the grids stored in a folder."""
-    for folder, grid in _places(grids, out):
-        if store.result_is_whole(folder, grid):
-            rows = estimates.table(store.open_result(folder).load()).to_csv(index=False)
+        swept = _swept(out)
+        for folder, result in swept.items():
+            rows = estimates.table(result.compute()).to_csv(index=False)
             store.write_whole(folder / "cells.csv", rows.encode())
+    experiment.report(summary)
+    print(_deletable(out, swept))
 
 
-def _deletable(grids: Mapping[str, Grid], out: pathlib.Path) -> str:
-    """Which files of a folder may go, in a line with their size."""
-    folders = [folder / "blocks" for folder, _ in _places(grids, out)]
-    blocks = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-    megabytes = sum(path.stat().st_size for path in blocks) / 1e6
+def _swept(out: pathlib.Path) -> dict[pathlib.Path, xr.Dataset]:
+    """The whole results of sweeps in a folder and below it, by their folder. What an experiment
+    made for itself has no seal; what is damaged is none of its own, which were just read."""
+    found = {}
+    for folder in sorted(out.rglob(store.RESULT_FOLDER)):
+        with contextlib.suppress(store.FolderError):
+            result = store.open_result(folder)
+            if store.SEAL in result.attrs:
+                found[folder.parent] = result
+    return found
+
+
+def _deletable(out: pathlib.Path, folders: Iterable[pathlib.Path]) -> str:
+    """Which files of a folder may go, in a line with their size; `folders` hold the results."""
+    blocks = [path for folder in folders for path in (folder / "blocks").rglob("*")]
+    megabytes = sum(path.stat().st_size for path in blocks if path.is_file()) / 1e6
     if not blocks:
         return f"keep all of {out}: it holds no blocks that could be deleted"
     return (

@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
 
 from experiments import NAMES, find
 from experiments import __main__ as command
@@ -17,6 +18,7 @@ from relu_dynamics.experiment import Experiment, Figure, Options, by, conduct, t
 from relu_dynamics.grid import make_grid
 from relu_dynamics.statistics import estimates
 from relu_dynamics.statistics.claims import Claim
+from relu_dynamics.sweeps import studies
 from relu_dynamics.sweeps.sweep import sweep_grid
 
 CLAIM = Claim("it holds", "us", "confirmed", "It does.", 0.5, (0.4, 0.6), "3 seeds", "dead")
@@ -104,11 +106,20 @@ def test_cells_are_written_beside_every_result_and_say_what_may_be_deleted(tmp_p
         analyse=analyse,
         figures={},
     )
+    more = make_grid(config, {"initial_bias": [-3.0]}, 2)
+
+    def train_more(options, grids, out):  # an arm that follows from the results of the others
+        return train_study(options, grids, out) | studies.sweep_study({"more": more}, out)
+
+    experiment = dataclasses.replace(experiment, train=train_more)
     strange = tmp_path / "strange"  # somebody else's, and damaged
     (strange / store.RESULT_FOLDER).mkdir(parents=True)
     (strange / store.RESULT_FOLDER / "zarr.json").write_text("{")
+    array = tmp_path / "array" / store.RESULT_FOLDER  # a zarr that is no result at all
+    zarr.save_array(array, np.ones(3), zarr_format=3)
     conduct(experiment, Plain(out=tmp_path))
-    assert not (strange / "cells.csv").exists()
+    written = [path.parent.name for path in sorted(tmp_path.rglob("cells.csv"))]
+    assert written == ["more", "one"]
     rows = pd.read_csv(tmp_path / "one" / "cells.csv")
     assert len(rows) == 2 * len(estimates.MEASURES)
     for measure, part in rows.groupby("measure"):
@@ -117,7 +128,8 @@ def test_cells_are_written_beside_every_result_and_say_what_may_be_deleted(tmp_p
             np.testing.assert_allclose(part[name], wanted[name], rtol=1e-12)
         assert set(part.definition) == {wanted.attrs["definition"]}
     out = capsys.readouterr().out
-    size = sum(path.stat().st_size for path in (tmp_path / "one" / "blocks").iterdir())
+    folders = [tmp_path / name / "blocks" for name in ("one", "more")]
+    size = sum(path.stat().st_size for folder in folders for path in folder.iterdir())
     assert f"the folders `blocks` in {tmp_path} ({size / 1e6:.1f} MB)" in out
     conduct(experiment, Plain(out=tmp_path, draw=True))
 

@@ -204,7 +204,8 @@ def result_is_whole(folder: pathlib.Path, grid: Grid | None = None) -> bool:
 def open_result(path: str | os.PathLike) -> xr.Dataset:
     """The labelled result in a sweep's output folder (or the zarr itself), read lazily.
 
-    Raises a `FolderError` when there is none, or when a file of it is missing or damaged.
+    Raises a `FolderError` when there is none, when it is something else, or when a file of it is
+    missing or damaged.
     """
     folder = check_path("result", path)
     target = folder if folder.name.endswith(".zarr") else folder / RESULT_FOLDER
@@ -212,7 +213,12 @@ def open_result(path: str | os.PathLike) -> xr.Dataset:
         raise FolderError(f"{str(target)!r} is not there; run the experiment first.")
     if not result_is_whole(target):
         raise FolderError(f"{str(target)!r} is damaged; the same command makes it again.")
-    return xr.open_zarr(target, consolidated=False, chunks=None)
+    try:
+        return xr.open_zarr(target, consolidated=False, chunks=None)
+    except ValueError as error:  # an array, say
+        raise FolderError(
+            f"{str(target)!r} is not a result; give the folder of a sweep or an experiment."
+        ) from error
 
 
 def write_summary(folder: pathlib.Path, summary: dict) -> pathlib.Path:
