@@ -52,10 +52,10 @@ def draw_reliability(axes: Axes, summary: Mapping[str, Any]) -> None:
         color=OURS,
         label="futures, drawn as forks",
     )
-    for at, row, bottom in zip(x, rows, low, strict=True):
+    for at, found, row in zip(x, y, rows, strict=True):
         units = f"{row['units']:,}"
         place = {"xytext": (8, -3), "textcoords": "offset points", "fontsize": 6, "color": "0.35"}
-        axes.annotate(units, (at, bottom), **place)
+        axes.annotate(units, (at, found), **place)
     axes.set(
         xlabel=f"forecast: share of {summary['forks']} forks",
         ylabel="what happened: share of unseen futures",

@@ -80,7 +80,7 @@ def _share_biases(row: Sequence[tuple[Axes, Mapping]]) -> list[str]:
     for axes in sharing:
         axes.set_ylim(low, high)
     for axes, _ in row:
-        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 4, 5, 10]))
     for axes in sharing[1:]:
         axes.tick_params(labelleft=False)
     for axes, _ in row[1:]:

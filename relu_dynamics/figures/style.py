@@ -3,6 +3,7 @@
 import io
 import math
 import pathlib
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -65,7 +66,7 @@ def provenance_note(attributes: Mapping[str, str]) -> str:
 def write_caption(figure: Figure, text: str) -> None:
     """Writes what was run below a figure, in lines of the figure's width."""
     width = int(LETTERS * figure.get_figwidth())
-    text = " ".join(text.split()).replace(" %", "\N{NO-BREAK SPACE}%")
+    text = re.sub(r"[ \n]+", " ", text).strip().replace(" %", "\N{NO-BREAK SPACE}%")
     if not text.startswith("n = "):
         text = text[:1].upper() + text[1:]
     lines = textwrap.fill(text, width, break_on_hyphens=False)
