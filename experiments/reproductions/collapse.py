@@ -253,7 +253,7 @@ def gain_claims(options: Options, found: Mapping[str, Shares]) -> list[Claim]:
         out.append(
             Claim(
                 claim="The randomized asymmetric initialization collapses at least 35 points "
-                f"less often ({target})",
+                f"less often ({tasks.label_of(target)})",
                 source=LU,
                 verdict=against({"interval": [low, high]}, LEAST_GAIN),
                 finding=f"He {plain.mean():.1%}, asymmetric {rai.mean():.1%}: "
