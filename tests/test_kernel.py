@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import shutil
 import subprocess
 
 import jax
@@ -366,20 +367,61 @@ def test_without_a_compiler_the_kernel_is_refused_in_one_line_and_auto_is_plain(
 # ---- How it is built ----
 
 
+DRIVER = pathlib.Path(__file__).with_name("kernel_driver.cc")
+
+
+def driven(program, problems, command, runner=()):
+    """The losses of the driver's problems, an array each, from a program that `command` builds."""
+    command = [*command, "-std=c++17", "-w", "-DWITHOUT_JAX", "-I", str(build.SOURCE.parent)]
+    subprocess.run([*command, str(DRIVER), "-o", str(program)], check=True)
+    done = subprocess.run([*runner, program, str(problems)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    *losses, last = done.stdout.splitlines()
+    assert last == f"{problems} problems"
+    return [np.array(line.split(), np.float64) for line in losses]
+
+
 @pytest.mark.slow
 def test_the_sanitizers_find_nothing(tmp_path):
     """Addresses, undefined behaviour: random shapes, NaN and infinity, with and without this
     processor's own vectors."""
-    driver = pathlib.Path(__file__).with_name("kernel_driver.cc")
     for target in ([], ["-march=native"]):
-        program = tmp_path / "driver"
-        command = ["c++", "-std=c++17", "-O0", "-w", *target, "-DWITHOUT_JAX"]
-        command += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-        command += ["-I", str(build.SOURCE.parent), str(driver), "-o", str(program)]
-        subprocess.run(command, check=True)
-        done = subprocess.run([program, "400"], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-2000:]
-        assert done.stdout == "400 problems\n"
+        command = ["c++", "-O0", *target, "-fsanitize=address,undefined"]
+        assert len(driven(tmp_path / "d", 400, [*command, "-fno-sanitize-recover=all"])) == 400
+
+
+# Other compilers and processors, and what runs their programs here.
+ELSEWHERE = {
+    "g++": (["g++", "-march=native"], []),
+    "clang++": (["clang++", "-march=native"], []),
+    "clang++ of any processor": (["clang++"], []),
+    "arm64": (["aarch64-linux-gnu-g++", "-static"], ["qemu-aarch64"]),
+}
+
+
+@pytest.fixture(scope="module")
+def without_vectors(tmp_path_factory):
+    return driven(tmp_path_factory.mktemp("here") / "driver", 300, ["c++", "-O2"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_another_compiler_or_processor_trains_alike(name, tmp_path, without_vectors):
+    """The same 300 problems as by this machine's compiler without its own vectors: losses that are
+    not large or not a number are equal but for rounding, and the others are neither there."""
+    command, runner = ELSEWHERE[name]
+    for tool in (command[0], *runner):
+        if not shutil.which(tool):
+            pytest.skip(f"{tool} is not installed")
+    flags = [flag for flag in build.FLAGS if flag.startswith(("-O", "-f")) and flag != "-fPIC"]
+    there = driven(tmp_path / "there", 300, [*command, *flags], runner)
+    usual = 0
+    for ours, theirs in zip(without_vectors, there, strict=True):
+        calm = np.abs(ours) < 100
+        np.testing.assert_allclose(theirs[calm], ours[calm], rtol=2e-3)
+        assert not (np.abs(theirs[~calm]) < 90).any()
+        usual += calm.sum()
+    assert usual > 3000  # most are
 
 
 def test_a_library_that_was_damaged_is_compiled_again_whole_or_not_at_all(tmp_path, monkeypatch):
