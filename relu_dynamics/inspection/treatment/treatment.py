@@ -8,7 +8,7 @@ redraw, continual backpropagation lowest_utility x redraw.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -47,7 +47,7 @@ class Treated(NamedTuple):
     probe: Probe
 
     def proof(
-        self, before: Seen, after: Seen, gradients: tuple[Any, Any] | None = None
+        self, before: Seen, after: Seen, gradients: Sequence[Any] | None = None
     ) -> dict[str, float]:
         """Did it act? Of the chosen units, from what was seen of the same data before and after:
         how many, how many were dead (largest z seen at or below the threshold), the median margin
