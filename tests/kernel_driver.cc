@@ -37,7 +37,8 @@ static void one_problem(bool one_unit, float bad) {
   const long units = (long)p.units() * p.lanes;
   auto mean = numbers(units), peak = mean, active = mean;
   std::vector<int32_t> first(units, -1);
-  std::vector<float> losses(p.steps * p.lanes);
+  std::vector<float> loss(p.lanes);
+  std::vector<int32_t> diverged(p.lanes);
   if (bad != 0) inputs[whole(0, inputs.size() - 1)] = bad;
   std::vector<std::vector<float>> from, to;
   for (int slot = 0; slot <= memories(p.rule); slot++)
@@ -54,7 +55,7 @@ static void one_problem(bool one_unit, float bad) {
   p.indices = indices.data(), p.factors = factors.data(), p.corrections = corrections.data();
   p.rate = paces.data(), p.momentum = p.rate + p.lanes, p.rest = p.momentum + p.lanes, p.weight_decay = p.rest + p.lanes;
   p.mean = mean.data(), p.peak = peak.data(), p.active = active.data(), p.first = first.data();
-  p.losses = losses.data();
+  p.loss = loss.data(), p.diverged = diverged.data();
   train(p);
   for (float loss : losses) std::printf("%.9g ", loss);
   std::printf("\n");

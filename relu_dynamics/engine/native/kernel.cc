@@ -146,7 +146,9 @@ struct Problem {
   // Of the minibatch, every step: [lanes, units], read and written.
   float *mean, *peak, *active;
   int32_t* first;
-  float* losses;  // [steps, lanes]
+  // Of the steps' losses, [lanes]: their mean, and the first step whose loss is not finite (or -1).
+  float* loss;
+  int32_t* diverged;
   // Parameters and then the optimizer's memories, each kernel and bias of every layer with a
   // leading [lanes] axis; read from `from`, written to `to`.
   std::vector<const float*> from;
@@ -654,6 +656,8 @@ static void train_networks(const Problem& p) {
   Floats state = floats((long)p.lanes * slots * net.size);
   Floats seen = floats((long)p.lanes * 3 * net.units);
   std::vector<int32_t> first((long)p.lanes * net.units + L);
+  std::vector<double> losses(p.lanes);
+  std::fill_n(p.diverged, p.lanes, -1);
   auto seen_of = [&](long lane) {
     float* s = seen.get() + lane * 3 * net.units;
     return Seen{s, s + net.units, s + 2 * net.units, first.data() + lane * net.units};
@@ -687,14 +691,19 @@ static void train_networks(const Problem& p) {
       float* v = slots > 2 ? params + 2 * net.size : nullptr;
       for (int t = 0; t < count; t++) {
         auto one = p.slope != 0 ? &Network::step<true> : &Network::step<false>;
-        p.losses[(long)(t0 + t) * p.lanes + lane] =
-            (net.*one)(params, m, v, x.get() + t * x_size, row, y.get() + t * y_size,
-                       labels.data() + t * y_size, pace_of(p, t0 + t, lane), seen_of(lane),
-                       p.first_step + t0 + t);
+        const int now = p.first_step + t0 + t;
+        const float loss = (net.*one)(params, m, v, x.get() + t * x_size, row, y.get() + t * y_size,
+                                      labels.data() + t * y_size, pace_of(p, t0 + t, lane),
+                                      seen_of(lane), now);
+        losses[lane] += loss;
+        if (!std::isfinite(loss) && p.diverged[lane] < 0) p.diverged[lane] = now;
       }
     }
   }
-  for (int lane = 0; lane < p.lanes; lane++) move_lane(lane, false);
+  for (int lane = 0; lane < p.lanes; lane++) {
+    move_lane(lane, false);
+    p.loss[lane] = losses[lane] / p.steps;
+  }
 }
 
 // ---- Networks of one unit: the lanes of a vector are L networks, and nothing leaves registers ----
@@ -704,8 +713,8 @@ constexpr int MOST_INPUTS = 16;
 // Parameters of L networks, D inputs: w [D], b, v and, with BIAS, c of the output v f(z) + c.
 template <int D> struct Units {
   vec p[D + 3], m[D + 3], v[D + 3];
-  vec mean, peak, active;
-  ivec first;
+  vec mean, peak, active, loss;
+  ivec first, diverged;
 };
 
 // Numbers of the lanes [lane, lane + L); beyond the last lane, copies of its own.
@@ -731,6 +740,7 @@ static void unit_steps(const Problem& p, int t0, int count, const float* x, cons
   const vec momentum = load_lanes(p.momentum, group * L, p.lanes);
   const vec rest = load_lanes(p.rest, group * L, p.lanes);
   const vec decay = load_lanes(p.weight_decay, group * L, p.lanes);
+  vec losses{};  // of these steps: sums of sums round less
   for (int t = 0; t < count; t++, mean += D) {
     vec w[D], g[D + 3] = {}, squares{}, top = splat(-INFINITY);
     for (int i = 0; i < D; i++) w[i] = u.p[i];
@@ -777,7 +787,10 @@ static void unit_steps(const Problem& p, int t0, int count, const float* x, cons
     const Pace pace{rate * p.factors[t0 + t], momentum, rest, decay,
                     adam ? lanes_of(start) : vec{},
                     adam ? lanes_of(start + (long)p.steps * p.lanes) : vec{}};
-    store_lanes(p.losses + (long)(t0 + t) * p.lanes, lane, p.lanes, 0.5f * scale * squares);
+    const vec loss = 0.5f * scale * squares;
+    const ivec bad = (u.diverged < 0) & (loss - loss != 0.0f);
+    u.diverged = (u.diverged & ~bad) | ((p.first_step + t0 + t) & bad);
+    losses += loss;
 #define CALL(RULE)                                                                    \
   for (int i = 0; i < D + 2 + BIAS; i++) {                                            \
     const bool decays = i == D || i == D + 2 ? p.decay_biases : p.decay_weights;      \
@@ -786,6 +799,7 @@ static void unit_steps(const Problem& p, int t0, int count, const float* x, cons
     BY_RULE(p.rule, CALL)
 #undef CALL
   }
+  u.loss += losses;
 }
 
 template <int D, bool BIAS, bool LEAKY> static void train_units(const Problem& p) {
@@ -818,6 +832,7 @@ template <int D, bool BIAS, bool LEAKY> static void train_units(const Problem& p
     }
   };
   move(true);
+  for (int g = 0; g < groups; g++) units[g].diverged -= 1;
   for (int t0 = 0; t0 < p.steps; t0 += chunk) {
     const int count = std::min(chunk, p.steps - t0);
     for (int t = 0; t < count; t++) {
@@ -834,6 +849,10 @@ template <int D, bool BIAS, bool LEAKY> static void train_units(const Problem& p
       unit_steps<D, BIAS, LEAKY>(p, t0, count, x.get(), y.get(), mean.get(), g, units[g]);
   }
   move(false);
+  for (int lane = 0; lane < p.lanes; lane++) {
+    p.loss[lane] = units[lane / L].loss[lane % L] / p.steps;
+    p.diverged[lane] = units[lane / L].diverged[lane % L];
+  }
 }
 
 template <int D> static void train_units(const Problem& p) {
@@ -1013,7 +1032,8 @@ static ffi::Error Train(ffi::Span<const int64_t> dims, ffi::Span<const int64_t> 
                         F32 active, S32 first, ffi::RemainingArgs from,
                         ffi::ResultBuffer<ffi::F32> mean2, ffi::ResultBuffer<ffi::F32> peak2,
                         ffi::ResultBuffer<ffi::F32> active2, ffi::ResultBuffer<ffi::S32> first2,
-                        ffi::ResultBuffer<ffi::F32> losses, ffi::RemainingRets to) {
+                        ffi::ResultBuffer<ffi::F32> loss, ffi::ResultBuffer<ffi::S32> diverged,
+                        ffi::RemainingRets to) {
   Problem p;
   p.dims.assign(dims.begin(), dims.end());
   p.biases.assign(biases.begin(), biases.end());
@@ -1033,7 +1053,7 @@ static ffi::Error Train(ffi::Span<const int64_t> dims, ffi::Span<const int64_t> 
   p.peak = std::copy_n(peak.typed_data(), units, peak2->typed_data()) - units;
   p.active = std::copy_n(active.typed_data(), units, active2->typed_data()) - units;
   p.first = std::copy_n(first.typed_data(), units, first2->typed_data()) - units;
-  p.losses = losses->typed_data();
+  p.loss = loss->typed_data(), p.diverged = diverged->typed_data();
   for (size_t i = 0; i < from.size(); i++) {
     auto a = from.get<F32>(i);
     auto b = to.get<F32>(i);
@@ -1059,7 +1079,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
         .Arg<F32>().Arg<ffi::AnyBuffer>().Arg<S32>().Arg<S32>().Arg<F32>().Arg<F32>().Arg<F32>()
         .Arg<F32>().Arg<F32>().Arg<F32>().Arg<S32>()
         .RemainingArgs()
-        .Ret<F32>().Ret<F32>().Ret<F32>().Ret<S32>().Ret<F32>()
+        .Ret<F32>().Ret<F32>().Ret<F32>().Ret<S32>().Ret<F32>().Ret<S32>()
         .RemainingRets());
 
 static ffi::Error LookAt(ffi::Span<const int64_t> dims, ffi::Span<const int64_t> biases, F32 inputs,
