@@ -729,7 +729,66 @@ INLINE void store_lanes(float* a, int lane, int lanes, vec from) {
   for (int l = 0; lane + l < lanes; l++) a[lane + l] = from[l];
 }
 
-// `count` steps on gathered minibatches x [count][batch][D], y [count][batch], the inputs' means.
+// What a step sums over its minibatch, of L networks: e = output - y squared; where the unit lets it
+// through, e and e times every input; of z the largest and how many are > 0.
+template <int D> struct Sums {
+  vec g[D] = {}, gb{}, gc{}, squares{}, top = splat(-INFINITY);
+  ivec on{};
+};
+
+// M more examples. Where vectors have masks, `condition ? sum : sum + a * b` is one instruction, so
+// no product with 0 is made for z <= 0. NAN_TOO: right where some z is not a number, too.
+template <int D, bool BIAS, bool LEAKY, bool NAN_TOO, int M>
+INLINE void see(const float* x, const float* minus_y, const vec* w, vec b, vec v, vec c,
+                float slope, Sums<D>& s) {
+  constexpr bool MASKS = L == 16 && !LEAKY && !NAN_TOO;
+  vec z[M];
+#pragma GCC unroll 8
+  for (int m = 0; m < M; m++) z[m] = b;
+#pragma GCC unroll 16
+  for (int i = 0; i < D; i++)
+#pragma GCC unroll 8
+    for (int m = 0; m < M; m++) z[m] += w[i] * x[m * D + i];
+#pragma GCC unroll 8
+  for (int m = 0; m < M; m++, x += D) {
+    const ivec off = z[m] <= 0.0f;
+    const vec base = BIAS ? c + minus_y[m] : splat(minus_y[m]);
+    const vec e = LEAKY ? v * (off ? slope * z[m] : z[m]) + base : off ? base : v * z[m] + base;
+    const vec through = LEAKY ? (z[m] >= 0.0f ? e : slope * e)
+                      : NAN_TOO ? keep(e, z[m] > 0.0f)
+                      : MASKS ? e : keep(e, ~off);
+    s.squares += e * e;
+    if (BIAS) s.gc += e;
+    if (MASKS) {
+      s.on = off ? s.on : s.on + 1;
+      s.gb = off ? s.gb : s.gb + through;
+#pragma GCC unroll 16
+      for (int i = 0; i < D; i++) s.g[i] = off ? s.g[i] : s.g[i] + through * x[i];
+    } else {
+      s.on -= z[m] > 0.0f;
+      s.gb += through;
+#pragma GCC unroll 16
+      for (int i = 0; i < D; i++) s.g[i] += through * x[i];
+    }
+    const vec top = larger(s.top, z[m]);
+    s.top = NAN_TOO ? (s.top == s.top ? (z[m] == z[m] ? top : z[m]) : s.top) : top;
+  }
+}
+
+template <int D, bool BIAS, bool LEAKY, bool NAN_TOO>
+INLINE Sums<D> see_all(int batch, const float* x, const float* minus_y, const vec* w, vec b, vec v,
+                       vec c, float slope) {
+  constexpr int M = 4;  // as many chains of sums at a time
+  Sums<D> s;
+  int n = 0;
+  for (; n + M <= batch; n += M)
+    see<D, BIAS, LEAKY, NAN_TOO, M>(x + n * D, minus_y + n, w, b, v, c, slope, s);
+  for (; n < batch; n++)
+    see<D, BIAS, LEAKY, NAN_TOO, 1>(x + n * D, minus_y + n, w, b, v, c, slope, s);
+  return s;
+}
+
+// `count` steps on gathered minibatches x [count][batch][D], -y [count][batch], the inputs' means.
 template <int D, bool BIAS, bool LEAKY>
 static void unit_steps(const Problem& p, int t0, int count, const float* x, const float* y,
                        const float* mean, int group, Units<D>& u) {
@@ -741,44 +800,23 @@ static void unit_steps(const Problem& p, int t0, int count, const float* x, cons
   const vec rest = load_lanes(p.rest, group * L, p.lanes);
   const vec decay = load_lanes(p.weight_decay, group * L, p.lanes);
   vec losses{};  // of these steps: sums of sums round less
-  for (int t = 0; t < count; t++, mean += D) {
-    vec w[D], g[D + 3] = {}, squares{}, top = splat(-INFINITY);
+  for (int t = 0; t < count; t++, x += batch * D, y += batch, mean += D) {
+    vec w[D], g[D + 3];
     for (int i = 0; i < D; i++) w[i] = u.p[i];
     const vec b = u.p[D], v = u.p[D + 1], c = u.p[D + 2];
-    vec gb{}, gc{};
-    ivec on{};
-#pragma GCC unroll 4
-    for (int n = 0; n < batch; n++, x += D, y++) {
-      vec z = b;
-#pragma GCC unroll 16
-      for (int i = 0; i < D; i++) z += w[i] * x[i];
-      const ivec positive = z > 0.0f;
-      const vec a = z <= 0.0f ? (LEAKY ? slope * z : vec{}) : z;
-      const vec e = v * a - (BIAS ? *y - c : splat(*y));
-      const vec through = LEAKY ? (z >= 0.0f ? e : slope * e) : keep(e, positive);
-      squares += e * e;
-      top = larger(top, z);
-      on -= positive;
-      gb += through;
-      if (BIAS) gc += e;
-#pragma GCC unroll 16
-      for (int i = 0; i < D; i++) g[i] += through * x[i];
-    }
-    if (total(squares - squares) != 0) {  // rare: a maximum that one NaN makes NaN
-      const float* again = x - (long)p.batch * D;
-      for (int n = 0; n < p.batch; n++, again += D) {
-        vec z = b;
-        for (int i = 0; i < D; i++) z += w[i] * again[i];
-        top = z == z ? top : z;
-      }
-    }
+    Sums<D> s = see_all<D, BIAS, LEAKY, false>(batch, x, y, w, b, v, c, slope);
+    if (total(s.squares - s.squares) != 0)  // rare
+      s = see_all<D, BIAS, LEAKY, true>(batch, x, y, w, b, v, c, slope);
     // The mean of z and sum e f(z) by linearity (f is homogeneous), without a pass over the batch.
-    vec z = b, gv = b * gb;
-    for (int i = 0; i < D; i++) z += w[i] * mean[i], gv += w[i] * g[i], g[i] *= v * scale;
-    g[D] = gb * (v * scale), g[D + 1] = gv * scale, g[D + 2] = gc * scale;
+    vec z = b, gv = b * s.gb;
+    for (int i = 0; i < D; i++) {
+      z += w[i] * mean[i], gv += w[i] * s.g[i];
+      g[i] = s.g[i] * (v * scale);
+    }
+    g[D] = s.gb * (v * scale), g[D + 1] = gv * scale, g[D + 2] = s.gc * scale;
     u.mean += z;
-    u.active += __builtin_convertvector(on, vec) * scale;
-    u.peak = u.peak == u.peak ? larger(u.peak, top) : u.peak;
+    u.active += __builtin_convertvector(s.on, vec) * scale;
+    u.peak = u.peak == u.peak ? larger(u.peak, s.top) : u.peak;
     const ivec now = (u.first < 0) & (u.peak > 0.0f);
     u.first = (u.first & ~now) | ((p.first_step + t0 + t) & now);
     const int lane = group * L;
@@ -787,7 +825,7 @@ static void unit_steps(const Problem& p, int t0, int count, const float* x, cons
     const Pace pace{rate * p.factors[t0 + t], momentum, rest, decay,
                     adam ? lanes_of(start) : vec{},
                     adam ? lanes_of(start + (long)p.steps * p.lanes) : vec{}};
-    const vec loss = 0.5f * scale * squares;
+    const vec loss = 0.5f * scale * s.squares;
     const ivec bad = (u.diverged < 0) & (loss - loss != 0.0f);
     u.diverged = (u.diverged & ~bad) | ((p.first_step + t0 + t) & bad);
     losses += loss;
@@ -841,7 +879,7 @@ template <int D, bool BIAS, bool LEAKY> static void train_units(const Problem& p
       for (int n = 0; n < p.batch; n++) {
         const long e = p.example(t0 + t, n), o = (long)t * p.batch + n;
         for (int i = 0; i < in; i++) sum[i] += x[o * D + i] = p.inputs[e * in + i];
-        y[o] = p.values[e];
+        y[o] = -p.values[e];
       }
       for (int i = 0; i < D; i++) sum[i] /= p.batch;
     }
