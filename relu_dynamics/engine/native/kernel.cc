@@ -50,6 +50,12 @@ INLINE float total(vec a) {
   for (int l = 0; l < L; l++) sum += a[l];
   return sum;
 }
+INLINE bool any(ivec mask) {
+  int64_t parts[L / 2], found = 0;
+  std::memcpy(parts, &mask, sizeof parts);
+  for (int64_t part : parts) found |= part;
+  return found != 0;
+}
 INLINE ivec lanes() {
   ivec a{};
   for (int l = 0; l < L; l++) a[l] = l;
@@ -243,23 +249,71 @@ INLINE void product(const float* a, long row, long step, const float* b, long wi
     if (c < (width)) CALL(1, c); \
   }
 
-// out [count][width] = a' b, from a [batch][row] (its first `count` columns) and b [batch][width].
+// Where the gradient of a matrix [count][width] goes: into `out` or, without one, down the rule with
+// the matrix itself, p, and its memories.
+struct Descent {
+  float* out;
+  int rule, decay;
+  float *p, *m, *v;
+  const Pace& pace;
+
+  Descent at(long place) const {
+    return {out ? out + place : out, rule, decay, p + place, m + place, v + place, pace};
+  }
+};
+
+template <int RULE>
+INLINE void descend_at(long i, int decay, float* p, float* m, float* v, vec g, const Pace& pace) {
+  vec w = load(p + i), a{}, b{};
+  if (RULE != SGD) a = load(m + i);
+  if (RULE == ADAM) b = load(v + i);
+  descend<RULE>(decay, w, a, b, g, pace);
+  store(p + i, w);
+  if (RULE != SGD) store(m + i, a);
+  if (RULE == ADAM) store(v + i, b);
+}
+
+// The gradient a' b [count][width], from a [batch][row] (its first `count` columns) and b
+// [batch][width].
 template <int R, int N>
-INLINE void outer_block(int batch, const float* a, int row, const float* b, int width, float* out) {
+INLINE void outer_block(int batch, const float* a, int row, const float* b, int width,
+                        const Descent& to) {
   const vec zero[N] = {};
   vec g[R][N];
   product<R, N>(a, 1, row, b, width, batch, zero, g);
+  if (to.out || to.rule == ADAM) {
+    vec kept[R][N];  // of a long rule: one loop, not as many copies
+    float* out = to.out ? to.out : (float*)kept;
+    const long step = to.out ? width : N * L;
 #pragma GCC unroll 8
-  for (int r = 0; r < R; r++)
+    for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
-    for (int j = 0; j < N; j++) store(out + r * (long)width + j * L, g[r][j]);
+      for (int j = 0; j < N; j++) store(out + r * step + j * L, g[r][j]);
+    if (to.out) return;
+#pragma GCC unroll 1
+    for (int i = 0; i < R * N; i++)
+      descend_at<ADAM>(i / N * (long)width + i % N * L, to.decay, to.p, to.m, to.v, kept[i / N][i % N],
+                       to.pace);
+    return;
+  }
+#define CALL(RULE)                                                                             \
+  _Pragma("GCC unroll 8") for (int r = 0; r < R; r++)                                          \
+      _Pragma("GCC unroll 2") for (int j = 0; j < N; j++)                                      \
+          descend_at<RULE>(r * (long)width + j * L, to.decay, to.p, to.m, to.v, g[r][j], to.pace)
+  switch (to.rule) {
+    case SGD: CALL(SGD); break;
+    case HEAVY_BALL: CALL(HEAVY_BALL); break;
+    default: CALL(NESTEROV);
+  }
+#undef CALL
 }
 template <int N>
 static void outer(int batch, const float* a, int row, int count, const float* b, int width,
-                  float* out) {
+                  const Descent& to) {
   int i = 0;
-#define ROWS_OF(R) \
-  for (; i + R <= count; i += R) outer_block<R, N>(batch, a + i, row, b, width, out + i * (long)width)
+#define ROWS_OF(R)            \
+  for (; i + R <= count; i += R) \
+  outer_block<R, N>(batch, a + i, row, b, width, to.at(i * (long)width))
   ROWS_OF(ROWS);
   ROWS_OF(4);
   ROWS_OF(2);
@@ -327,11 +381,6 @@ static void forward(const Problem& p, const Layer& a, int c, const float* params
 #pragma GCC unroll 2
   for (int j = 0; j < N; j++) {
     const int u = a.unit + c + j * L;
-    if (total(sum[j] - sum[j]) != 0)  // rare: a maximum that one NaN makes NaN
-      for (n = 0; n < batch; n++) {
-        const vec z = load(h + n * (long)width + j * L);
-        top[j] = z == z ? top[j] : z;
-      }
     store(s.mean + u, load(s.mean + u) + sum[j] * scale);
     store(s.active + u, load(s.active + u) + __builtin_convertvector(on[j], vec) * scale);
     const vec peak = load(s.peak + u);
@@ -345,10 +394,19 @@ static void forward(const Problem& p, const Layer& a, int c, const float* params
   }
 }
 
-// d [batch][below] = (above [batch][width] back [width][below]) f'(z), and its sum over the batch.
+// d f'(z) in place of h = f(z) [batch][below], and its sum over the batch; f'(z) by the sign of h.
+template <bool LEAKY> INLINE vec back_through(float slope, vec a, float* h, vec& sum) {
+  const vec z = load(h);
+  const vec q = LEAKY ? (z >= 0.0f ? a : slope * a) : keep(a, z > 0.0f);
+  sum += q;
+  store(h, q);
+  return z;
+}
+
+// d = above [batch][width] back [width][below].
 template <int N, bool LEAKY>
 static void backward(const Problem& p, int rows, const float* above, int row, int width,
-                     const float* back, int below, int c, const float* h, float* d, float* sums) {
+                     const float* back, int below, int c, float* h, float* sums) {
   vec zero[N] = {}, sum[N] = {};
   const float slope = p.slope;
   for (int n = 0; n < rows; n += ROWS) {
@@ -357,16 +415,33 @@ static void backward(const Problem& p, int rows, const float* above, int row, in
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 2
-      for (int j = 0; j < N; j++) {
-        const long o = (n + r) * (long)below + c + j * L;
-        const vec z = load(h + o);  // has the sign of the pre-activation
-        const vec q = LEAKY ? (z >= 0.0f ? a[r][j] : slope * a[r][j]) : keep(a[r][j], z > 0.0f);
-        sum[j] += q;
-        store(d + o, q);
-      }
+      for (int j = 0; j < N; j++)
+        back_through<LEAKY>(slope, a[r][j], h + (n + r) * (long)below + c + j * L, sum[j]);
   }
 #pragma GCC unroll 2
   for (int j = 0; j < N; j++) store(sums + c + j * L, sum[j]);
+}
+
+// The same below a single output with the weights w, and the gradient of these.
+template <int N, bool LEAKY>
+static void backward_one(const Problem& p, int rows, const float* error, const float* w, int below,
+                         int c, float* h, float* gradient, float* sums) {
+  vec v[N], g[N] = {}, sum[N] = {};
+  const float slope = p.slope;
+#pragma GCC unroll 2
+  for (int j = 0; j < N; j++) v[j] = load(w + c + j * L);
+#pragma GCC unroll 4
+  for (int n = 0; n < rows; n++) {
+    const float e = error[n];
+#pragma GCC unroll 2
+    for (int j = 0; j < N; j++)
+      g[j] += e * back_through<LEAKY>(slope, e * v[j], h + n * (long)below + c + j * L, sum[j]);
+  }
+#pragma GCC unroll 2
+  for (int j = 0; j < N; j++) {
+    store(gradient + c + j * L, g[j]);
+    store(sums + c + j * L, sum[j]);
+  }
 }
 
 // z [rows][width] = in [rows][row] w [depth][width] + b.
@@ -392,7 +467,8 @@ struct Network {
   int units = 0;   // padded
   int rows;        // of the padded batch
   Floats gradient, back, tile;
-  std::vector<Floats> h, d;  // of every layer: what it puts out, and the loss gradient by z
+  std::vector<Floats> h;  // of every hidden layer: what it puts out, then the loss gradient by its z
+  Floats error;           // the loss gradient by the outputs
 
   explicit Network(const Problem& p) : p(p), rows((p.batch + PAD - 1) / PAD * PAD) {
     long largest = 0;
@@ -405,8 +481,7 @@ struct Network {
       units += last ? 0 : a.cols;
       largest = std::max(largest, (long)a.rows * a.cols);
       layers.push_back(a);
-      h.push_back(floats((long)rows * a.cols));
-      d.push_back(floats((long)rows * a.cols));
+      (last ? error : h.emplace_back()) = floats((long)rows * a.cols);
     }
     gradient = floats(size), back = floats(largest), tile = floats((long)L * layers.back().cols);
   }
@@ -464,34 +539,63 @@ struct Network {
 #undef CALL
     }
     const Layer& top = layers[last];
-    const float* active = h[last - 1].get();
-    float* error = d[last].get();
-    const float loss = p.classes ? classify(params, active, labels, error)
-                       : top.out == 1 ? regress_one(params, active, y, error)
-                                      : regress(params, active, y, error);
-    output_gradient(active, error);
-#define CALL(N, c) backward<N, LEAKY>(p, rows, error, error_row(), top.out, params + top.w, top.rows, \
-                                      c, active, d[last - 1].get(), sums(last - 1))
-    BY_COLUMNS(top.rows, CALL)
+    float* active = h[last - 1].get();
+    const float loss = p.classes ? classify(params, active, labels)
+                       : top.out == 1 ? regress_one(params, active, y)
+                                      : regress(params, active, y);
+    if (!std::isfinite(loss)) see_nan(s, number);
+    const int decay_weights = p.decay_weights ? p.decay : NONE;
+    if (error_row() == 1) {
+#define CALL(N, c) backward_one<N, LEAKY>(p, rows, error.get(), params + top.w, top.rows, c, active, \
+                                          gradient.get() + top.w, sums(last - 1))
+      BY_COLUMNS(top.rows, CALL)
 #undef CALL
+      vec sum{};
+      for (int n = 0; n < rows; n += L) sum += load(error.get() + n);
+      gradient[top.b] = total(sum);
+    } else {
+      output_gradient(active, pace);
+#define CALL(N, c) backward<N, LEAKY>(p, rows, error.get(), top.cols, top.out, params + top.w, \
+                                      top.rows, c, active, sums(last - 1))
+      BY_COLUMNS(top.rows, CALL)
+#undef CALL
+    }
+    apply(top.w, top.b, decay_weights, params, m, v, pace);
+    apply_bias(top, params, m, v, pace);
     for (int i = last - 1; i >= 0; i--) {
       const Layer& a = layers[i];
       const float* in = i ? h[i - 1].get() : x;
       const int in_row = i ? a.rows : row;
-      if (i) {
-        transposed(params + a.w, a.rows, a.cols, back.get());
-#define CALL(N, c) backward<N, LEAKY>(p, rows, d[i].get(), a.cols, a.out, back.get(), a.rows, c, \
-                                      h[i - 1].get(), d[i - 1].get(), sums(i - 1))
-        BY_COLUMNS(a.rows, CALL)
-#undef CALL
-      }
-#define CALL(N, c) \
-  outer<N>(rows, in, in_row, a.in, d[i].get() + c, a.cols, gradient.get() + a.w + c)
+      if (i) transposed(params + a.w, a.rows, a.cols, back.get());
+      const Descent down{nullptr, p.rule, decay_weights, params + a.w, m + a.w, v + a.w, pace};
+#define CALL(N, c) outer<N>(rows, in, in_row, a.in, h[i].get() + c, a.cols, down.at(c))
       BY_COLUMNS(a.cols, CALL)
 #undef CALL
+      apply_bias(a, params, m, v, pace);
+      if (!i) break;
+#define CALL(N, c) backward<N, LEAKY>(p, rows, h[i].get(), a.cols, a.out, back.get(), a.rows, c, \
+                                      h[i - 1].get(), sums(i - 1))
+      BY_COLUMNS(a.rows, CALL)
+#undef CALL
     }
-    update(params, m, v, pace);
     return loss;
+  }
+
+  // A maximum that one NaN makes NaN: what the statistics miss, in a step whose loss is not finite.
+  void see_nan(Seen s, int number) {
+    for (size_t i = 0; i < h.size(); i++)
+      for (int c = 0; c < layers[i].cols; c += L) {
+        ivec nan{}, when;
+        for (int n = 0; n < p.batch; n++) {
+          const vec z = load(h[i].get() + n * (long)layers[i].cols + c);
+          nan |= z != z;
+        }
+        const int u = layers[i].unit + c;
+        store(s.peak + u, choose(nan, splat(NAN), load(s.peak + u)));
+        std::memcpy(&when, s.first + u, sizeof when);
+        when |= nan & (when == number);  // -1
+        std::memcpy(s.first + u, &when, sizeof when);
+      }
   }
 
   float* sums(int layer) { return gradient.get() + layers[layer].b; }
@@ -500,27 +604,22 @@ struct Network {
   int error_row() const { return layers.back().out == 1 && !p.classes ? 1 : layers.back().cols; }
 
   // Gradients of the output layer [outputs][inputs] and of its bias.
-  void output_gradient(const float* active, const float* error) {
+  void output_gradient(const float* active, const Pace& pace) {
     const Layer& a = layers.back();
-#define CALL(N, c) \
-  outer<N>(rows, error, error_row(), a.out, active + c, a.rows, gradient.get() + a.w + c)
+    float* out = gradient.get() + a.w;
+    const Descent to{out, p.rule, NONE, out, out, out, pace};
+#define CALL(N, c) outer<N>(rows, error.get(), a.cols, a.out, active + c, a.rows, to.at(c))
     BY_COLUMNS(a.rows, CALL)
 #undef CALL
-    if (error_row() == 1) {
-      vec sum{};
-      for (int n = 0; n < rows; n += L) sum += load(error + n);
-      gradient[a.b] = total(sum);
-      return;
-    }
     for (int c = 0; c < a.cols; c += L) {
       vec sum{};
-      for (int n = 0; n < rows; n++) sum += load(error + n * (long)a.cols + c);
+      for (int n = 0; n < rows; n++) sum += load(error.get() + n * (long)a.cols + c);
       store(gradient.get() + a.b + c, sum);
     }
   }
 
   // error = (output - y) / batch for the one output of a regression; its loss.
-  float regress_one(const float* params, const float* active, const float* y, float* error) {
+  float regress_one(const float* params, const float* active, const float* y) {
     const Layer& a = layers.back();
     const float* w = params + a.w;
     vec squares{};
@@ -538,48 +637,48 @@ struct Network {
       e = keep(e - load(y + n), below(p.batch - n));
       squares += e * e;
       e *= 1.0f / p.batch;
-      store(error + n, e);
+      store(error.get() + n, e);
     }
     return total(squares) * (0.5f / p.batch);
   }
 
   // logits [rows][cols] of the output layer, into `error`.
-  void outputs(const float* params, const float* active, float* error) {
+  void outputs(const float* params, const float* active) {
     const Layer& a = layers.back();
     transposed(params + a.w, a.cols, a.rows, back.get());
 #define CALL(N, c) \
-  logits<N>(rows, active, a.rows, back.get() + c, a.cols, a.in, params + a.b + c, error + c)
+  logits<N>(rows, active, a.rows, back.get() + c, a.cols, a.in, params + a.b + c, error.get() + c)
     BY_COLUMNS(a.cols, CALL)
 #undef CALL
   }
 
-  float regress(const float* params, const float* active, const float* y, float* error) {
+  float regress(const float* params, const float* active, const float* y) {
     const Layer& a = layers.back();
-    outputs(params, active, error);
+    outputs(params, active);
     vec squares{};
     const float scale = 1.0f / ((float)p.batch * a.out);
     for (int n = 0; n < rows; n++)
       for (int c = 0; c < a.cols; c += L) {
         const long o = n * (long)a.cols + c;
-        vec e = n < p.batch ? load(error + o) - load(y + o) : vec{};
+        vec e = n < p.batch ? load(error.get() + o) - load(y + o) : vec{};
         e = keep(e, below(a.out - c));
         squares += e * e;
-        store(error + o, e * scale);
+        store(error.get() + o, e * scale);
       }
     return total(squares) * (0.5f * scale);
   }
 
   // error = (softmax(logits) - one-hot) / batch, L rows at a time as lanes; the mean cross entropy.
-  float classify(const float* params, const float* active, const int32_t* labels, float* error) {
+  float classify(const float* params, const float* active, const int32_t* labels) {
     const Layer& a = layers.back();
-    outputs(params, active, error);
+    outputs(params, active);
     float* z = tile.get();  // [class][row]
     vec loss{};
     for (int n = 0; n < rows; n += L) {
       for (int c = 0; c < a.cols; c += L) {
         vec part[L];
 #pragma GCC unroll 16
-        for (int r = 0; r < L; r++) part[r] = load(error + (n + r) * (long)a.cols + c);
+        for (int r = 0; r < L; r++) part[r] = load(error.get() + (n + r) * (long)a.cols + c);
         transpose(part);
 #pragma GCC unroll 16
         for (int r = 0; r < L; r++) store(z + (c + r) * L, part[r]);
@@ -608,30 +707,20 @@ struct Network {
         for (int r = 0; r < L; r++) part[r] = load(z + (c + r) * L);
         transpose(part);
 #pragma GCC unroll 16
-        for (int r = 0; r < L; r++) store(error + (n + r) * (long)a.cols + c, part[r]);
+        for (int r = 0; r < L; r++) store(error.get() + (n + r) * (long)a.cols + c, part[r]);
       }
     }
     return total(loss) / p.batch;
   }
 
-  void update(float* params, float* m, float* v, const Pace& pace) {
-    for (const Layer& a : layers) {
-      if (!a.has_bias) std::memset(gradient.get() + a.b, 0, 4 * a.cols);
-      apply(a.w, a.b, p.decay_weights ? p.decay : NONE, params, m, v, pace);
-      apply(a.b, a.b + a.cols, p.decay_biases ? p.decay : NONE, params, m, v, pace);
-    }
+  void apply_bias(const Layer& a, float* params, float* m, float* v, const Pace& pace) {
+    if (!a.has_bias) std::memset(gradient.get() + a.b, 0, 4 * a.cols);
+    apply(a.b, a.b + a.cols, p.decay_biases ? p.decay : NONE, params, m, v, pace);
   }
   void apply(long from, long to, int decay, float* params, float* m, float* v, const Pace& pace) {
-#define CALL(RULE)                                                   \
-  for (long i = from; i < to; i += L) {                              \
-    vec w = load(params + i), a{}, b{};                              \
-    if (RULE != SGD) a = load(m + i);                                \
-    if (RULE == ADAM) b = load(v + i);                               \
-    descend<RULE>(decay, w, a, b, load(gradient.get() + i), pace);   \
-    store(params + i, w);                                            \
-    if (RULE != SGD) store(m + i, a);                                \
-    if (RULE == ADAM) store(v + i, b);                               \
-  }
+#define CALL(RULE)                   \
+  for (long i = from; i < to; i += L) \
+  descend_at<RULE>(i, decay, params, m, v, load(gradient.get() + i), pace)
     BY_RULE(p.rule, CALL)
 #undef CALL
   }
@@ -687,8 +776,8 @@ static void train_networks(const Problem& p) {
       }
     for (int lane = 0; lane < p.lanes; lane++) {
       float* params = state.get() + (long)lane * slots * net.size;
-      float* m = slots > 1 ? params + net.size : nullptr;
-      float* v = slots > 2 ? params + 2 * net.size : nullptr;
+      float* m = params + (slots > 1 ? net.size : 0);  // where a rule has none, never touched
+      float* v = params + (slots > 2 ? 2 * net.size : 0);
       for (int t = 0; t < count; t++) {
         auto one = p.slope != 0 ? &Network::step<true> : &Network::step<false>;
         const int now = p.first_step + t0 + t;
