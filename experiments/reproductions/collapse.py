@@ -285,7 +285,7 @@ def draw_collapse(summary: Mapping) -> Drawing:
             place = x + 0.27 * (i - 1)
             axes.bar(place, [r["estimate"] for r in own], 0.25, color=colour, label=label)
             draw_points(axes, place, own, linestyle="none", color="black", marker="")
-        axes.set_xticks(x, [NAMES.get(r["init"], r["init"].replace("_", " ")) for r in rows])
+        axes.set_xticks(x, [str(NAMES.get(r["init"], r["init"].replace("_", " "))) for r in rows])
         targets = dict.fromkeys(row["target"] for row in rows)
         centres = [np.mean([i for i in x if rows[i]["target"] == name]) for name in targets]
         below = [tasks.label_of(name) for name in targets]
