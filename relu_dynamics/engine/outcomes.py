@@ -177,9 +177,15 @@ def observe_batch(
     )
 
 
-def observe_losses(history: History, first: jax.Array, losses: jax.Array) -> History:
-    """The history after the training losses of a stretch of steps, [steps, ...] from step `first`
-    on, [] or [...]; `diverged_at` is [...].
+class Losses(NamedTuple):
+    """What is kept of the training losses of a stretch of steps, [] or [...]."""
+
+    mean: jax.Array  # float32
+    diverged_at: jax.Array  # int32, the first step whose loss is not finite, or NEVER
+
+
+def sum_up_losses(first: jax.Array, losses: jax.Array) -> Losses:
+    """The `Losses` of a stretch, [steps, ...], from step `first` on, [] or [...].
 
     Of a stretch rather than of a step: a pass over what is recorded anyway costs less than one
     more operation at every step.
@@ -189,7 +195,13 @@ def observe_losses(history: History, first: jax.Array, losses: jax.Array) -> His
     steps = jnp.broadcast_to(first, losses.shape[1:])[None] + offsets
     later = jnp.iinfo(jnp.int32).max
     at = probes.halve(jnp.minimum, jnp.where(jnp.isfinite(losses), later, steps))
-    return history._replace(diverged_at=_first(history.diverged_at, at < later, at))
+    return Losses(losses.mean(0), jnp.where(at < later, at, NEVER))
+
+
+def observe_losses(history: History, losses: Losses) -> History:
+    """The history after the training losses of a stretch of steps."""
+    diverges = losses.diverged_at != NEVER
+    return history._replace(diverged_at=_first(history.diverged_at, diverges, losses.diverged_at))
 
 
 def observe_probe(

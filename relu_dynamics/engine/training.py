@@ -193,8 +193,11 @@ def run(
     def finish(carry, out):
         state, history = carry
         losses, record = out
-        history = outcomes.observe_losses(history, state.step - every, losses)
-        return (state, history), (losses if trace_units else losses.mean(0), record)
+        summed = losses
+        if not isinstance(losses, outcomes.Losses):  # of single steps
+            summed = outcomes.sum_up_losses(state.step - every, losses)
+        history = outcomes.observe_losses(history, summed)
+        return (state, history), (losses if trace_units else summed.mean, record)
 
     train_steps = functools.partial(
         scan_steps,

@@ -15,7 +15,7 @@ from relu_dynamics.engine.activations import activation_of
 from relu_dynamics.engine.columns import scan_stretch
 from relu_dynamics.engine.native import build
 from relu_dynamics.engine.native.coverage import RULES
-from relu_dynamics.engine.outcomes import History
+from relu_dynamics.engine.outcomes import History, Losses
 from relu_dynamics.engine.step import State
 from relu_dynamics.engine.tasks import Task
 
@@ -33,9 +33,9 @@ def registered(name: str) -> str:
 
 
 def by_kernel(step: Callable, finish: Callable) -> Callable:
-    """`columns.scan_stretch` of `train_step` and a carry (State, History), by the kernel. `finish`
-    also takes arrays that end in an axis of lanes. Lanes with minibatches, data or step counts of
-    their own take the plain path."""
+    """`columns.scan_stretch` of `train_step` and a carry (State, History), by the kernel, which
+    sums up the stretch's losses: `finish` gets them as `Losses`. It also takes arrays that end in
+    an axis of lanes. Lanes with minibatches, data or step counts of their own take the plain path."""
 
     def alone(shared, carry, indices):
         one = jax.tree.map(lambda leaf: leaf[None], (shared[0], carry))
@@ -84,8 +84,8 @@ def lane_by_lane(plain: Callable, lanes: int, batched: Any, *arguments: Any) -> 
 
 def call(
     lanes: int, config: Config, task: Task, state: State, history: History, indices: jax.Array
-) -> tuple[tuple[State, History], jax.Array]:
-    """((state, history), losses [steps, lanes]) after the steps with the minibatches `indices`
+) -> tuple[tuple[State, History], Losses]:
+    """((state, history), losses, [lanes]) after the steps with the minibatches `indices`
     [steps, batch]. Traced numbers of the config, state and history have a leading [lanes] axis;
     task and `state.step` are common."""
     memories, rebuild = _memories(state)
@@ -97,7 +97,8 @@ def call(
     kind = tasks.TASKS[config.task]
     steps = indices.shape[0]
     like = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (*seen, *arrays)]
-    like.insert(len(seen), jax.ShapeDtypeStruct((steps, lanes), jnp.float32))
+    of_losses = [jax.ShapeDtypeStruct((lanes,), kind) for kind in (jnp.float32, jnp.int32)]
+    like[len(seen) : len(seen)] = of_losses
     targets = decay_targets(config)
     decay = 0 if config.weight_decay is None else 1 + optimizers.decay_is_decoupled(config)
     made = jax.ffi.ffi_call(registered("train"), like, vmap_method="sequential")(
@@ -120,10 +121,11 @@ def call(
         slope=np.float32(activation_of(config).slope_below),
     )
     after = history._replace(**dict(zip(SEEN, made[: len(seen)], strict=True)))
-    found = iter(made[len(seen) + 1 :])
+    found = iter(made[len(seen) + 2 :])
     trees = [_tree(leaves, found) for _ in trees]
     optimizer = rebuild(trees[1:], steps)
-    return (State(state.step + steps, trees[0], optimizer), after), made[len(seen)]
+    losses = Losses(*made[len(seen) : len(seen) + 2])
+    return (State(state.step + steps, trees[0], optimizer), after), losses
 
 
 def _tree(leaves, found) -> models.Params:
