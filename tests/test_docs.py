@@ -104,7 +104,9 @@ def test_the_readme_examples_run(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", pages_with("python"))
 def test_the_examples_of_a_page_run(page, tmp_path):
-    run_blocks(python_blocks(page), tmp_path)
+    output = run_blocks(python_blocks(page), tmp_path)
+    counted = re.findall(r": (\d+) of \d+ units", output)  # examples show an effect, most of them
+    assert 3 * counted.count("0") <= len(counted), output
 
 
 @pytest.mark.slow

@@ -33,9 +33,9 @@ def registered(name: str) -> str:
 
 
 def by_kernel(step: Callable, finish: Callable) -> Callable:
-    """`columns.scan_stretch` of `train_step` and a carry (State, History), by the kernel, whose
-    steps give `finish` the stretch's `Losses`, summed up. `finish` also takes arrays that end in an
-    axis of lanes. Lanes with minibatches, data or step counts of their own take the plain path."""
+    """`columns.scan_stretch` of `train_step` and a carry (State, History), by the kernel, which
+    sums up the stretch's losses: `finish` gets them as `Losses`. It also takes arrays that end in
+    an axis of lanes. Lanes with minibatches, data or step counts of their own take the plain path."""
 
     def alone(shared, carry, indices):
         one = jax.tree.map(lambda leaf: leaf[None], (shared[0], carry))

@@ -50,6 +50,12 @@ INLINE float total(vec a) {
   for (int l = 0; l < L; l++) sum += a[l];
   return sum;
 }
+INLINE bool any(ivec mask) {
+  int64_t parts[L / 2], found = 0;
+  std::memcpy(parts, &mask, sizeof parts);
+  for (int64_t part : parts) found |= part;
+  return found != 0;
+}
 INLINE ivec lanes() {
   ivec a{};
   for (int l = 0; l < L; l++) a[l] = l;
@@ -243,23 +249,71 @@ INLINE void product(const float* a, long row, long step, const float* b, long wi
     if (c < (width)) CALL(1, c); \
   }
 
-// out [count][width] = a' b, from a [batch][row] (its first `count` columns) and b [batch][width].
+// Where the gradient of a matrix [count][width] goes: into `out` or, without one, down the rule with
+// the matrix itself, p, and its memories.
+struct Descent {
+  float* out;
+  int rule, decay;
+  float *p, *m, *v;
+  const Pace& pace;
+
+  Descent at(long place) const {
+    return {out ? out + place : out, rule, decay, p + place, m + place, v + place, pace};
+  }
+};
+
+template <int RULE>
+INLINE void descend_at(long i, int decay, float* p, float* m, float* v, vec g, const Pace& pace) {
+  vec w = load(p + i), a{}, b{};
+  if (RULE != SGD) a = load(m + i);
+  if (RULE == ADAM) b = load(v + i);
+  descend<RULE>(decay, w, a, b, g, pace);
+  store(p + i, w);
+  if (RULE != SGD) store(m + i, a);
+  if (RULE == ADAM) store(v + i, b);
+}
+
+// The gradient a' b [count][width], from a [batch][row] (its first `count` columns) and b
+// [batch][width].
 template <int R, int N>
-INLINE void outer_block(int batch, const float* a, int row, const float* b, int width, float* out) {
+INLINE void outer_block(int batch, const float* a, int row, const float* b, int width,
+                        const Descent& to) {
   const vec zero[N] = {};
   vec g[R][N];
   product<R, N>(a, 1, row, b, width, batch, zero, g);
+  if (to.out || to.rule == ADAM) {
+    vec kept[R][N];  // of a long rule: one loop, not as many copies
+    float* out = to.out ? to.out : (float*)kept;
+    const long step = to.out ? width : N * L;
 #pragma GCC unroll 8
-  for (int r = 0; r < R; r++)
+    for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
-    for (int j = 0; j < N; j++) store(out + r * (long)width + j * L, g[r][j]);
+      for (int j = 0; j < N; j++) store(out + r * step + j * L, g[r][j]);
+    if (to.out) return;
+#pragma GCC unroll 1
+    for (int i = 0; i < R * N; i++)
+      descend_at<ADAM>(i / N * (long)width + i % N * L, to.decay, to.p, to.m, to.v, kept[i / N][i % N],
+                       to.pace);
+    return;
+  }
+#define CALL(RULE)                                                                             \
+  _Pragma("GCC unroll 8") for (int r = 0; r < R; r++)                                          \
+      _Pragma("GCC unroll 2") for (int j = 0; j < N; j++)                                      \
+          descend_at<RULE>(r * (long)width + j * L, to.decay, to.p, to.m, to.v, g[r][j], to.pace)
+  switch (to.rule) {
+    case SGD: CALL(SGD); break;
+    case HEAVY_BALL: CALL(HEAVY_BALL); break;
+    default: CALL(NESTEROV);
+  }
+#undef CALL
 }
 template <int N>
 static void outer(int batch, const float* a, int row, int count, const float* b, int width,
-                  float* out) {
+                  const Descent& to) {
   int i = 0;
-#define ROWS_OF(R) \
-  for (; i + R <= count; i += R) outer_block<R, N>(batch, a + i, row, b, width, out + i * (long)width)
+#define ROWS_OF(R)            \
+  for (; i + R <= count; i += R) \
+  outer_block<R, N>(batch, a + i, row, b, width, to.at(i * (long)width))
   ROWS_OF(ROWS);
   ROWS_OF(4);
   ROWS_OF(2);
@@ -327,11 +381,6 @@ static void forward(const Problem& p, const Layer& a, int c, const float* params
 #pragma GCC unroll 2
   for (int j = 0; j < N; j++) {
     const int u = a.unit + c + j * L;
-    if (total(sum[j] - sum[j]) != 0)  // rare: a maximum that one NaN makes NaN
-      for (n = 0; n < batch; n++) {
-        const vec z = load(h + n * (long)width + j * L);
-        top[j] = z == z ? top[j] : z;
-      }
     store(s.mean + u, load(s.mean + u) + sum[j] * scale);
     store(s.active + u, load(s.active + u) + __builtin_convertvector(on[j], vec) * scale);
     const vec peak = load(s.peak + u);
@@ -345,10 +394,19 @@ static void forward(const Problem& p, const Layer& a, int c, const float* params
   }
 }
 
-// d [batch][below] = (above [batch][width] back [width][below]) f'(z), and its sum over the batch.
+// d f'(z) in place of h = f(z) [batch][below], and its sum over the batch; f'(z) by the sign of h.
+template <bool LEAKY> INLINE vec back_through(float slope, vec a, float* h, vec& sum) {
+  const vec z = load(h);
+  const vec q = LEAKY ? (z >= 0.0f ? a : slope * a) : keep(a, z > 0.0f);
+  sum += q;
+  store(h, q);
+  return z;
+}
+
+// d = above [batch][width] back [width][below].
 template <int N, bool LEAKY>
 static void backward(const Problem& p, int rows, const float* above, int row, int width,
-                     const float* back, int below, int c, const float* h, float* d, float* sums) {
+                     const float* back, int below, int c, float* h, float* sums) {
   vec zero[N] = {}, sum[N] = {};
   const float slope = p.slope;
   for (int n = 0; n < rows; n += ROWS) {
@@ -357,16 +415,33 @@ static void backward(const Problem& p, int rows, const float* above, int row, in
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 2
-      for (int j = 0; j < N; j++) {
-        const long o = (n + r) * (long)below + c + j * L;
-        const vec z = load(h + o);  // has the sign of the pre-activation
-        const vec q = LEAKY ? (z >= 0.0f ? a[r][j] : slope * a[r][j]) : keep(a[r][j], z > 0.0f);
-        sum[j] += q;
-        store(d + o, q);
-      }
+      for (int j = 0; j < N; j++)
+        back_through<LEAKY>(slope, a[r][j], h + (n + r) * (long)below + c + j * L, sum[j]);
   }
 #pragma GCC unroll 2
   for (int j = 0; j < N; j++) store(sums + c + j * L, sum[j]);
+}
+
+// The same below a single output with the weights w, and the gradient of these.
+template <int N, bool LEAKY>
+static void backward_one(const Problem& p, int rows, const float* error, const float* w, int below,
+                         int c, float* h, float* gradient, float* sums) {
+  vec v[N], g[N] = {}, sum[N] = {};
+  const float slope = p.slope;
+#pragma GCC unroll 2
+  for (int j = 0; j < N; j++) v[j] = load(w + c + j * L);
+#pragma GCC unroll 4
+  for (int n = 0; n < rows; n++) {
+    const float e = error[n];
+#pragma GCC unroll 2
+    for (int j = 0; j < N; j++)
+      g[j] += e * back_through<LEAKY>(slope, e * v[j], h + n * (long)below + c + j * L, sum[j]);
+  }
+#pragma GCC unroll 2
+  for (int j = 0; j < N; j++) {
+    store(gradient + c + j * L, g[j]);
+    store(sums + c + j * L, sum[j]);
+  }
 }
 
 // z [rows][width] = in [rows][row] w [depth][width] + b.
@@ -392,7 +467,8 @@ struct Network {
   int units = 0;   // padded
   int rows;        // of the padded batch
   Floats gradient, back, tile;
-  std::vector<Floats> h, d;  // of every layer: what it puts out, and the loss gradient by z
+  std::vector<Floats> h;  // of every hidden layer: what it puts out, then the loss gradient by its z
+  Floats error;           // the loss gradient by the outputs
 
   explicit Network(const Problem& p) : p(p), rows((p.batch + PAD - 1) / PAD * PAD) {
     long largest = 0;
@@ -405,8 +481,7 @@ struct Network {
       units += last ? 0 : a.cols;
       largest = std::max(largest, (long)a.rows * a.cols);
       layers.push_back(a);
-      h.push_back(floats((long)rows * a.cols));
-      d.push_back(floats((long)rows * a.cols));
+      (last ? error : h.emplace_back()) = floats((long)rows * a.cols);
     }
     gradient = floats(size), back = floats(largest), tile = floats((long)L * layers.back().cols);
   }
@@ -464,34 +539,63 @@ struct Network {
 #undef CALL
     }
     const Layer& top = layers[last];
-    const float* active = h[last - 1].get();
-    float* error = d[last].get();
-    const float loss = p.classes ? classify(params, active, labels, error)
-                       : top.out == 1 ? regress_one(params, active, y, error)
-                                      : regress(params, active, y, error);
-    output_gradient(active, error);
-#define CALL(N, c) backward<N, LEAKY>(p, rows, error, error_row(), top.out, params + top.w, top.rows, \
-                                      c, active, d[last - 1].get(), sums(last - 1))
-    BY_COLUMNS(top.rows, CALL)
+    float* active = h[last - 1].get();
+    const float loss = p.classes ? classify(params, active, labels)
+                       : top.out == 1 ? regress_one(params, active, y)
+                                      : regress(params, active, y);
+    if (!std::isfinite(loss)) see_nan(s, number);
+    const int decay_weights = p.decay_weights ? p.decay : NONE;
+    if (error_row() == 1) {
+#define CALL(N, c) backward_one<N, LEAKY>(p, rows, error.get(), params + top.w, top.rows, c, active, \
+                                          gradient.get() + top.w, sums(last - 1))
+      BY_COLUMNS(top.rows, CALL)
 #undef CALL
+      vec sum{};
+      for (int n = 0; n < rows; n += L) sum += load(error.get() + n);
+      gradient[top.b] = total(sum);
+    } else {
+      output_gradient(active, pace);
+#define CALL(N, c) backward<N, LEAKY>(p, rows, error.get(), top.cols, top.out, params + top.w, \
+                                      top.rows, c, active, sums(last - 1))
+      BY_COLUMNS(top.rows, CALL)
+#undef CALL
+    }
+    apply(top.w, top.b, decay_weights, params, m, v, pace);
+    apply_bias(top, params, m, v, pace);
     for (int i = last - 1; i >= 0; i--) {
       const Layer& a = layers[i];
       const float* in = i ? h[i - 1].get() : x;
       const int in_row = i ? a.rows : row;
-      if (i) {
-        transposed(params + a.w, a.rows, a.cols, back.get());
-#define CALL(N, c) backward<N, LEAKY>(p, rows, d[i].get(), a.cols, a.out, back.get(), a.rows, c, \
-                                      h[i - 1].get(), d[i - 1].get(), sums(i - 1))
-        BY_COLUMNS(a.rows, CALL)
-#undef CALL
-      }
-#define CALL(N, c) \
-  outer<N>(rows, in, in_row, a.in, d[i].get() + c, a.cols, gradient.get() + a.w + c)
+      if (i) transposed(params + a.w, a.rows, a.cols, back.get());
+      const Descent down{nullptr, p.rule, decay_weights, params + a.w, m + a.w, v + a.w, pace};
+#define CALL(N, c) outer<N>(rows, in, in_row, a.in, h[i].get() + c, a.cols, down.at(c))
       BY_COLUMNS(a.cols, CALL)
 #undef CALL
+      apply_bias(a, params, m, v, pace);
+      if (!i) break;
+#define CALL(N, c) backward<N, LEAKY>(p, rows, h[i].get(), a.cols, a.out, back.get(), a.rows, c, \
+                                      h[i - 1].get(), sums(i - 1))
+      BY_COLUMNS(a.rows, CALL)
+#undef CALL
     }
-    update(params, m, v, pace);
     return loss;
+  }
+
+  // A maximum that one NaN makes NaN: what the statistics miss, in a step whose loss is not finite.
+  void see_nan(Seen s, int number) {
+    for (size_t i = 0; i < h.size(); i++)
+      for (int c = 0; c < layers[i].cols; c += L) {
+        ivec nan{}, when;
+        for (int n = 0; n < p.batch; n++) {
+          const vec z = load(h[i].get() + n * (long)layers[i].cols + c);
+          nan |= z != z;
+        }
+        const int u = layers[i].unit + c;
+        store(s.peak + u, choose(nan, splat(NAN), load(s.peak + u)));
+        std::memcpy(&when, s.first + u, sizeof when);
+        when |= nan & (when == number);  // -1
+        std::memcpy(s.first + u, &when, sizeof when);
+      }
   }
 
   float* sums(int layer) { return gradient.get() + layers[layer].b; }
@@ -500,27 +604,22 @@ struct Network {
   int error_row() const { return layers.back().out == 1 && !p.classes ? 1 : layers.back().cols; }
 
   // Gradients of the output layer [outputs][inputs] and of its bias.
-  void output_gradient(const float* active, const float* error) {
+  void output_gradient(const float* active, const Pace& pace) {
     const Layer& a = layers.back();
-#define CALL(N, c) \
-  outer<N>(rows, error, error_row(), a.out, active + c, a.rows, gradient.get() + a.w + c)
+    float* out = gradient.get() + a.w;
+    const Descent to{out, p.rule, NONE, out, out, out, pace};
+#define CALL(N, c) outer<N>(rows, error.get(), a.cols, a.out, active + c, a.rows, to.at(c))
     BY_COLUMNS(a.rows, CALL)
 #undef CALL
-    if (error_row() == 1) {
-      vec sum{};
-      for (int n = 0; n < rows; n += L) sum += load(error + n);
-      gradient[a.b] = total(sum);
-      return;
-    }
     for (int c = 0; c < a.cols; c += L) {
       vec sum{};
-      for (int n = 0; n < rows; n++) sum += load(error + n * (long)a.cols + c);
+      for (int n = 0; n < rows; n++) sum += load(error.get() + n * (long)a.cols + c);
       store(gradient.get() + a.b + c, sum);
     }
   }
 
   // error = (output - y) / batch for the one output of a regression; its loss.
-  float regress_one(const float* params, const float* active, const float* y, float* error) {
+  float regress_one(const float* params, const float* active, const float* y) {
     const Layer& a = layers.back();
     const float* w = params + a.w;
     vec squares{};
@@ -538,48 +637,48 @@ struct Network {
       e = keep(e - load(y + n), below(p.batch - n));
       squares += e * e;
       e *= 1.0f / p.batch;
-      store(error + n, e);
+      store(error.get() + n, e);
     }
     return total(squares) * (0.5f / p.batch);
   }
 
   // logits [rows][cols] of the output layer, into `error`.
-  void outputs(const float* params, const float* active, float* error) {
+  void outputs(const float* params, const float* active) {
     const Layer& a = layers.back();
     transposed(params + a.w, a.cols, a.rows, back.get());
 #define CALL(N, c) \
-  logits<N>(rows, active, a.rows, back.get() + c, a.cols, a.in, params + a.b + c, error + c)
+  logits<N>(rows, active, a.rows, back.get() + c, a.cols, a.in, params + a.b + c, error.get() + c)
     BY_COLUMNS(a.cols, CALL)
 #undef CALL
   }
 
-  float regress(const float* params, const float* active, const float* y, float* error) {
+  float regress(const float* params, const float* active, const float* y) {
     const Layer& a = layers.back();
-    outputs(params, active, error);
+    outputs(params, active);
     vec squares{};
     const float scale = 1.0f / ((float)p.batch * a.out);
     for (int n = 0; n < rows; n++)
       for (int c = 0; c < a.cols; c += L) {
         const long o = n * (long)a.cols + c;
-        vec e = n < p.batch ? load(error + o) - load(y + o) : vec{};
+        vec e = n < p.batch ? load(error.get() + o) - load(y + o) : vec{};
         e = keep(e, below(a.out - c));
         squares += e * e;
-        store(error + o, e * scale);
+        store(error.get() + o, e * scale);
       }
     return total(squares) * (0.5f * scale);
   }
 
   // error = (softmax(logits) - one-hot) / batch, L rows at a time as lanes; the mean cross entropy.
-  float classify(const float* params, const float* active, const int32_t* labels, float* error) {
+  float classify(const float* params, const float* active, const int32_t* labels) {
     const Layer& a = layers.back();
-    outputs(params, active, error);
+    outputs(params, active);
     float* z = tile.get();  // [class][row]
     vec loss{};
     for (int n = 0; n < rows; n += L) {
       for (int c = 0; c < a.cols; c += L) {
         vec part[L];
 #pragma GCC unroll 16
-        for (int r = 0; r < L; r++) part[r] = load(error + (n + r) * (long)a.cols + c);
+        for (int r = 0; r < L; r++) part[r] = load(error.get() + (n + r) * (long)a.cols + c);
         transpose(part);
 #pragma GCC unroll 16
         for (int r = 0; r < L; r++) store(z + (c + r) * L, part[r]);
@@ -608,30 +707,20 @@ struct Network {
         for (int r = 0; r < L; r++) part[r] = load(z + (c + r) * L);
         transpose(part);
 #pragma GCC unroll 16
-        for (int r = 0; r < L; r++) store(error + (n + r) * (long)a.cols + c, part[r]);
+        for (int r = 0; r < L; r++) store(error.get() + (n + r) * (long)a.cols + c, part[r]);
       }
     }
     return total(loss) / p.batch;
   }
 
-  void update(float* params, float* m, float* v, const Pace& pace) {
-    for (const Layer& a : layers) {
-      if (!a.has_bias) std::memset(gradient.get() + a.b, 0, 4 * a.cols);
-      apply(a.w, a.b, p.decay_weights ? p.decay : NONE, params, m, v, pace);
-      apply(a.b, a.b + a.cols, p.decay_biases ? p.decay : NONE, params, m, v, pace);
-    }
+  void apply_bias(const Layer& a, float* params, float* m, float* v, const Pace& pace) {
+    if (!a.has_bias) std::memset(gradient.get() + a.b, 0, 4 * a.cols);
+    apply(a.b, a.b + a.cols, p.decay_biases ? p.decay : NONE, params, m, v, pace);
   }
   void apply(long from, long to, int decay, float* params, float* m, float* v, const Pace& pace) {
-#define CALL(RULE)                                                   \
-  for (long i = from; i < to; i += L) {                              \
-    vec w = load(params + i), a{}, b{};                              \
-    if (RULE != SGD) a = load(m + i);                                \
-    if (RULE == ADAM) b = load(v + i);                               \
-    descend<RULE>(decay, w, a, b, load(gradient.get() + i), pace);   \
-    store(params + i, w);                                            \
-    if (RULE != SGD) store(m + i, a);                                \
-    if (RULE == ADAM) store(v + i, b);                               \
-  }
+#define CALL(RULE)                   \
+  for (long i = from; i < to; i += L) \
+  descend_at<RULE>(i, decay, params, m, v, load(gradient.get() + i), pace)
     BY_RULE(p.rule, CALL)
 #undef CALL
   }
@@ -687,8 +776,8 @@ static void train_networks(const Problem& p) {
       }
     for (int lane = 0; lane < p.lanes; lane++) {
       float* params = state.get() + (long)lane * slots * net.size;
-      float* m = slots > 1 ? params + net.size : nullptr;
-      float* v = slots > 2 ? params + 2 * net.size : nullptr;
+      float* m = params + (slots > 1 ? net.size : 0);  // where a rule has none, never touched
+      float* v = params + (slots > 2 ? 2 * net.size : 0);
       for (int t = 0; t < count; t++) {
         auto one = p.slope != 0 ? &Network::step<true> : &Network::step<false>;
         const int now = p.first_step + t0 + t;
@@ -729,7 +818,66 @@ INLINE void store_lanes(float* a, int lane, int lanes, vec from) {
   for (int l = 0; lane + l < lanes; l++) a[lane + l] = from[l];
 }
 
-// `count` steps on gathered minibatches x [count][batch][D], y [count][batch], the inputs' means.
+// What a step sums over its minibatch, of L networks: e = output - y squared; where the unit lets it
+// through, e and e times every input; of z the largest and how many are > 0.
+template <int D> struct Sums {
+  vec g[D] = {}, gb{}, gc{}, squares{}, top = splat(-INFINITY);
+  ivec on{};
+};
+
+// M more examples. Where vectors have masks, `condition ? sum : sum + a * b` is one instruction, so
+// no product with 0 is made for z <= 0. NAN_TOO: right where some z is not a number, too.
+template <int D, bool BIAS, bool LEAKY, bool NAN_TOO, int M>
+INLINE void see(const float* x, const float* minus_y, const vec* w, vec b, vec v, vec c,
+                float slope, Sums<D>& s) {
+  constexpr bool MASKS = L == 16 && !LEAKY && !NAN_TOO;
+  vec z[M];
+#pragma GCC unroll 8
+  for (int m = 0; m < M; m++) z[m] = b;
+#pragma GCC unroll 16
+  for (int i = 0; i < D; i++)
+#pragma GCC unroll 8
+    for (int m = 0; m < M; m++) z[m] += w[i] * x[m * D + i];
+#pragma GCC unroll 8
+  for (int m = 0; m < M; m++, x += D) {
+    const ivec off = z[m] <= 0.0f;
+    const vec base = BIAS ? c + minus_y[m] : splat(minus_y[m]);
+    const vec e = LEAKY ? v * (off ? slope * z[m] : z[m]) + base : off ? base : v * z[m] + base;
+    const vec through = LEAKY ? (z[m] >= 0.0f ? e : slope * e)
+                      : NAN_TOO ? keep(e, z[m] > 0.0f)
+                      : MASKS ? e : keep(e, ~off);
+    s.squares += e * e;
+    if (BIAS) s.gc += e;
+    if (MASKS) {
+      s.on = off ? s.on : s.on + 1;
+      s.gb = off ? s.gb : s.gb + through;
+#pragma GCC unroll 16
+      for (int i = 0; i < D; i++) s.g[i] = off ? s.g[i] : s.g[i] + through * x[i];
+    } else {
+      s.on -= z[m] > 0.0f;
+      s.gb += through;
+#pragma GCC unroll 16
+      for (int i = 0; i < D; i++) s.g[i] += through * x[i];
+    }
+    const vec top = larger(s.top, z[m]);
+    s.top = NAN_TOO ? (s.top == s.top ? (z[m] == z[m] ? top : z[m]) : s.top) : top;
+  }
+}
+
+template <int D, bool BIAS, bool LEAKY, bool NAN_TOO>
+INLINE Sums<D> see_all(int batch, const float* x, const float* minus_y, const vec* w, vec b, vec v,
+                       vec c, float slope) {
+  constexpr int M = 4;  // as many chains of sums at a time
+  Sums<D> s;
+  int n = 0;
+  for (; n + M <= batch; n += M)
+    see<D, BIAS, LEAKY, NAN_TOO, M>(x + n * D, minus_y + n, w, b, v, c, slope, s);
+  for (; n < batch; n++)
+    see<D, BIAS, LEAKY, NAN_TOO, 1>(x + n * D, minus_y + n, w, b, v, c, slope, s);
+  return s;
+}
+
+// `count` steps on gathered minibatches x [count][batch][D], -y [count][batch], the inputs' means.
 template <int D, bool BIAS, bool LEAKY>
 static void unit_steps(const Problem& p, int t0, int count, const float* x, const float* y,
                        const float* mean, int group, Units<D>& u) {
@@ -741,44 +889,23 @@ static void unit_steps(const Problem& p, int t0, int count, const float* x, cons
   const vec rest = load_lanes(p.rest, group * L, p.lanes);
   const vec decay = load_lanes(p.weight_decay, group * L, p.lanes);
   vec losses{};  // of these steps: sums of sums round less
-  for (int t = 0; t < count; t++, mean += D) {
-    vec w[D], g[D + 3] = {}, squares{}, top = splat(-INFINITY);
+  for (int t = 0; t < count; t++, x += batch * D, y += batch, mean += D) {
+    vec w[D], g[D + 3];
     for (int i = 0; i < D; i++) w[i] = u.p[i];
     const vec b = u.p[D], v = u.p[D + 1], c = u.p[D + 2];
-    vec gb{}, gc{};
-    ivec on{};
-#pragma GCC unroll 4
-    for (int n = 0; n < batch; n++, x += D, y++) {
-      vec z = b;
-#pragma GCC unroll 16
-      for (int i = 0; i < D; i++) z += w[i] * x[i];
-      const ivec positive = z > 0.0f;
-      const vec a = z <= 0.0f ? (LEAKY ? slope * z : vec{}) : z;
-      const vec e = v * a - (BIAS ? *y - c : splat(*y));
-      const vec through = LEAKY ? (z >= 0.0f ? e : slope * e) : keep(e, positive);
-      squares += e * e;
-      top = larger(top, z);
-      on -= positive;
-      gb += through;
-      if (BIAS) gc += e;
-#pragma GCC unroll 16
-      for (int i = 0; i < D; i++) g[i] += through * x[i];
-    }
-    if (total(squares - squares) != 0) {  // rare: a maximum that one NaN makes NaN
-      const float* again = x - (long)p.batch * D;
-      for (int n = 0; n < p.batch; n++, again += D) {
-        vec z = b;
-        for (int i = 0; i < D; i++) z += w[i] * again[i];
-        top = z == z ? top : z;
-      }
-    }
+    Sums<D> s = see_all<D, BIAS, LEAKY, false>(batch, x, y, w, b, v, c, slope);
+    if (total(s.squares - s.squares) != 0)  // rare
+      s = see_all<D, BIAS, LEAKY, true>(batch, x, y, w, b, v, c, slope);
     // The mean of z and sum e f(z) by linearity (f is homogeneous), without a pass over the batch.
-    vec z = b, gv = b * gb;
-    for (int i = 0; i < D; i++) z += w[i] * mean[i], gv += w[i] * g[i], g[i] *= v * scale;
-    g[D] = gb * (v * scale), g[D + 1] = gv * scale, g[D + 2] = gc * scale;
+    vec z = b, gv = b * s.gb;
+    for (int i = 0; i < D; i++) {
+      z += w[i] * mean[i], gv += w[i] * s.g[i];
+      g[i] = s.g[i] * (v * scale);
+    }
+    g[D] = s.gb * (v * scale), g[D + 1] = gv * scale, g[D + 2] = s.gc * scale;
     u.mean += z;
-    u.active += __builtin_convertvector(on, vec) * scale;
-    u.peak = u.peak == u.peak ? larger(u.peak, top) : u.peak;
+    u.active += __builtin_convertvector(s.on, vec) * scale;
+    u.peak = u.peak == u.peak ? larger(u.peak, s.top) : u.peak;
     const ivec now = (u.first < 0) & (u.peak > 0.0f);
     u.first = (u.first & ~now) | ((p.first_step + t0 + t) & now);
     const int lane = group * L;
@@ -787,7 +914,7 @@ static void unit_steps(const Problem& p, int t0, int count, const float* x, cons
     const Pace pace{rate * p.factors[t0 + t], momentum, rest, decay,
                     adam ? lanes_of(start) : vec{},
                     adam ? lanes_of(start + (long)p.steps * p.lanes) : vec{}};
-    const vec loss = 0.5f * scale * squares;
+    const vec loss = 0.5f * scale * s.squares;
     const ivec bad = (u.diverged < 0) & (loss - loss != 0.0f);
     u.diverged = (u.diverged & ~bad) | ((p.first_step + t0 + t) & bad);
     losses += loss;
@@ -841,7 +968,7 @@ template <int D, bool BIAS, bool LEAKY> static void train_units(const Problem& p
       for (int n = 0; n < p.batch; n++) {
         const long e = p.example(t0 + t, n), o = (long)t * p.batch + n;
         for (int i = 0; i < in; i++) sum[i] += x[o * D + i] = p.inputs[e * in + i];
-        y[o] = p.values[e];
+        y[o] = -p.values[e];
       }
       for (int i = 0; i < D; i++) sum[i] /= p.batch;
     }
