@@ -173,7 +173,8 @@ def _corrections(lanes: int, config: Config, state: State, steps: int) -> jax.Ar
         return jnp.zeros((0, lanes), jnp.float32)
     count = next(n for n in jax.tree.leaves(state.optimizer) if n.dtype == jnp.int32)
     counts = count[None, :] + 1 + jnp.arange(steps, dtype=count.dtype)[:, None]
-    decays = optimizers.momentum_of(config), optimizers.ADAM_B2
+    momentum = optimizers.momentum_of(config)
+    decays = momentum[None] if jnp.ndim(momentum) else momentum, optimizers.ADAM_B2
     return jnp.concatenate([jnp.broadcast_to(1 - b**counts, (steps, lanes)) for b in decays])
 
 
