@@ -200,7 +200,6 @@ def test_a_step_is_right_if_every_future_is_alive_at_it_and_not_before():
 def test_decay_of_the_biases_lifts_units_at_the_step_that_is_named(tmp_path):
     options = dataclasses.replace(OPTIONS, certified=1, futures=2, ahead=320)
     grid = sweep.returning_grids(options)["decayed_sgd"]
-    given = kinds.RETURNING["decayed_sgd"], grid, options, tmp_path / "a.npz"
     first = returning.hold_against_futures(
         kinds.RETURNING["decayed_sgd"], grid, options, tmp_path / "a.npz"
     )
