@@ -175,8 +175,9 @@ def _corrections(lanes: int, config: Config, state: State, steps: int) -> jax.Ar
     count = next(n for n in jax.tree.leaves(state.optimizer) if n.dtype == jnp.int32)
     counts = count[None, :] + 1 + jnp.arange(steps, dtype=count.dtype)[:, None]
     momentum = optimizers.momentum_of(config)
-    swept = isinstance(momentum, jax.Array) and momentum.ndim
-    decays = momentum[None] if swept else momentum, optimizers.ADAM_B2
+    if isinstance(momentum, jax.Array) and momentum.ndim:  # swept
+        momentum = momentum[None]
+    decays = momentum, optimizers.ADAM_B2
     return jnp.concatenate([jnp.broadcast_to(1 - b**counts, (steps, lanes)) for b in decays])
 
 
