@@ -94,6 +94,7 @@ def own_tasks():
 
 def drawn_params(config: Config, rng, lanes: int) -> dict:
     widths = [tasks.input_dimension(config), *config.hidden, tasks.TASKS[config.task].outputs]
+    assert isinstance(config.hidden_bias, tuple)
     biases = [*config.hidden_bias, config.output_bias]
     tree = {}
     for i, (fan_in, width, bias) in enumerate(zip(widths, widths[1:], biases, strict=False)):
@@ -136,7 +137,9 @@ def check_config(config: Config, seed: int, *, examples: int = EXAMPLES, rates=R
     """
     config = validate(config)
     kind = tasks.TASKS[config.task]
-    inputs, targets = (a[:examples] for a in tasks.load_data(config))
+    data = tasks.load_data(config)
+    assert data is not None
+    inputs, targets = (a[:examples] for a in data)
     rng = np.random.default_rng(seed)
     size = config.batch_size or examples
     batches = rng.integers(0, examples, (config.steps, size)).astype(np.int32)
@@ -406,7 +409,9 @@ def test_what_is_not_a_number_stays():
     config = validate(Config(task="kernel test regression 4", hidden=(5,), hidden_bias=(True,),
                              biased_layer=1, biased_units=1, initial_bias=0.0, examples=EXAMPLES,
                              batch_size=7, steps=STEPS, probe_every=STEPS))  # fmt: skip
-    inputs, targets = (np.array(a) for a in tasks.load_data(config))
+    data = tasks.load_data(config)
+    assert data is not None
+    inputs, targets = (np.array(a) for a in data)
     for bad in (np.nan, np.inf):
         inputs[11] = bad
         batches = np.zeros((STEPS, 7), np.int32)
