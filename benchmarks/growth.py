@@ -201,8 +201,8 @@ def main() -> None:
             rows.append(measure(point))
             row = rows[-1]
             print(
-                f"{row['curve']:40s} {row['path']:6s} {row['value']:>9,} {row['run_steps_per_s']:>14,.0f}/s "
-                f"{row['gflops']:6.1f} GFLOP/s  lanes {row['lanes']:5d}  {row['peak_mb']:.0f} MB",
+                f"{row['curve']:40s} {row['path']:6s} {row['value']:>9,} "
+                f"{row['run_steps_per_s']:>14,.0f}/s {row['gflops']:6.1f} GFLOP/s  lanes {row['lanes']:5d}  {row['peak_mb']:.0f} MB",
                 flush=True,
             )
             jax.clear_caches()
