@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports] (the extra `bench`)
 from torch import nn  # pyright: ignore[reportMissingImports]
-from workloads import EVALUATED, HEAVY_BALL, STATISTICS, Workload, pack
+from workloads import HEAVY_BALL, STATISTICS, Workload, pack
 
 EXAMPLES = 64  # Batches of a seed from which runs with draws of their own choose.
 
@@ -198,11 +198,13 @@ class Func:
         time = torch.arange(steps + 1, dtype=torch.int32)
         rate = torch.tensor(self.work.learning_rate)
         every = self.work.every(steps)
-        margin, dead = (torch.tensor(empty[k][seeds]) if k in empty else None for k in EVALUATED)
-        probe = None if margin is None else torch.tensor(self.work.probe[seeds])
+        probe = dead = None
+        if self.work.probe is not None:
+            probe = torch.tensor(self.work.probe[seeds])
+            dead = torch.tensor(empty["steps_dead"][seeds])
         for t in range(steps):
             if probe is not None and t % every == 0:
-                dead += every * (self.margins(state[0], probe) <= 0)
+                dead = dead + every * (self.margins(state[0], probe) <= 0)
             state = self.step(*state, time[t], time[steps], rate, *self.examples(t, seeds))
         if probe is None:
             return state

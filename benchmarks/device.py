@@ -57,7 +57,7 @@ class Sizes:
 
 
 FULL = Sizes(
-    work=SIZES,
+    work={name: SIZES[name] for name in ("w1", "w2")},
     map_seeds=4,
     map_steps=Config().steps,
     lanes=dict(w1=(2**8, 2**12, 2**15, 2**17), w2=(2**6, 2**10, 2**13), map=(2**8, 2**10, 2**12)),

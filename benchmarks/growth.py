@@ -1,8 +1,9 @@
 """How the engine's cost grows, one thing at a time: runs, steps, width, depth, batch, probe set,
 cadence of evaluations, trace.
 
-Rates are run-steps per second of processor time on one device, so that other work on the machine
-hardly counts; compiling is not in them. Some ten minutes on an idle machine:
+Every point is measured on both paths, the kernel and plain JAX. Rates are run-steps per second of
+processor time, so that other work on the machine counts little; compiling is not in them. Some ten
+minutes on two idle cores:
 
     python benchmarks/growth.py --json growth.json --figure docs/figures/growth.png
     python benchmarks/growth.py --draw growth.json --figure docs/figures/growth.png
@@ -10,6 +11,7 @@ hardly counts; compiling is not in them. Some ten minutes on an idle machine:
 
 import argparse
 import dataclasses
+import itertools
 import json
 import math
 import resource
@@ -20,6 +22,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from engine_streams import make_config
+from speed import describe_machine
 
 from relu_dynamics import figures, make_grid
 from relu_dynamics.engine import tasks, training
@@ -27,23 +30,28 @@ from relu_dynamics.engine.keys import run_key
 from relu_dynamics.sweeps.blocks import run_block
 from relu_dynamics.sweeps.sweep import sweep_grid
 
-SAMPLE_S = 0.5  # samples of a point repeat for about so long, three times at least
+SAMPLES = 3  # of a point at least
+SAMPLE_S = 0.5  # they repeat for about so long
 WIDTHS = (8, 16, 32, 64, 128, 256, 512)
+PATHS = ("kernel", "plain")
 RUNS = (100, 1_000, 10_000, 100_000, 1_000_000)
 
 
 def points(quick: bool) -> list[dict]:
-    """Every point to measure: its curve, the value on the horizontal axis, and what to run."""
+    """Every point to measure: its curve, the value on the horizontal axis, and what to run on
+    which path."""
     unit, mlp = make_config("w1", 1000), make_config("w2", 200)
     unit = dataclasses.replace(unit, probe_every=25, steps=250, sustain=100)
     mlp = dataclasses.replace(mlp, probe_every=25, sustain=100)
-    made = []
+    made, replace = [], dataclasses.replace
 
     def add(curve, values, change, **more):
         chosen = values[:: len(values) - 1] if quick else values
-        made.extend(dict(curve=curve, value=v, config=change(v), **more) for v in chosen)
+        for v, path in itertools.product(chosen, PATHS):
+            if path == "plain" or not more.get("trace"):  # the kernel keeps no trace
+                config = replace(change(v), implementation=path)
+                made.append(dict(curve=curve, value=v, path=path, config=config, **more))
 
-    replace = dataclasses.replace
     # Many cells and few seeds: a seed's block is never mostly padding.
     runs = RUNS[:3] if quick else RUNS
     add("runs, one unit", runs, lambda _: unit, runs=True)
@@ -85,7 +93,7 @@ def measure(point: dict) -> dict:
         run = lambda: run_block(grid, 0)  # noqa: E731
     run()
     samples = []
-    while len(samples) < 3 or (sum(samples) < SAMPLE_S and len(samples) < 100):
+    while len(samples) < SAMPLES or (sum(samples) < SAMPLE_S and len(samples) < 100):
         start = time.process_time()
         run()
         samples.append(time.process_time() - start)
@@ -98,6 +106,7 @@ def measure(point: dict) -> dict:
     return dict(
         curve=point["curve"],
         value=point["value"],
+        path=point["path"],
         run_steps_per_s=rate,
         gflops=rate * flop / 1e9,
         lanes=lanes,
@@ -121,38 +130,57 @@ def _single(config, trace_units):
     )
 
 
-def draw(rows: list[dict], path: Path) -> None:
-    """One panel a quantity: run-steps/s against it, a line a network."""
+def draw(measured: dict, path: Path) -> None:
+    """One panel a quantity: run-steps/s against it, a colour a network, a line a path."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     curves = {}
-    for row in rows:
+    for row in measured["points"]:
         quantity, _, network = row["curve"].partition(", ")
         if "trace" not in quantity:
-            curves.setdefault(quantity, {}).setdefault(network or "16-w-w-1", []).append(row)
+            key = network or "16-32-32-1", row["path"]
+            curves.setdefault(quantity, {}).setdefault(key, []).append(row)
     plt.style.use(figures.STYLE)
-    figure, axes = plt.subplots(2, 4, figsize=(11, 5.2), layout="constrained", sharey=True)
-    names = {"width": "width w of both layers", "depth": "hidden layers of 32"}
-    colors = {"one unit": "C0", "16-32-32-1": "C1", "16-w-w-1": "C1"}
-    for axis, (quantity, lines) in zip(axes.flat, curves.items(), strict=False):
-        for network, line in lines.items():
+    figure, axes = plt.subplots(
+        2, 4, figsize=(figures.PAGE, 4.0), layout="constrained", sharey=True
+    )
+    names = {
+        "width": "width of both layers",
+        "depth": "hidden layers of 32",
+        "batch": "examples in a batch",
+        "probe set": "examples of an evaluation",
+    }
+    colors = {"one unit": "C0", "16-32-32-1": "C4"}
+    lines = {"kernel": "o-", "plain": "o:"}
+    titles = {"kernel": "the kernel", "plain": "plain JAX"}
+    for axis, (quantity, found) in zip(axes.flat, curves.items(), strict=False):
+        for (network, way), line in found.items():
             x, y = zip(*((r["value"], r["run_steps_per_s"]) for r in line), strict=True)
-            label = network.replace("16-w-w-1", "16-32-32-1")
-            axis.plot(x, y, "o-", ms=3, color=colors[network], label=label)
+            label = f"{network}, {titles[way]}"
+            axis.plot(x, y, lines[way], color=colors[network], label=label)
         axis.set(xscale="log", yscale="log", xlabel=names.get(quantity, quantity))
-        if quantity in names:  # less than two decades: the values themselves
+        if quantity in ("width", "depth"):  # less than two decades: the values themselves
             axis.set_xticks(x, [f"{value}" for value in x])
             axis.xaxis.minorticks_off()
     for axis in list(axes.flat)[len(curves) :]:
-        axis.remove()
+        axis.axis("off")
     for axis in axes[:, 0]:
-        axis.set_ylabel("run-steps / core second")
-    axes[0, 0].legend()
+        axis.set_ylabel("run-steps per core second")
+    axes.flat[-1].legend(*axes.flat[0].get_legend_handles_labels(), loc="center")
+    machine = measured["machine"]
+    figures.write_caption(
+        figure,
+        f"n = at least {SAMPLES} samples a point, the smallest counts. One core of "
+        f"{machine['processor']} ({machine['cores']} cores, peak {machine['peak_gflops']:.0f} "
+        "GFLOP/s); processor time without compiling, statistics of every unit at every step. Where "
+        "nothing else is said: one unit, 4 inputs, batch 32, 250 steps; 16-32-32-1, batch 64, 200 "
+        "steps; heavy-ball; 1,024 runs; an evaluation on 64 examples every 25 steps.",
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path)
 
 
 def main() -> None:
@@ -165,22 +193,23 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw into this file")
     options = parser.parse_args()
     if options.draw:
-        rows = json.loads(options.draw.read_text())
+        measured = json.loads(options.draw.read_text())
     else:
-        rows = []
+        rows: list[dict] = []
+        measured = dict(machine=describe_machine(), points=rows)
         for point in points(options.quick):
             rows.append(measure(point))
             row = rows[-1]
             print(
-                f"{row['curve']:40s} {row['value']:>9,} {row['run_steps_per_s']:>14,.0f}/s "
-                f"{row['gflops']:6.1f} GFLOP/s  lanes {row['lanes']:5d}  {row['peak_mb']:.0f} MB",
+                f"{row['curve']:40s} {row['path']:6s} {row['value']:>9,} "
+                f"{row['run_steps_per_s']:>14,.0f}/s {row['gflops']:6.1f} GFLOP/s  lanes {row['lanes']:5d}  {row['peak_mb']:.0f} MB",
                 flush=True,
             )
             jax.clear_caches()
             if options.json:
-                options.json.write_text(json.dumps(rows, indent=1) + "\n")
+                options.json.write_text(json.dumps(measured, indent=1) + "\n")
     if options.figure:
-        draw(rows, options.figure)
+        draw(measured, options.figure)
 
 
 if __name__ == "__main__":
