@@ -35,7 +35,8 @@ def registered(name: str) -> str:
 def by_kernel(step: Callable, finish: Callable) -> Callable:
     """`columns.scan_stretch` of `train_step` and a carry (State, History), by the kernel, which
     sums up the stretch's losses: `finish` gets them as `Losses`. It also takes arrays that end in
-    an axis of lanes. Lanes with minibatches, data or step counts of their own take the plain path."""
+    an axis of lanes. Lanes with minibatches, data or step counts of their own take the plain
+    path."""
 
     def alone(shared, carry, indices):
         one = jax.tree.map(lambda leaf: leaf[None], (shared[0], carry))
