@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from workloads import STATISTICS, Workload
+from workloads import BIASED, Workload
 
 FLAGS = (
     "-O3",
@@ -70,13 +70,16 @@ class Reference:
         arrays = (
             work.inputs,
             work.targets,
+            *([] if work.probe is None else [work.probe]),
             *work.weights,
             work.learning_rate,
             work.initial_bias,
             parameters,
-            *(stats[k] for k in STATISTICS),
+            *stats.values(),
         )
         pointers = [a.ctypes.data_as(ctypes.c_void_p) for a in arrays]
-        sizes = [ctypes.c_int(n) for n in (work.seeds, work.cells, work.steps, steps)]
-        self.kernel(*sizes, *pointers)
+        sizes = [work.seeds, work.cells, work.steps, steps]
+        if work.probe is not None:
+            sizes += [work.every(steps), work.probe.shape[1], BIASED[work.name]]
+        self.kernel(*map(ctypes.c_int, sizes), *pointers)
         return dict(parameters=parameters, **stats)

@@ -1,11 +1,13 @@
 """JAX as a textbook has it, with Flax linen and optax: `vmap(scan)`, and one run at a time."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from workloads import MOMENTUM, STATISTICS, Workload, pack
+from workloads import Workload, pack
 
 
 class Unit(nn.Module):
@@ -19,14 +21,16 @@ class Unit(nn.Module):
 
 
 class MLP(nn.Module):
-    """The network 16-32-32-1; returns the output and the pre-activations of all hidden units."""
+    """The network of W2 or W3; returns the output and the pre-activations of all hidden units."""
+
+    outputs: int
 
     @nn.compact
     def __call__(self, x):
         z1 = nn.Dense(32, name="layer1")(x)
         z2 = nn.Dense(32, name="layer2")(nn.relu(z1))
-        output = nn.Dense(1, name="layer3")(nn.relu(z2))
-        return output[:, 0], jnp.concatenate([z1, z2], axis=-1)
+        output = nn.Dense(self.outputs, name="layer3")(nn.relu(z2))
+        return output, jnp.concatenate([z1, z2], axis=-1)
 
 
 def _variables(p):
@@ -36,7 +40,7 @@ def _variables(p):
     return {
         "layer1": {"kernel": p[0], "bias": p[1]},
         "layer2": {"kernel": p[2], "bias": p[3]},
-        "layer3": {"kernel": p[4][..., None], "bias": p[5][..., None]},
+        "layer3": {"kernel": p[4], "bias": p[5]},
     }
 
 
@@ -49,45 +53,69 @@ def _flat(p):
         p["layer1"]["bias"],
         p["layer2"]["kernel"],
         p["layer2"]["bias"],
-        p["layer3"]["kernel"][..., 0],
-        p["layer3"]["bias"][..., 0],
+        p["layer3"]["kernel"],
+        p["layer3"]["bias"],
     ]
 
 
-def _optimizer(rate):
-    return optax.sgd(rate, momentum=MOMENTUM)
+def _model(work: Workload):
+    if work.name == "w1":
+        return Unit()
+    return MLP(10 if work.name == "w3" else 1)
 
 
-def _step(model, rate, never, carry, batch):
+def _optimizer(work: Workload, rate):
+    return optax.sgd(rate, momentum=work.momentum or None)
+
+
+def _loss(output, y):
+    if y.dtype == jnp.int32:
+        return optax.softmax_cross_entropy_with_integer_labels(output, y).mean()
+    return 0.5 * jnp.mean((output.reshape(y.shape) - y) ** 2)
+
+
+def _step(model, optimizer, never, carry, batch):
     """One step of one run."""
-    parameters, state, (first, total, peak, active) = carry
+    parameters, state, streams = carry
     t, x, y = batch
 
     def loss(p):
         output, z = model.apply({"params": p}, x)
-        return 0.5 * jnp.mean((output - y) ** 2), z
+        return _loss(output, y), z
 
     gradients, z = jax.grad(loss, has_aux=True)(parameters)
-    updates, state = _optimizer(rate).update(gradients, state, parameters)
-    step_peak = z.max(axis=0)
-    streams = (
-        jnp.where((first == never) & (step_peak > 0), t, first),
-        total + z.mean(axis=0),
-        jnp.maximum(peak, step_peak),
-        active + (z > 0).mean(axis=0),
+    updates, state = optimizer.update(gradients, state, parameters)
+    step_peak, first = z.max(axis=0), streams["first_active"]
+    streams |= dict(
+        first_active=jnp.where((first == never) & (step_peak > 0), t, first),
+        sum_mean=streams["sum_mean"] + z.mean(axis=0),
+        running_max=jnp.maximum(streams["running_max"], step_peak),
+        sum_fraction=streams["sum_fraction"] + (z > 0).mean(axis=0),
     )
     return (optax.apply_updates(parameters, updates), state, streams), None
 
 
+def _evaluate(model, every: int, carry, probe):
+    """The carry with the margins on the examples, for the `every` steps that follow."""
+    parameters, state, streams = carry
+    margin = model.apply({"params": parameters}, probe)[1].max(axis=0)
+    dead = streams["steps_dead"] + every * (margin <= 0)
+    return parameters, state, streams | dict(margin=margin, steps_dead=dead)
+
+
 def _result(carry) -> dict[str, np.ndarray]:
     parameters, _, streams = jax.device_get(carry)
-    return dict(parameters=pack(_flat(parameters)), **dict(zip(STATISTICS, streams, strict=True)))
+    return dict(parameters=pack(_flat(parameters)), **streams)
 
 
 def _start(work: Workload, steps: int):
+    """Variables and streams before the first step, leaves [seeds, cells, ...]."""
     empty = work.empty()
     empty["first_active"][:] = steps
-    return _variables(work.initial), tuple(empty[k] for k in STATISTICS)
+    initial = work.initial
+    if work.name == "w2":
+        initial[4:] = initial[4][..., None], initial[5][..., None]
+    return _variables(initial), empty
 
 
 class VmapScan:
@@ -95,23 +123,32 @@ class VmapScan:
 
     def prepare(self, work: Workload) -> None:
         self.work = work
-        model = Unit() if work.name == "w1" else MLP()
+        model = _model(work)
 
-        def train(variables, streams, rate, x, y):
-            carry = variables, _optimizer(rate).init(variables), streams
-            batches = jnp.arange(len(x), dtype=jnp.int32), x, y
-            step = lambda carry, batch: _step(model, rate, len(x), carry, batch)  # noqa: E731
-            return jax.lax.scan(step, carry, batches)[0]
+        def train(variables, streams, rate, x, y, probe):
+            optimizer, steps = _optimizer(work, rate), len(x)
+            carry = variables, optimizer.init(variables), streams
+            batches = jnp.arange(steps, dtype=jnp.int32), x, y
+            step = lambda carry, batch: _step(model, optimizer, steps, carry, batch)  # noqa: E731
+            if probe is None:
+                return jax.lax.scan(step, carry, batches)[0]
+            every = work.every(steps)
 
-        cells = jax.vmap(train, in_axes=(0, 0, 0, None, None))
-        self.sweep = jax.jit(jax.vmap(cells, in_axes=(0, 0, None, 0, 0)))
+            def stretch(carry, batches):
+                return jax.lax.scan(step, _evaluate(model, every, carry, probe), batches)
+
+            parts = jax.tree.map(lambda a: a.reshape(-1, every, *a.shape[1:]), batches)
+            return _evaluate(model, 0, jax.lax.scan(stretch, carry, parts)[0], probe)
+
+        cells = jax.vmap(train, in_axes=(0, 0, 0, None, None, None))
+        self.sweep = jax.jit(jax.vmap(cells, in_axes=(0, 0, None, 0, 0, 0)))
         self.run()
 
     def run(self, steps: int | None = None) -> dict[str, np.ndarray]:
         work = self.work
         steps = work.steps if steps is None else steps
         start = _start(work, steps)
-        data = work.inputs[:, :steps], work.targets[:, :steps]
+        data = work.inputs[:, :steps], work.targets[:, :steps], work.probe
         return _result(self.sweep(*start, work.learning_rate, *data))
 
 
@@ -120,9 +157,14 @@ class Loop:
 
     def prepare(self, work: Workload) -> None:
         self.work = work
-        model = Unit() if work.name == "w1" else MLP()
-        step = lambda *arguments: _step(model, *arguments)[0]  # noqa: E731
-        self.step = jax.jit(step)
+        model = _model(work)
+
+        @jax.jit
+        def step(rate, never, carry, batch):
+            return _step(model, _optimizer(work, rate), never, carry, batch)[0]
+
+        self.step = step
+        self.evaluate = jax.jit(functools.partial(_evaluate, model))
         self.run(steps=5)
 
     def run(self, steps: int | None = None) -> dict[str, np.ndarray]:
@@ -137,8 +179,13 @@ class Loop:
         pick = lambda a: jnp.asarray(a[seed, cell])  # noqa: E731
         variables, streams = jax.tree.map(pick, _start(self.work, steps))
         rate = self.work.learning_rate[cell]
-        carry = variables, _optimizer(rate).init(variables), streams
+        carry = variables, _optimizer(self.work, rate).init(variables), streams
         x, y = self.work.inputs[seed], self.work.targets[seed]
+        probe, every = None, self.work.every(steps)
+        if self.work.probe is not None:
+            probe = jnp.asarray(self.work.probe[seed])
         for t in range(steps):
+            if probe is not None and t % every == 0:
+                carry = self.evaluate(every, carry, probe)
             carry = self.step(rate, steps, carry, (np.int32(t), x[t], y[t]))
-        return carry
+        return carry if probe is None else self.evaluate(0, carry, probe)

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports] (the extra `bench`)
 from torch import nn  # pyright: ignore[reportMissingImports]
-from workloads import MOMENTUM, STATISTICS, Workload, pack
+from workloads import EVALUATED, HEAVY_BALL, STATISTICS, Workload, pack
 
 EXAMPLES = 64  # Batches of a seed from which runs with draws of their own choose.
 
@@ -27,7 +27,7 @@ class Eager:
     def prepare(self, work: Workload) -> None:
         _threads()
         self.work = work
-        self.inputs, self.targets = torch.tensor(work.inputs), torch.tensor(work.targets)
+        self.inputs, self.targets = torch.tensor(work.inputs), _targets(work)
         self.run(steps=5)
 
     def run(self, steps: int | None = None) -> dict[str, np.ndarray]:
@@ -37,19 +37,35 @@ class Eager:
         grid = (work.seeds, work.cells, -1)
         return {k: np.stack([r[k] for r in runs]).reshape(grid) for k in runs[0]}
 
+    @torch.no_grad()
+    def _margins(self, hidden: list, probe: "torch.Tensor") -> "torch.Tensor":
+        """The largest z of every hidden unit over the examples, without the hooks."""
+        found = []
+        for layer in hidden:
+            z = nn.functional.linear(probe, layer.weight, layer.bias)
+            found.append(z.amax(0))
+            probe = torch.relu(z)
+        return torch.cat(found)
+
     def _train(self, seed: int, cell: int, steps: int) -> dict[str, np.ndarray]:
         model, hidden = _module([p[seed, cell] for p in self.work.initial])
         streams = [_Stream(layer, steps) for layer in hidden]
         rate = float(self.work.learning_rate[cell])
-        optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=MOMENTUM)
+        optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=self.work.momentum)
+        every, dead = self.work.every(steps), 0
+        probe = None if self.work.probe is None else torch.tensor(self.work.probe[seed])
         for t in range(steps):
+            if probe is not None and t % every == 0:
+                dead = dead + every * (self._margins(hidden, probe) <= 0)
             optimizer.zero_grad()
-            output = model(self.inputs[seed, t])[:, 0]
-            loss = 0.5 * ((output - self.targets[seed, t]) ** 2).mean()
+            loss = _loss(model(self.inputs[seed, t]), self.targets[seed, t])
             loss.backward()
             optimizer.step()
         parameters = [p.detach().numpy().T.ravel() for p in model.parameters()]
         fields = {k: np.concatenate([getattr(s, k) for s in streams]) for k in STATISTICS}
+        if probe is not None:
+            margin = self._margins(hidden, probe).numpy()
+            fields |= dict(margin=margin, steps_dead=np.asarray(dead, np.int32))
         return dict(parameters=np.concatenate(parameters), **fields)
 
 
@@ -79,7 +95,8 @@ def _module(parameters: list[np.ndarray]) -> tuple[nn.Sequential, list[nn.Linear
     if len(parameters) == 3:
         sizes, tensors = [(4, 1, True), (1, 1, False)], parameters
     else:
-        sizes, tensors = [(16, 32, True), (32, 32, True), (32, 1, True)], parameters
+        w1, _, w2, _, _, b3 = tensors = parameters
+        sizes = [(*w1.shape, True), (*w2.shape, True), (w2.shape[1], b3.size, True)]
     linear = [nn.Linear(i, o, bias=bias) for i, o, bias in sizes]
     model = nn.Sequential(*[m for layer in linear for m in (layer, nn.ReLU())][:-1])
     with torch.no_grad():
@@ -88,24 +105,43 @@ def _module(parameters: list[np.ndarray]) -> tuple[nn.Sequential, list[nn.Linear
     return model, linear[:-1]
 
 
-def _loss_w1(p, x, y):
+def _targets(work: Workload) -> "torch.Tensor":
+    """The targets, class numbers as torch wants them."""
+    classes = work.targets.dtype == np.int32
+    return torch.tensor(work.targets, dtype=torch.int64 if classes else torch.float32)
+
+
+def _loss(output, y):
+    if not y.is_floating_point():
+        return nn.functional.cross_entropy(output, y)
+    return 0.5 * ((output.reshape(y.shape) - y) ** 2).mean()
+
+
+def _unit(p, x):
+    """The output of W1's network and z of its unit."""
     z = (x @ p[0] + p[1])[:, None]
-    return 0.5 * ((p[2] * torch.relu(z[:, 0]) - y) ** 2).mean(), z
+    return p[2] * torch.relu(z[:, 0]), z
 
 
-def _loss_w2(p, x, y):
+def _mlp(p, x):
+    """The output of W2's or W3's network and z of all hidden units."""
     z1 = x @ p[0] + p[1]
     z2 = torch.relu(z1) @ p[2] + p[3]
-    output = torch.relu(z2) @ p[4] + p[5]
-    return 0.5 * ((output - y) ** 2).mean(), torch.cat([z1, z2], -1)
+    return torch.relu(z2) @ p[4] + p[5], torch.cat([z1, z2], -1)
 
 
-def _run_step(loss):
+def _run_step(work: Workload):
     """One step of one run, everything explicit; `vmap` makes it a step of the grid."""
+    network = _unit if work.name == "w1" else _mlp
+    momentum = work.momentum
+
+    def loss(p, x, y):
+        output, z = network(p, x)
+        return _loss(output, y), z
 
     def step(p, m, first, total, peak, active, t, never, rate, x, y):
         gradients, (_, z) = torch.func.grad_and_value(loss, has_aux=True)(p, x, y)
-        m = tuple(g + MOMENTUM * a for g, a in zip(gradients, m, strict=True))
+        m = tuple(g + momentum * a if momentum else g for g, a in zip(gradients, m, strict=True))
         p = tuple(a - rate * b for a, b in zip(p, m, strict=True))
         step_peak = z.detach().amax(0)
         first = torch.where((first == never) & (step_peak > 0), t, first)
@@ -117,7 +153,8 @@ def _run_step(loss):
 
 
 class Func:
-    """`torch.func`: the gradient inside `vmap` over cells inside `vmap` over seeds."""
+    """`torch.func`: the gradient inside `vmap` over cells inside `vmap` over seeds; evaluations
+    are one more vmapped function."""
 
     compiled = False
 
@@ -125,17 +162,19 @@ class Func:
         """The number of seeds trained together, the fastest of those tried."""
         # Compiled, one seed of 64 MLPs fits in cache; one launched operation at a time, more
         # runs a launch is always better, and so it is for the single unit.
-        return 1 if self.compiled and self.work.name == "w2" else self.work.seeds
+        return 1 if self.compiled and self.work.name != "w1" else self.work.seeds
 
     def prepare(self, work: Workload) -> None:
         _threads()
         self.work = work
-        step = _run_step(_loss_w1 if work.name == "w1" else _loss_w2)
-        cells = torch.func.vmap(step, in_dims=(0,) * 6 + (None, None, 0, None, None))
+        cells = torch.func.vmap(_run_step(work), in_dims=(0,) * 6 + (None, None, 0, None, None))
         step = torch.func.vmap(cells, in_dims=(0,) * 6 + (None, None, None, 0, 0))
+        one = lambda p, probe: _mlp(p, probe)[1].amax(0)  # noqa: E731
+        margins = torch.func.vmap(torch.func.vmap(one, in_dims=(0, None)))
         self.step = _compiled(step) if self.compiled else step
+        self.margins = _compiled(margins) if self.compiled else margins
         self.x = torch.tensor(work.inputs).swapaxes(0, 1).contiguous()
-        self.y = torch.tensor(work.targets).swapaxes(0, 1).contiguous()
+        self.y = _targets(work).swapaxes(0, 1).contiguous()
         self.run(steps=5)
 
     @torch.no_grad()
@@ -145,7 +184,7 @@ class Func:
         parts = [self._train(slice(s, s + group), steps) for s in range(0, work.seeds, group)]
         parameters = [torch.cat(p).numpy() for p in zip(*[part[0] for part in parts], strict=True)]
         streams = [torch.cat(s).numpy() for s in zip(*[part[2:] for part in parts], strict=True)]
-        return dict(parameters=pack(parameters), **dict(zip(STATISTICS, streams, strict=True)))
+        return dict(parameters=pack(parameters), **dict(zip(work.fields, streams, strict=True)))
 
     def _train(self, seeds: slice, steps: int):
         empty = self.work.empty()
@@ -158,9 +197,16 @@ class Func:
         )
         time = torch.arange(steps + 1, dtype=torch.int32)
         rate = torch.tensor(self.work.learning_rate)
+        every = self.work.every(steps)
+        margin, dead = (torch.tensor(empty[k][seeds]) if k in empty else None for k in EVALUATED)
+        probe = None if margin is None else torch.tensor(self.work.probe[seeds])
         for t in range(steps):
+            if probe is not None and t % every == 0:
+                dead += every * (self.margins(state[0], probe) <= 0)
             state = self.step(*state, time[t], time[steps], rate, *self.examples(t, seeds))
-        return state
+        if probe is None:
+            return state
+        return *state, self.margins(state[0], probe), dead
 
     def examples(self, t: int, seeds: slice):
         """Inputs [seeds, batch, features] and targets [seeds, batch] of one step."""
@@ -179,8 +225,7 @@ class FuncCompiledOwn(FuncCompiled):
     def prepare(self, work: Workload) -> None:
         _threads()
         self.work = work
-        step = _run_step(_loss_w1 if work.name == "w1" else _loss_w2)
-        own = torch.func.vmap(step, in_dims=(0,) * 6 + (None, None, 0, 0, 0))
+        own = torch.func.vmap(_run_step(work), in_dims=(0,) * 6 + (None, None, 0, 0, 0))
         self.step = _compiled(torch.func.vmap(own, in_dims=(0,) * 6 + (None, None, None, 0, 0)))
         self.batch = work.targets.shape[2]
         self.x = torch.tensor(work.inputs[:, :EXAMPLES]).flatten(1, 2)
@@ -230,7 +275,7 @@ def _matrix_step(w, v, mw, mv, first, total, peak, active, t, never, rate, x, y)
     z = x @ w
     on = z > 0
     g = x.mT @ torch.where(on, v[:, None] * z - y, 0.0) / x.shape[1]
-    mw, mv = g * v[:, None] + MOMENTUM * mw, (w * g).sum(1) + MOMENTUM * mv
+    mw, mv = g * v[:, None] + HEAVY_BALL * mw, (w * g).sum(1) + HEAVY_BALL * mv
     step_peak = z.amax(1)
     return (
         w - rate * mw,

@@ -201,7 +201,6 @@ def examine(trained: Trained, seed: int) -> Outcome:
         prognosis=prognosis,
     )  # fmt: skip
     gradient = jax.jit(jax.grad(network.loss))
-    norms = lambda params: gradient_norms(gradient(params, *network.data), probe)  # noqa: E731
     treated = inspection.treat(
         network.change, diagnosis.dead, state.params, state.memory, probe=probe, tx=network.tx,
         key=jax.random.key(3000 + seed), init=network.init, see=look, seen=diagnosis.seen,
@@ -216,9 +215,10 @@ def examine(trained: Trained, seed: int) -> Outcome:
         )
         for name, rate in {"same rate": network.rate, "a tenth": network.rate / 10}.items()
     }  # fmt: skip
-    gradients = norms(state.params), norms(treated.params)
+    gradients = [gradient(params, *network.data) for params in (state.params, treated.params)]
     census = treated.proof(see(state), see(after), gradients)
-    return Outcome(ahead, prognosis, diagnosis, np.asarray(gradients[0]), treated, census, proofs)
+    norms = np.asarray(gradient_norms(gradients[0], probe))
+    return Outcome(ahead, prognosis, diagnosis, norms, treated, census, proofs)
 
 
 # The table of the docs ----------------------------------------------------------------------------

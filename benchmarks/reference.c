@@ -1,6 +1,6 @@
-/* The two workloads of workloads.py in plain C with GCC vector extensions, and a measure of the
+/* The workloads of workloads.py in plain C with GCC vector extensions, and a measure of the
    machine's peak. Data layout and results are those of workloads.py; `length` is the number of
-   steps stored in x and y, `steps` the number to train. */
+   steps stored in x and y, `steps` the number to train, `every` the number between evaluations. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -140,12 +140,10 @@ typedef struct {
     float *total, *peak, *active;
 } streams;
 
-/* h = relu(in w + b) for the batch, and the statistics of the 32 pre-activations. */
-INLINE void layer(const float *in, int depth, const float *w, const float *b, float *h, int t,
-                  int never, streams s) {
+/* h = relu(in w + b) for a batch; sum, largest value and count of z > 0 of the 32 pre-activations. */
+INLINE void forward(const float *in, int depth, const float *w, const float *b, float *h,
+                    vec sum[2], vec top[2], ivec on[2]) {
     vec b0 = load(b), b1 = load(b + LANES), zero = {0};
-    vec sum[2] = {{0}}, top[2] = {splat(-INFINITY), splat(-INFINITY)};
-    ivec on[2] = {{0}};
     for (int n = 0; n < BATCH2; n += ROWS) {
         vec z[ROWS][2];
         product(in + n * depth, depth, 1, w, depth, b0, b1, z);
@@ -159,6 +157,14 @@ INLINE void layer(const float *in, int depth, const float *w, const float *b, fl
                 store(h + (n + r) * H + j * LANES, larger(z[r][j], zero));
             }
     }
+}
+
+/* The same, with the statistics added to the streams. */
+INLINE void layer(const float *in, int depth, const float *w, const float *b, float *h, int t,
+                  int never, streams s) {
+    vec sum[2] = {{0}}, top[2] = {splat(-INFINITY), splat(-INFINITY)};
+    ivec on[2] = {{0}};
+    forward(in, depth, w, b, h, sum, top, on);
     for (int j = 0; j < 2; j++)
         for (int l = 0; l < LANES; l++) {
             int u = j * LANES + l;
@@ -169,11 +175,10 @@ INLINE void layer(const float *in, int depth, const float *w, const float *b, fl
         }
 }
 
-/* One heavy-ball step of sixteen parameters with the gradient g. */
+/* One step of sixteen parameters with the gradient g; heavy-ball where there are moments m. */
 INLINE void descend(float *p, float *m, vec g, float rate) {
-    vec moment = g + MOMENTUM * load(m);
-    store(m, moment);
-    store(p, load(p) - rate * moment);
+    if (m) g += MOMENTUM * load(m), store(m, g);
+    store(p, load(p) - rate * g);
 }
 
 /* w, of shape (rows, 32), descends along in' d. */
@@ -185,7 +190,8 @@ INLINE void descend_matrix(float *w, float *m, const float *in, int rows, const 
 #pragma GCC unroll 8
         for (int r = 0; r < ROWS; r++)
             for (int j = 0; j < 2; j++)
-                descend(w + (i + r) * H + j * LANES, m + (i + r) * H + j * LANES, g[r][j], rate);
+                descend(w + (i + r) * H + j * LANES, m ? m + (i + r) * H + j * LANES : 0, g[r][j],
+                        rate);
     }
 }
 
@@ -214,6 +220,38 @@ INLINE void transpose(vec a[LANES]) {
 #endif
 }
 
+/* out [cols][rows] = a [rows][cols] transposed, both multiples of 16. */
+INLINE void transposed(const float *a, int rows, int cols, float *out) {
+    for (int i = 0; i < rows; i += LANES)
+        for (int j = 0; j < cols; j += LANES) {
+            vec tile[LANES];
+#pragma GCC unroll 16
+            for (int r = 0; r < LANES; r++) tile[r] = load(a + (i + r) * cols + j);
+            transpose(tile);
+#pragma GCC unroll 16
+            for (int r = 0; r < LANES; r++) store(out + (j + r) * rows + i, tile[r]);
+        }
+}
+
+/* d = (above back) where h > 0, for the batch, and its sums over the batch. */
+INLINE void backward(const float *above, int row, int step, const float *back, int depth,
+                     const float *h, float *d, vec sums[2]) {
+    vec zero = {0};
+    sums[0] = sums[1] = zero;
+    for (int n = 0; n < BATCH2; n += ROWS) {
+        vec a[ROWS][2];
+        product(above + n * row, row, step, back, depth, zero, zero, a);
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 2
+            for (int j = 0; j < 2; j++) {
+                vec q = keep(a[r][j], load(h + (n + r) * H + j * LANES) > 0.0f);
+                sums[j] += q;
+                store(d + (n + r) * H + j * LANES, q);
+            }
+    }
+}
+
 typedef struct {
     _Alignas(64) float w1[IN * H];
     float b1[H], w2[H * H], b2[H], w3[H], b3;
@@ -231,7 +269,7 @@ static void train(int steps, const float *x, const float *y, network *p, float r
         layer(x, IN, p->w1, p->b1, h1, t, steps, s);
         layer(h1, H, p->w2, p->b2, h2, t, steps, upper);
 
-        vec w30 = load(p->w3), w31 = load(p->w3 + LANES), zero = {0};
+        vec w30 = load(p->w3), w31 = load(p->w3 + LANES);
         vec gw30 = {0}, gw31 = {0}, gb20 = {0}, gb21 = {0}, gb3 = {0};
         for (int n = 0; n < BATCH2; n += LANES) {
             vec tile[LANES], error = splat(p->b3);
@@ -252,30 +290,12 @@ static void train(int steps, const float *x, const float *y, network *p, float r
                 store(d2 + (n + r) * H, da), store(d2 + (n + r) * H + LANES, db);
             }
         }
-        for (int i = 0; i < H; i += LANES)
-            for (int j = 0; j < H; j += LANES) {
-                vec tile[LANES];
-#pragma GCC unroll 16
-                for (int r = 0; r < LANES; r++) tile[r] = load(p->w2 + (i + r) * H + j);
-                transpose(tile);
-#pragma GCC unroll 16
-                for (int r = 0; r < LANES; r++) store(back + (j + r) * H + i, tile[r]);
-            }
-        vec gb10 = {0}, gb11 = {0};
-        for (int n = 0; n < BATCH2; n += ROWS) {
-            vec d[ROWS][2];
-            product(d2 + n * H, H, 1, back, H, zero, zero, d);
-#pragma GCC unroll 8
-            for (int r = 0; r < ROWS; r++) {
-                const float *h = h1 + (n + r) * H;
-                vec a = keep(d[r][0], load(h) > 0.0f), b = keep(d[r][1], load(h + LANES) > 0.0f);
-                gb10 += a, gb11 += b;
-                store(d1 + (n + r) * H, a), store(d1 + (n + r) * H + LANES, b);
-            }
-        }
+        vec gb1[2];
+        transposed(p->w2, H, H, back);
+        backward(d2, H, 1, back, H, h1, d1, gb1);
         descend_matrix(p->w1, m.w1, x, IN, d1, rate);
         descend_matrix(p->w2, m.w2, h1, H, d2, rate);
-        descend(p->b1, m.b1, gb10, rate), descend(p->b1 + LANES, m.b1 + LANES, gb11, rate);
+        descend(p->b1, m.b1, gb1[0], rate), descend(p->b1 + LANES, m.b1 + LANES, gb1[1], rate);
         descend(p->b2, m.b2, gb20, rate), descend(p->b2 + LANES, m.b2 + LANES, gb21, rate);
         descend(p->w3, m.w3, gw30, rate), descend(p->w3 + LANES, m.w3 + LANES, gw31, rate);
         float g = 0;
@@ -305,6 +325,146 @@ void w2(int seeds, int cells, int length, int steps, const float *x, const float
         train(steps, x + (long)s * length * BATCH2 * IN, y + (long)s * length * BATCH2, &p,
               rate[c], (streams){first + u, total + u, peak + u, active + u});
         memcpy(parameters + (long)i * PARAMETERS, &p, 4 * PARAMETERS);
+    }
+}
+
+/* ---- W3: an MLP 64-32-32-10 and cross entropy; the batch and the hidden layers are W2's ---- */
+
+#define IN3 64
+#define CLASSES 10
+
+typedef struct {
+    _Alignas(64) float w1[IN3 * H];
+    float b1[H], w2[H * H], b2[H];
+    float w3[LANES * H], b3[LANES]; /* [class][unit]; classes beyond the last stay 0. */
+} classifier;
+
+#define PARAMETERS3 (IN3 * H + H + H * H + H + H * CLASSES + CLASSES)
+
+/* e^x for x <= 0 to about an ulp (Cephes' expf, S. L. Moshier). */
+INLINE vec exponential(vec x) {
+    x = larger(x, splat(-87.0f));
+    ivec n = __builtin_convertvector(x * 1.44269504f - 0.5f, ivec);
+    vec k = __builtin_convertvector(n, vec);
+    vec r = x - k * 0.693359375f + k * 2.12194440e-4f;
+    vec p = 1.9875691500e-4f * r + 1.3981999507e-3f;
+    p = ((p * r + 8.3334519073e-3f) * r + 4.1665795894e-2f) * r + 1.6666665459e-1f;
+    p = (p * r + 5.0000001201e-1f) * r * r + r + 1.0f;
+    return p * (vec)((n + 127) << 23);
+}
+
+/* error [class][row] = (softmax(h w3 + b3) - one-hot) / batch, and its sums over the batch; the
+   lanes are rows. */
+INLINE void classify(const classifier *p, const float *h, const int *label, float *error,
+                     float sums[LANES]) {
+    _Alignas(64) float w3[H * LANES];
+    transposed(p->w3, LANES, H, w3);
+    vec bias = load(p->b3), sum[CLASSES] = {{0}};
+    for (int n = 0; n < BATCH2; n += LANES) {
+        vec z[LANES];
+#pragma GCC unroll 16
+        for (int r = 0; r < LANES; r++) z[r] = bias;
+        for (int k = 0; k < H; k++) {
+            vec w = load(w3 + k * LANES);
+#pragma GCC unroll 16
+            for (int r = 0; r < LANES; r++) z[r] += h[(n + r) * H + k] * w;
+        }
+        transpose(z);
+        vec most = z[0], all = {0};
+#pragma GCC unroll 16
+        for (int k = 1; k < CLASSES; k++) most = larger(most, z[k]);
+#pragma GCC unroll 16
+        for (int k = 0; k < CLASSES; k++) z[k] = exponential(z[k] - most), all += z[k];
+        vec scale = (1.0f / BATCH2) / all, one = splat(1.0f / BATCH2);
+        ivec right;
+        memcpy(&right, label + n, sizeof right);
+#pragma GCC unroll 16
+        for (int k = 0; k < CLASSES; k++) {
+            vec e = z[k] * scale - keep(one, right == k);
+            sum[k] += e;
+            store(error + k * BATCH2 + n, e);
+        }
+    }
+    for (int k = 0; k < CLASSES; k++)
+        for (int l = 0; l < LANES; l++) sums[k] += sum[k][l];
+}
+
+/* The margins of the 64 hidden units: the largest z over the examples. */
+static void evaluate(const classifier *p, const float *probe, int examples, float *margin) {
+    _Alignas(64) float h1[BATCH2 * H], h2[BATCH2 * H];
+    vec sum[2] = {{0}}, first[2], second[2];
+    ivec on[2] = {{0}};
+    for (int j = 0; j < 2; j++) first[j] = second[j] = splat(-INFINITY);
+    for (int n = 0; n < examples; n += BATCH2) {
+        forward(probe + n * IN3, IN3, p->w1, p->b1, h1, sum, first, on);
+        forward(h1, H, p->w2, p->b2, h2, sum, second, on);
+    }
+    for (int j = 0; j < 2; j++)
+        store(margin + j * LANES, first[j]), store(margin + H + j * LANES, second[j]);
+}
+
+static void step3(const float *x, const int *label, int t, int never, classifier *p, float rate,
+                  streams s) {
+    _Alignas(64) float h1[BATCH2 * H], h2[BATCH2 * H], d1[BATCH2 * H], d2[BATCH2 * H];
+    _Alignas(64) float back[H * H], error[LANES * BATCH2];
+    float gb3[LANES] = {0};
+    streams upper = {s.first + H, s.total + H, s.peak + H, s.active + H};
+    layer(x, IN3, p->w1, p->b1, h1, t, never, s);
+    layer(h1, H, p->w2, p->b2, h2, t, never, upper);
+    classify(p, h2, label, error, gb3);
+    vec gb1[2], gb2[2], g[ROWS][2], zero = {0};
+    backward(error, 1, BATCH2, p->w3, CLASSES, h2, d2, gb2);
+    transposed(p->w2, H, H, back);
+    backward(d2, H, 1, back, H, h1, d1, gb1);
+    descend_matrix(p->w1, 0, x, IN3, d1, rate);
+    descend_matrix(p->w2, 0, h1, H, d2, rate);
+    for (int c = 0; c < CLASSES; c += ROWS) { /* Rows beyond the last class are not used. */
+        product(error + c * BATCH2, BATCH2, 1, h2, BATCH2, zero, zero, g);
+        for (int r = 0; r < ROWS && c + r < CLASSES; r++)
+            for (int j = 0; j < 2; j++)
+                descend(p->w3 + (c + r) * H + j * LANES, 0, g[r][j], rate);
+    }
+    for (int j = 0; j < 2; j++)
+        descend(p->b1 + j * LANES, 0, gb1[j], rate), descend(p->b2 + j * LANES, 0, gb2[j], rate);
+    descend(p->b3, 0, load(gb3), rate);
+}
+
+void w3(int seeds, int cells, int length, int steps, int every, int examples, int biased,
+        const float *x, const int *label, const float *probe, const float *w10, const float *w20,
+        const float *w30, const float *rate, const float *b0, float *parameters, int *first,
+        float *total, float *peak, float *active, float *margin, int *dead) {
+#pragma omp parallel for schedule(dynamic)
+    for (int i = 0; i < seeds * cells; i++) {
+        int s = i / cells, c = i % cells;
+        long u = (long)i * 2 * H;
+        const float *seen = probe + (long)s * examples * IN3;
+        classifier p;
+        memset(&p, 0, sizeof p);
+        memcpy(p.w1, w10 + (long)s * IN3 * H, sizeof p.w1);
+        memcpy(p.w2, w20 + (long)s * H * H, sizeof p.w2);
+        for (int j = 0; j < H; j++)
+            for (int k = 0; k < CLASSES; k++) p.w3[k * H + j] = w30[((long)s * H + j) * CLASSES + k];
+        for (int j = 0; j < biased; j++) p.b2[j] = b0[c];
+        for (int j = 0; j < 2 * H; j++) {
+            first[u + j] = steps, peak[u + j] = -INFINITY;
+            total[u + j] = active[u + j] = 0, dead[u + j] = 0;
+        }
+        for (int t = 0; t < steps; t++) {
+            if (t % every == 0) {
+                evaluate(&p, seen, examples, margin + u);
+                for (int j = 0; j < 2 * H; j++) dead[u + j] += margin[u + j] <= 0 ? every : 0;
+            }
+            long at = (long)s * length + t;
+            step3(x + at * BATCH2 * IN3, label + at * BATCH2, t, steps, &p, rate[c],
+                  (streams){first + u, total + u, peak + u, active + u});
+        }
+        evaluate(&p, seen, examples, margin + u);
+        float *out = parameters + (long)i * PARAMETERS3;
+        memcpy(out, p.w1, 4 * (IN3 * H + H + H * H + H));
+        out += IN3 * H + H + H * H + H;
+        for (int j = 0; j < H; j++)
+            for (int k = 0; k < CLASSES; k++) out[j * CLASSES + k] = p.w3[k * H + j];
+        memcpy(out + H * CLASSES, p.b3, 4 * CLASSES);
     }
 }
 

@@ -3,10 +3,15 @@
 One command trains the same grids of tiny networks with every contender in turn, checks that all
 compute the same thing, and prints a table of run-steps per second (one run-step is one step of one
 run). Rounds are interleaved: each contender gives one sample a round, so that a machine that slows
-down slows all of them. The default sizes take some ten minutes with nine rounds on two cores.
+down slows all of them. It takes some eight minutes on two idle cores. Run it three times,
+and write the middle of the three, with the spread, into the docs:
 
-    python benchmarks/speed.py --rounds 9 --write docs/speed.md --json speed.json
-    python benchmarks/speed.py --quick
+    python benchmarks/speed.py --json 1.json
+    python benchmarks/speed.py --json 2.json
+    python benchmarks/speed.py --json 3.json
+    python benchmarks/speed.py --summarize 1.json 2.json 3.json --write docs/speed.md
+
+`--quick` is a check in a minute. Contenders that are not installed have no row.
 """
 
 import argparse
@@ -24,12 +29,11 @@ from pathlib import Path
 
 import numpy as np
 from agreement import FEW_STEPS, compare
-from workers import Contender, NotRun, Team
-from workloads import FLOP, QUICK_SIZES, SIZES, Streams, Workload, make_workload
+from tables import Unlike, render
+from workers import CORES, Contender, NotRun, Team
+from workloads import QUICK_SIZES, SIZES, Streams, Workload, make_workload
 
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 SAMPLE_S = 0.3  # Fast contenders repeat the work until a sample takes about so long.
-BASES = ("engine", "torch-func-compile", "jax-vmap-scan", "numpy")  # Ratios are to the first run.
 ONE_DEVICE = {"JAX_PLATFORMS": "cpu"}
 
 CONTENDERS = (
@@ -38,45 +42,67 @@ CONTENDERS = (
         "**relu_dynamics, the kernel**, all statistics",
         "contender_engine:Engine",
         threads=CORES,
-        arguments=dict(statistics=True, implementation="kernel"),
+        arguments=dict(implementation="kernel"),
+    ),
+    Contender(
+        "kernel-bare",
+        "relu_dynamics, the kernel, no statistics",
+        "contender_engine:Engine",
+        threads=CORES,
+        arguments=dict(implementation="kernel", statistics=False),
+        statistics=False,
+    ),
+    Contender(
+        "kernel-training",
+        "relu_dynamics, the kernel, all statistics, no evaluations",
+        "contender_engine:Engine",
+        threads=CORES,
+        arguments=dict(implementation="kernel", evaluations=False),
+        evaluations=False,
+        workloads=("w3",),
     ),
     Contender(
         "engine",
-        "**relu_dynamics**, all statistics",
+        "**relu_dynamics, plain JAX**, all statistics",
         "contender_engine:Engine",
         threads=CORES,
-        arguments=dict(statistics=True),
     ),
     Contender(
-        "engine-plain",
-        "relu_dynamics, no statistics",
+        "engine-bare",
+        "relu_dynamics, plain JAX, no statistics",
         "contender_engine:Engine",
         threads=CORES,
         arguments=dict(statistics=False),
         statistics=False,
+        workloads=("w1", "w2"),
     ),
     Contender(
         "engine-own",
-        "relu_dynamics, all statistics, every run its own batches",
+        "relu_dynamics, plain JAX, all statistics, every run its own batches",
         "contender_engine:Engine",
         threads=CORES,
-        arguments=dict(statistics=True, own_batches=True),
+        arguments=dict(own_batches=True),
         own_batches=True,
-        limits=dict(w1=dict(steps=200)),
+        workloads=("w1", "w2"),
+        limits=dict(w1=dict(steps=100)),
     ),
     Contender(
         "torch-eager",
         "PyTorch eager with hooks, one run at a time",
         "contenders_torch:Eager",
         processes=CORES,
-        limits=dict(w1=dict(seeds=2, cells=4, steps=250), w2=dict(seeds=2, cells=4, steps=100)),
+        limits=dict(
+            w1=dict(seeds=2, cells=4, steps=250),
+            w2=dict(seeds=2, cells=4, steps=100),
+            w3=dict(seeds=2, cells=4, steps=100),
+        ),
     ),
     Contender(
         "torch-func",
         "`torch.func` vmap",
         "contenders_torch:Func",
         threads=CORES,
-        limits=dict(w1=dict(steps=250), w2=dict(steps=75)),
+        limits=dict(w1=dict(steps=75), w2=dict(steps=75), w3=dict(steps=50)),
     ),
     # Torch's threads wait for each other in every operation: with other work on a core the row
     # above falls to a tenth, this one does not.
@@ -85,14 +111,14 @@ CONTENDERS = (
         "`torch.func` vmap, a process a core",
         "contenders_torch:Func",
         processes=CORES,
-        limits=dict(w1=dict(steps=250), w2=dict(steps=75)),
+        limits=dict(w1=dict(steps=75), w2=dict(steps=75), w3=dict(steps=50)),
     ),
     Contender(
         "torch-func-compile",
         "`torch.func` vmap + `torch.compile`",
         "contenders_torch:FuncCompiled",
         processes=CORES,
-        limits=dict(w2=dict(steps=150)),
+        limits=dict(w2=dict(steps=150), w3=dict(steps=100)),
     ),
     Contender(
         "torch-func-compile-own",
@@ -100,6 +126,7 @@ CONTENDERS = (
         "contenders_torch:FuncCompiledOwn",
         processes=CORES,
         own_batches=True,
+        workloads=("w1", "w2"),
         limits=dict(w1=dict(steps=100), w2=dict(steps=100)),
     ),
     Contender(
@@ -114,7 +141,7 @@ CONTENDERS = (
         "NumPy over the grid",
         "contenders_numpy:Grid",
         processes=CORES,
-        limits=dict(w2=dict(steps=150)),
+        limits=dict(w1=dict(steps=500), w2=dict(steps=100), w3=dict(steps=50)),
     ),
     Contender(
         "jax-vmap-scan",
@@ -122,7 +149,7 @@ CONTENDERS = (
         "contenders_jax:VmapScan",
         threads=CORES,
         environment=ONE_DEVICE,
-        limits=dict(w2=dict(steps=150)),
+        limits=dict(w1=dict(steps=250), w2=dict(steps=100), w3=dict(steps=50)),
     ),
     Contender(
         "jax-loop",
@@ -130,7 +157,11 @@ CONTENDERS = (
         "contenders_jax:Loop",
         threads=CORES,
         environment=ONE_DEVICE,
-        limits=dict(w1=dict(seeds=1, cells=4, steps=250), w2=dict(seeds=1, cells=4, steps=100)),
+        limits=dict(
+            w1=dict(seeds=1, cells=4, steps=250),
+            w2=dict(seeds=1, cells=4, steps=100),
+            w3=dict(seeds=1, cells=4, steps=100),
+        ),
     ),
     Contender("c", "plain C (OpenMP), near the limit", "contenders_c:Reference", threads=CORES),
 )
@@ -138,10 +169,18 @@ CONTENDERS = (
 
 def main() -> None:
     arguments = _parse()
+    if arguments.summarize:
+        reports = [json.loads(Path(path).read_text()) for path in arguments.summarize]
+        try:
+            _write(render(reports), arguments.write)
+        except Unlike as error:
+            sys.exit(str(error))
+        return
     sizes = dict(QUICK_SIZES if arguments.quick else SIZES)
     if arguments.size:
         fields = dict(zip(("cells", "seeds", "steps"), arguments.size, strict=True))
         sizes = dict.fromkeys(sizes, fields)
+    start = time.perf_counter()
     chosen = [c for c in CONTENDERS if not arguments.contenders or c.name in arguments.contenders]
     with tempfile.TemporaryDirectory() as cache:
         # A fresh cache: compile times are those of a first run, whoever ran here before.
@@ -152,21 +191,23 @@ def main() -> None:
         for name in arguments.workloads:
             work = _workload(name, **sizes[name])
             tables[name] = measure(work, chosen, arguments.rounds, machine)
-        for name, table in tables.items():
-            summarize(table["rows"], name, machine["peak_gflops"])
     report = dict(
         command=shlex.join(["python", *sys.argv]),
+        minutes=(time.perf_counter() - start) / 60,
         rounds=arguments.rounds,
         sizes={name: sizes[name] for name in arguments.workloads},
         machine=machine,
         workloads=tables,
     )
-    text = render(report)
-    print(text)
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(report, indent=1) + "\n")
-    if arguments.write:
-        write_between_marks(Path(arguments.write), text)
+    _write(render([report]), arguments.write)
+
+
+def _write(text: str, path: str | None) -> None:
+    print(text)
+    if path:
+        write_between_marks(Path(path), text)
 
 
 def _parse() -> argparse.Namespace:
@@ -174,7 +215,7 @@ def _parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     names = [c.name for c in CONTENDERS]
-    parser.add_argument("--rounds", type=int, help="samples of each contender (9; quick: 3)")
+    parser.add_argument("--rounds", type=int, help="samples of each contender (5; quick: 2)")
     parser.add_argument("--workloads", nargs="+", default=list(SIZES), choices=list(SIZES))
     parser.add_argument(
         "--contenders",
@@ -189,12 +230,18 @@ def _parse() -> argparse.Namespace:
         nargs=3,
         type=int,
         metavar=("CELLS", "SEEDS", "STEPS"),
-        help="another size of the work, for each workload; CELLS is a square",
+        help="another size of the work, for each workload; CELLS is a square, of w3 12 squares",
+    )
+    parser.add_argument(
+        "--summarize",
+        nargs=3,
+        metavar="FILE",
+        help="measure nothing: the tables of three runs, written by --json",
     )
     parser.add_argument("--write", metavar="FILE", help="write the tables to this markdown file")
     parser.add_argument("--json", metavar="FILE", help="write all samples to this file")
     arguments = parser.parse_args()
-    arguments.rounds = arguments.rounds or (3 if arguments.quick else 9)
+    arguments.rounds = arguments.rounds or (2 if arguments.quick else 5)
     return arguments
 
 
@@ -246,6 +293,7 @@ def measure(work, contenders, rounds: int, machine: dict) -> dict:
     finally:
         for team in teams.values():
             team.close()
+    not_run = {_title(name): why for name, why in not_run.items()}
     return dict(rows=rows, not_run=not_run, other_cores=others)
 
 
@@ -260,11 +308,12 @@ def _check(team: Team) -> dict:
     seconds = team.sample()
     if not contender.own_batches:
         compared = compare(work, few, team.result())
-        agreement = dict(
-            few=compared.few._asdict(), all=compared.all._asdict(), agrees=compared.agrees
-        )
+        agreement = compared._replace(
+            few=compared.few._asdict(), all=compared.all._asdict()
+        )._asdict()
     return dict(
         title=contender.title,
+        flop=contender.flop(work.name),
         processes=contender.processes,
         threads=contender.threads,
         statistics=contender.statistics,
@@ -277,23 +326,6 @@ def _check(team: Team) -> dict:
         samples_s=[],
         repeats=min(100, max(1, round(SAMPLE_S / seconds))),
     )
-
-
-def summarize(rows: dict, workload: str, peak_gflops: float) -> None:
-    """Adds rates, GFLOP/s, share of peak and the ratio to the base row, in place."""
-    base = next(
-        (n for n in BASES if n in rows and (rows[n]["agreement"] or {}).get("agrees")), None
-    )
-    rates = {n: row["run_steps"] / np.array(row["samples_s"]) for n, row in rows.items()}
-    for name, row in rows.items():
-        rate = np.quantile(rates[name], [0.25, 0.5, 0.75])
-        row["rate_quartiles"] = rate.tolist()
-        row["gflops"] = float(rate[1] * FLOP[workload][row["statistics"]] / 1e9)
-        row["share_of_peak"] = row["gflops"] / peak_gflops
-        if base:
-            # Samples of one round are neighbours in time: the median of ratios cancels drift.
-            ratio = np.quantile(rates[base] / rates[name], [0.25, 0.5, 0.75])
-            row["base"], row["base_over_row_quartiles"] = base, ratio.tolist()
 
 
 def describe_machine() -> dict:
@@ -351,77 +383,6 @@ def _busy_s() -> float | None:
 
 def _cpu_s(teams: dict) -> float:
     return time.process_time() + sum(team.cpu_s() for team in teams.values())
-
-
-def render(report: dict) -> str:
-    """The report as markdown."""
-    machine = report["machine"]
-    versions = ", ".join(f"{k} {v}" for k, v in machine["versions"].items())
-    parts = [
-        f"Measured on {machine['cores']} cores of {machine['processor']}; {machine['system']}; "
-        f"Python {machine['python']}; {versions}. Peak {machine['peak_gflops']:.0f} GFLOP/s "
-        f"({machine['peak_method']}). Medians of {report['rounds']} interleaved rounds, quartiles "
-        "in brackets. Slow contenders do the part of the work named beside them. Preparing is "
-        "compiling and warming up. Differences are from NumPy in float64 on the same numbers: the "
-        f"median over runs after {FEW_STEPS} steps / after all steps (99th percentile after all); "
-        "then the units whose first active step is the same. A row that differs too much is void. "
-        f"Command:\n\n    {report['command']}\n"
-    ]
-    for name, table in report["workloads"].items():
-        parts.append(_render_table(name, report["sizes"][name], table))
-    return "\n".join(parts)
-
-
-def _render_table(name: str, size: dict, table: dict) -> str:
-    network = {"w1": "one ReLU unit, 4 inputs, batch 32", "w2": "MLP 16-32-32-1, batch 64"}[name]
-    rows = sorted(table["rows"].values(), key=lambda row: -row["rate_quartiles"][1])
-    base = rows[0].get("base") if rows else None
-    title = table["rows"][base]["title"].replace("**", "") if base else "base"
-    lines = [
-        f"### {name.upper()}: {network}; {size['cells']} cells x {size['seeds']} seeds "
-        f"x {size['steps']} steps\n",
-        f"| contender | processes x threads | run-steps/s | GFLOP/s | of peak | {title} is so many "
-        "times as fast | prepare s | peak MB | difference; first active |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    lines += [_render_row(row, size) for row in rows]
-    lines += [f"\n{_title(n)} was not run: {why}." for n, why in table["not_run"].items()]
-    if table["other_cores"] is not None:
-        lines.append(f"\nOther work took {max(0.0, table['other_cores']):.2f} cores meanwhile.")
-    return "\n".join(lines) + "\n"
-
-
-def _render_row(row: dict, size: dict) -> str:
-    low, middle, high = (_number(r) for r in row["rate_quartiles"])
-    verdict = _verdict(row)
-    work = [row[k] for k in size]
-    limited = f" (on {' x '.join(map(str, work))})" if work != list(size.values()) else ""
-    title = row["title"] + limited
-    ratios = row.get("base_over_row_quartiles")
-    ratio = "{1:.3g} [{0:.3g}, {2:.3g}]".format(*ratios) if ratios else ""
-    return (
-        f"| {title} | {row['processes']} x {row['threads']} | {middle} [{low}, {high}] "
-        f"| {row['gflops']:.3g} | {100 * row['share_of_peak']:.2g} % | {ratio} "
-        f"| {row['compile_s']:.1f} | {row['memory_mb']:.0f} | {verdict} |"
-    )
-
-
-def _verdict(row: dict) -> str:
-    """What the row's comparison with the reference gave."""
-    if row["agreement"] is None:
-        return "not compared: draws of its own"
-    few, late = row["agreement"]["few"], row["agreement"]["all"]
-    verdict = f"{few['median']:.0e} / {late['median']:.0e} ({late['high']:.0e})"
-    if row["statistics"]:
-        verdict += f"; {late['units'] - late['first_active']} of {late['units']}"
-    return verdict if row["agreement"]["agrees"] else "**void**: " + verdict
-
-
-def _number(rate: float) -> str:
-    """A rate with three digits and k or M."""
-    scale, suffix = (1e6, " M") if rate >= 1e6 else (1e3, " k") if rate >= 1e3 else (1, "")
-    value = rate / scale
-    return f"{value:.{max(0, 2 - int(np.log10(max(value, 1))))}f}{suffix}"
 
 
 def _title(name: str) -> str:

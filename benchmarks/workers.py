@@ -12,8 +12,9 @@ import time
 from dataclasses import dataclass, field
 
 import numpy as np
-from workloads import Workload
+from workloads import EVALUATIONS_FLOP, FLOP, NETWORK, Workload
 
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -29,9 +30,14 @@ class Contender:
     arguments: dict = field(default_factory=dict)
     environment: dict = field(default_factory=dict)
     limits: dict = field(default_factory=dict)  # Arguments of Workload.limit by workload name.
-    workloads: tuple[str, ...] = ("w1", "w2")
+    workloads: tuple[str, ...] = tuple(NETWORK)
     statistics: bool = True
+    evaluations: bool = True
     own_batches: bool = False  # Every run draws its own: nothing to compare number by number.
+
+    def flop(self, workload: str) -> float:
+        """Floating-point operations per run-step."""
+        return FLOP[workload][self.statistics] + self.evaluations * EVALUATIONS_FLOP[workload]
 
 
 class NotRun(Exception):

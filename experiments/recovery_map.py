@@ -18,6 +18,7 @@ import xarray as xr
 
 from relu_dynamics import explorer, figures, store
 from relu_dynamics.config import Config
+from relu_dynamics.engine import tasks
 from relu_dynamics.engine.imported import from_checkpoint, widths
 from relu_dynamics.engine.outcomes import DEFINITIONS
 from relu_dynamics.experiment import DataOptions, Experiment, Figure
@@ -103,7 +104,10 @@ def summarize(options: Options, result: xr.Dataset) -> dict:
         "cells_without_a_unit_at_risk": int((cells.trials == 0).sum()),
         "recovered_by_learning_rate": _rows(window["recovered"]),
         "died_by_learning_rate": _rows(window["died"]),
-        "claims": [window_claim(window["recovered"]), rising_claim(window["died"])],
+        "claims": [
+            window_claim(window["recovered"]),
+            rising_claim(window["died"], tasks.label_of(estimates.config_of(result)["task"])),
+        ],
     }
 
 
@@ -156,13 +160,15 @@ def _at(pooled: xr.Dataset, places: dict[str, int]) -> dict[str, dict]:
     return {name: _row(pooled, i) for name, i in places.items()}
 
 
-def rising_claim(died: xr.Dataset) -> Claim:
-    """Whether units that began alive die more at the largest learning rate than at the least."""
+def rising_claim(died: xr.Dataset, task: str) -> Claim:
+    """Whether units that began alive die more at the largest learning rate than at the least, on a
+    task (in words)."""
     last = died.sizes["learning_rate"] - 1
     up = float(died.low[last]) > float(died.high[0])
     down = float(died.high[last]) < float(died.low[0])
+    rates = " against ".join(f"{float(died.learning_rate[i]):g}" for i in (last, 0))
     return Claim(
-        claim=_said(died, "a high learning rate kills living units"),
+        claim=_said(died, f"a high learning rate kills living units ({task}, {rates})"),
         source="dying ReLU",
         verdict="confirmed" if up else "refuted" if down else "undecided",
         finding=f"P(die) is {_estimate_text(died, 0)}; {_estimate_text(died, last)}.",

@@ -24,6 +24,8 @@ PICKLES = (".pkl", ".pickle", ".joblib", ".dill", ".cloudpickle")
 
 MOST_BYTES = 2**36
 
+TRAIN_STATE = {"step", "params", "opt_state"}  # what `flax.training.train_state` saves
+
 
 class MissingReaderError(ImportError, ValueError):
     """The library that reads a format is not installed. A ValueError too, so that scripts end in
@@ -34,8 +36,10 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     """The parameters in a checkpoint, as nested dicts of NumPy arrays.
 
     Read are a folder of orbax, .msgpack of Flax, .safetensors, .pt and .pth of PyTorch (a state
-    dict), and .npz. A tree is as it was saved, without a "params" around all of it; flat names with
-    "/" become nested, and names with "." (a state dict's) stay.
+    dict, or a dict that holds one beside other things, as a training script or Lightning saves it),
+    and .npz. A tree is as it was saved, without a "params" around all of it and without what a
+    `TrainState` of Flax holds beside it; flat names with "/" become nested, and names with "." (a
+    state dict's) stay.
 
     Raises a one-line ValueError for a file that is missing, damaged or a pickle, and for what holds
     no arrays; a `MissingReaderError` without the library that a format needs.
@@ -190,7 +194,39 @@ def _torch(path: pathlib.Path) -> Any:
         state = _TorchTensors(archive, folders[0]).load()
     if not isinstance(state, Mapping):
         raise ValueError(f"it holds a {type(state).__name__}; save model.state_dict()")
-    return dict(state)
+    return _state_dict(state)
+
+
+def _state_dict(saved: Mapping) -> dict:
+    """The state dict in what was saved: all of it, or the one entry that is a dict of tensors,
+    beside the epoch, the optimizer's state and the like. Raises a ValueError that names the entries
+    where there are several such, or none."""
+    tensors = [value for value in saved.values() if isinstance(value, np.ndarray)]
+    inside = [
+        str(name)
+        for name, value in saved.items()
+        if isinstance(value, Mapping) and _of_tensors(value)
+    ]
+    own = any(tensor.ndim for tensor in tensors) or (tensors and not inside)  # not a loss beside it
+    if own or len(inside) == len(saved) > 1:
+        return dict(saved)
+    if len(inside) == 1:
+        return dict(next(value for name, value in saved.items() if str(name) == inside[0]))
+    if not inside:
+        names = short_repr([str(name) for name in saved])
+        raise ValueError(f"it holds {names}, none of them a dict of tensors; save a state dict")
+    raise ValueError(
+        f"{short_repr(inside)} are dicts of tensors in it; save the one that you mean, alone"
+    )
+
+
+def _of_tensors(tree: Mapping) -> bool:
+    """Whether there are tensors in nested dicts, and nothing else."""
+    leaves, rest = [], [tree]
+    while rest:
+        for value in rest.pop().values():
+            (rest if isinstance(value, Mapping) else leaves).append(value)
+    return bool(leaves) and all(isinstance(leaf, np.ndarray) for leaf in leaves)
 
 
 def _npz(path: pathlib.Path) -> Any:
@@ -222,7 +258,7 @@ def _nested(tree: Any) -> Any:
 
 
 def _without_wrapper(tree: Any) -> Any:
-    while isinstance(tree, Mapping) and set(tree) == {"params"}:
+    while isinstance(tree, Mapping) and set(tree) in ({"params"}, TRAIN_STATE):
         tree = tree["params"]
     return tree
 

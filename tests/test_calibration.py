@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments import __main__ as command
-from experiments.calibration import EXPERIMENT, analysis, kinds, simulation, sweep
+from experiments.calibration import EXPERIMENT, analysis, kinds, returning, simulation, sweep
 from experiments.calibration.certified import Certified, counted
+from experiments.calibration.returning import Returned
 from relu_dynamics import inspection
 from relu_dynamics.certificates import Verdict
 from relu_dynamics.experiment import conduct
@@ -113,13 +114,14 @@ def summary(distort=lambda p: p):
         "classifier": Certified(4, 1, 0, 0, 0, 9),
     }
     results = {name: futures(n, distort) for n, name in enumerate(OPTIONS.kinds)}
-    return analysis.summarize(OPTIONS, analysis.Trained(results, certified))
+    returned = {"decayed_sgd": Returned(*np.array([[9, 8], [8, 8], [8, 8], [0, 0], [1, 0]]))}
+    return analysis.summarize(OPTIONS, analysis.Trained(results, certified, returned))
 
 
 def test_forecasts_that_are_right_are_found_to_be():
     found = summary()
     verdicts = [claim.verdict for claim in found["claims"]]
-    assert verdicts == ["confirmed"] * 5
+    assert verdicts == ["confirmed"] * 6
     assert found["claims"][4].finding.startswith(
         "NEVER: 21 units, 0 broken. AT a step within 320: 3"
     )
@@ -181,6 +183,31 @@ def test_a_verdict_is_broken_by_a_unit_that_comes_back():
     found = SimpleNamespace(verdict=np.array([Verdict[n] for n in names]), step=step)
     one = simulation.Futures(np.arange(7) > 0, *came, None)
     assert counted(options, found, one).tolist() == [2, 1, 2, 1, 2]
+
+
+def test_a_step_is_right_if_every_future_is_alive_at_it_and_not_before():
+    at, never, possible = (Verdict[n] for n in ("CERTIFIED_AT", "CERTIFIED_NEVER", "POSSIBLE"))
+    verdict = np.array([at, at, at, at, never, possible, at])
+    step = np.array([5, 5, 5, 5, -1, -1, 5])
+    alive_at = np.array([[5, 5, 5, -1, -1, 7, 5], [5, 4, 6, 5, -1, 9, 5]])
+    assert returning.counted(verdict, step, np.arange(7) < 6, alive_at) == [6, 4, 1, 1, 1]
+    late = Returned(*np.array([[6, 6], [4, 4], [4, 3], [0, 1], [0, 0]]))
+    claim = analysis.returned_claim(OPTIONS, {"a": late})
+    assert claim.verdict == "refuted" and claim.estimate == 7 / 8 and claim.interval[0] < 7 / 8
+
+
+@pytest.mark.slow
+def test_decay_of_the_biases_lifts_units_at_the_step_that_is_named(tmp_path):
+    options = dataclasses.replace(OPTIONS, certified=1, futures=2, ahead=320)
+    grid = sweep.returning_grids(options)["decayed_sgd"]
+    first = returning.hold_against_futures(
+        kinds.RETURNING["decayed_sgd"], grid, options, tmp_path / "a.npz"
+    )
+    assert first.named.sum() > 0 and np.array_equal(first.right, first.named)
+    again = returning.hold_against_futures(
+        kinds.RETURNING["decayed_sgd"], grid, options, tmp_path / "a.npz"
+    )
+    assert all(map(np.array_equal, first, again))
 
 
 def test_networks_are_the_sample():

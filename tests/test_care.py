@@ -300,12 +300,18 @@ def test_a_treatment_changes_its_units_alone_and_is_proved(change, name):
     for a, b, m in zip(*map(jax.tree.leaves, (buried, treated.params, allowed)), strict=True):
         assert not (np.asarray(a != b) & ~np.asarray(m)).any()
     gradient = lambda p: jax.grad(lambda p: (fn(p, *data) ** 2).mean())(p)  # noqa: E731
-    norms = [surgery.gradient_norms(gradient(p), probe) for p in (buried, treated.params)]
-    proof = treated.proof(before, see(treated.params), norms)
+    gradients = [gradient(p) for p in (buried, treated.params)]
+    proof = treated.proof(before, see(treated.params), gradients)
     assert not treated.unreached and proof["dead_before"] == dead.sum() == proof["units"]
     assert proof["margin_after"] > proof["margin_before"] and proof["reached_before"] == 0
     if change in ("redraw", "kick"):
         assert proof["dead_after"] <= 0.2 * dead.sum()
+    if change == "redraw":
+        assert proof["reached_after"] >= 0.8 * dead.sum() and proof["gradient_after"] > 0
+        # While the outgoing weights are 0, they alone get a gradient.
+        through = "own" if treated.uncut else "outgoing"
+        assert proof[f"reached_{through}_after"] == proof["reached_after"]
+        assert treated.uncut or proof["reached_own_after"] == 0
     if change == "kick":  # the outgoing weights are what they were
         assert proof["reached_after"] >= 0.8 * dead.sum()
     if change == "fitted":

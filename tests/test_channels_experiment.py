@@ -118,7 +118,7 @@ def test_layer_norm_recovers_and_batch_norm_does_not(summary):
     layer, batch = (panel(summary, name)["recovered"] for name in ("layer_norm", "batch_norm"))
     assert layer["successes"] > 0 and batch["successes"] == 0 < batch["trials"]
     assert claims(summary, "LayerNorm recovers")[0]["verdict"] == "confirmed"
-    absorbed = claims(summary, "layer_norm: below the absorbing shift")[0]
+    absorbed = claims(summary, "LayerNorm, 8 units: below the absorbing shift")[0]
     assert absorbed["counts"][0] == 0 < absorbed["counts"][1]
     (line,) = panel(summary, "layer_norm")["boundaries"]
     np.testing.assert_allclose(line["initial_bias"], -np.sqrt(7), atol=0.01)

@@ -104,7 +104,9 @@ def test_the_readme_examples_run(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", pages_with("python"))
 def test_the_examples_of_a_page_run(page, tmp_path):
-    run_blocks(python_blocks(page), tmp_path)
+    output = run_blocks(python_blocks(page), tmp_path)
+    counted = re.findall(r": (\d+) of \d+ units", output)  # examples show an effect, most of them
+    assert 3 * counted.count("0") <= len(counted), output
 
 
 @pytest.mark.slow
@@ -242,6 +244,40 @@ def test_links_lead_to_files(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if "://" not in target and not target.startswith("#"):
             assert (page.parent / target.split("#")[0]).exists(), f"{page.name}: {target}"
+
+
+VERDICT = re.compile(r"\b(confirmed|refuted|conditional|undecided)\b")
+CLAIM_LINK = re.compile(r"\[([^\]]+)\]\((?:docs/)?claims\.md#([^)]+)\)")
+CLAIM_ROW = re.compile(r"^\| \[.*\]\(#([^)]+)\) \| (\w+)", re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES])
+def test_a_claim_has_one_verdict_on_every_page(page):
+    """A verdict on a page is a link to its claim, which says the same. Rows of reproductions.md ask
+    whether a published number is ours, and are no claims."""
+    verdicts = dict(CLAIM_ROW.findall((ROOT / "docs" / "claims.md").read_text()))
+    assert len(verdicts) > 100
+    if page.name == "claims.md":
+        return
+    text = page.read_text()
+    for words, place in CLAIM_LINK.findall(text):
+        assert place in verdicts, (page.name, place)
+        said = VERDICT.search(words)
+        assert not said or said[1] == verdicts[place], (page.name, words, place, verdicts[place])
+    unlinked = CLAIM_LINK.sub("", text)
+    assert not re.findall(rf"\*\*{VERDICT.pattern}\*\*", unlinked), page.name
+    if page.name != "reproductions.md":
+        assert not re.findall(rf"^\|.*\| {VERDICT.pattern}", unlinked, re.MULTILINE), page.name
+
+
+def test_claims_are_words():
+    """Names of options and functions stand in code, not in sentences or verdicts."""
+    page = (ROOT / "docs" / "claims.md").read_text()
+    rows = re.findall(r"^(?:\| \[.*|\*\*.*|Condition: .*)$", page, re.MULTILINE)
+    assert len(rows) > 200
+    for row in rows:
+        text = re.sub(r"`[^`]*`|\]\([^)]*\)", "", row)
+        assert not re.search(r"[a-z]_[a-z]|\bnan\b|-\d\S* fewer", text), row
 
 
 def test_blocks_are_found_with_their_marks(tmp_path):

@@ -2,12 +2,14 @@
 no identifiers in its texts; and what is drawn of a 0, of a task, and of a closed form."""
 
 import dataclasses
+import itertools
 import re
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.axis import Axis
 from matplotlib.text import Text
 
 from experiments import find
@@ -52,6 +54,44 @@ def texts_of(figure) -> list[str]:
     return [text for text in (artist.get_text() for artist in found) if text]
 
 
+def assert_print_holds(figure, stem: str):
+    """Texts lie within the figure, none below 6 points, and tick labels of an axis do not touch."""
+    figure.set_dpi(300)  # as it is saved
+    figure.canvas.draw()
+    paper = figure.bbox.expanded(1.002, 1.002)
+    axes_of_lines = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
+    ticks = [label for axis in axes_of_lines for label in axis.get_ticklabels(which="both")]
+    texts = [text for text in figure.findobj(Text) if text not in ticks]
+    for axis in axes_of_lines:
+        shown = shown_labels(axis)
+        texts += shown
+        level = [label for label in shown if label.get_rotation() in (0, 90)]
+        for one, other in itertools.combinations(level, 2):
+            boxes = [label.get_window_extent().padded(-4) for label in (one, other)]  # a point
+            assert not boxes[0].overlaps(boxes[1]), (stem, one.get_text(), other.get_text())
+    for text in texts:
+        if text.get_visible() and text.get_text().strip():
+            box = text.get_window_extent()
+            assert text.get_fontsize() >= 6, (stem, text.get_text())
+            assert paper.contains(box.x0, box.y0), (stem, text.get_text())
+            assert paper.contains(box.x1, box.y1), (stem, text.get_text())
+
+
+def shown_labels(axis: Axis) -> list[Text]:
+    """The tick labels of an axis that are drawn: matplotlib keeps others beyond its ends."""
+    if not axis.axes.axison or not axis.get_visible():
+        return []
+    low, high = sorted(axis.get_transform().transform(axis.get_view_interval()))
+    reach = 1e-6 * (high - low)
+    found = []
+    for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
+        place = axis.get_transform().transform(tick.get_loc())
+        if low - reach <= place <= high + reach:
+            labels = (tick.label1, tick.label2)
+            found += [label for label in labels if label.get_visible() and label.get_text()]
+    return found
+
+
 def without_mathematics(text: str) -> str:
     return re.sub(r"\$[^$]*\$", "", text)
 
@@ -73,6 +113,9 @@ def test_captions_say_what_was_run_and_texts_hold_no_identifier(name, tmp_path):
                 r"[0-9)] (new |held-out )?(seeds|runs|autoencoders|networks)|seed [0-9]", caption
             ), stem
             assert re.search(r"<= 0|dead:|Dead:|exactly 0", caption), stem
+        begins = re.findall(r"[a-z0-9)%] ?\. (?!n = |n: |w: |[xz] )([a-z]\S*)", caption)
+        assert not begins, (stem, begins)  # a sentence that begins with a small letter
+        assert_print_holds(figure, stem)
         for text in texts_of(figure):
             assert "_" not in without_mathematics(text), (stem, text)
             assert "nan" not in text.lower().split(), (stem, text)
@@ -185,7 +228,9 @@ def test_an_interval_of_a_ratio_covers_it():
         hit += low <= 0.4 <= high
     assert 0.92 <= hit / 600 <= 0.98
     wholes = draw.gamma(3, size=5)
-    np.testing.assert_allclose(ratio_interval(0.7 * wholes, wholes), 0.7, rtol=1e-12)
+    exact = ratio_interval(0.7 * wholes, wholes)
+    assert exact is not None
+    np.testing.assert_allclose(exact, 0.7, rtol=1e-12)
     assert ratio_interval(wholes[:1], wholes[:1]) is None
     assert ratio_interval(wholes, 0 * wholes) is None
 

@@ -14,6 +14,7 @@ import optax
 import orbax.checkpoint
 import pytest
 from flax import serialization
+from flax.training import train_state
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -107,11 +108,12 @@ class TorchPickler(pickle._Pickler):
     dispatch = {**pickle._Pickler.dispatch, Tensor: save_tensor, Global: save_global_name}
 
 
-def write_torch(path, state, **changed):
-    """A file of torch.save, made by hand; `changed` tensors are of other shapes or strides."""
+def write_torch(path, state, *, around=lambda tensors: tensors, **changed):
+    """A file of torch.save, made by hand; `changed` tensors are of other shapes or strides, and
+    `around` puts them into what is saved."""
     tensors = {name: Tensor(str(k), v) for k, (name, v) in enumerate(state.items())}
     text = io.BytesIO()
-    TorchPickler(text, 2).dump(tensors | changed)
+    TorchPickler(text, 2).dump(around(tensors | changed))
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", text.getvalue())
         for tensor in tensors.values():
@@ -335,6 +337,57 @@ def test_a_torch_file_with_more_than_tensors_names_what_it_holds(tmp_path, monke
         read_checkpoint(packed("deflated.pt", pickle.dumps({}), zipfile.ZIP_DEFLATED))
     with pytest.raises(ValueError, match="holds no data.pkl"):
         read_checkpoint(packed("other.pt", b"", inner="archive/version"))
+
+
+ADAM = lambda t: {"state": {0: {"step": 3, "exp_avg": t["net.0.bias"]}},  # noqa: E731
+                  "param_groups": [{"lr": 0.1, "params": [0]}]}  # fmt: skip
+WRAPPERS = {
+    "script": lambda t: {"epoch": 3, "model": t, "optimizer": ADAM(t), "scheduler": None},
+    "tutorial": lambda t: {"model_state_dict": t, "optimizer_state_dict": ADAM(t), "loss": 0.5},
+    "lightning": lambda t: {
+        "epoch": 3, "global_step": 9, "pytorch-lightning_version": "2.4.0", "state_dict": t,
+        "loops": {"fit_loop": {"state_dict": {}}}, "callbacks": {"EarlyStopping": {"wait": 0}},
+        "optimizer_states": [ADAM(t)], "lr_schedulers": [], "hyper_parameters": {"lr": 0.1},
+    },
+    "alone": lambda t: {"state_dict": t},
+    "a tensor of one number beside it": lambda t: {
+        "net": t, "best": Tensor("0", STATE_DICT["net.0.weight"], (), ())},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_a_state_dict_beside_other_things_is_taken(tmp_path, name):
+    write_torch(tmp_path / "a.pt", STATE_DICT, around=WRAPPERS[name])
+    read = read_checkpoint(tmp_path / "a.pt")
+    assert list(read) == list(STATE_DICT)
+    assert all(np.array_equal(read[name], STATE_DICT[name]) for name in read)
+
+
+def test_several_state_dicts_are_a_tree_or_named_beside_other_things(tmp_path):
+    two = {"encoder": lambda t: dict(list(t.items())[:2]), "decoder": lambda t: t}
+    both = lambda t: {name: part(t) for name, part in two.items()}  # noqa: E731
+    write_torch(tmp_path / "a.pt", STATE_DICT, around=both)
+    read = read_checkpoint(tmp_path / "a.pt")
+    assert {k: list(v) for k, v in read.items()} == {
+        "encoder": list(STATE_DICT)[:2], "decoder": list(STATE_DICT)}  # fmt: skip
+    for around, words in (
+        (lambda t: both(t) | {"epoch": 3}, r"\['encoder', 'decoder'\] are dicts of tensors in it"),
+        (lambda t: {"opt": ADAM(t), "epoch": 3}, r"\['opt', 'epoch'\], none of them a dict of"),
+        (lambda t: {"model": {}, "epoch": 3}, r"\['model', 'epoch'\], none of them a dict of"),
+    ):
+        write_torch(tmp_path / "a.pt", STATE_DICT, around=around)
+        with pytest.raises(ValueError, match=words) as caught:
+            read_checkpoint(tmp_path / "a.pt")
+        assert "\n" not in str(caught.value)
+
+
+def test_of_a_train_state_of_flax_the_parameters_are_taken(tmp_path):
+    tree = jax.tree.map(jnp.asarray, TREE)
+    state = train_state.TrainState.create(apply_fn=lambda _: None, params=tree, tx=optax.adam(1e-3))
+    (tmp_path / "a.msgpack").write_bytes(serialization.to_bytes(state))
+    read = read_checkpoint(tmp_path / "a.msgpack")
+    assert jax.tree.structure(read) == jax.tree.structure(TREE)
+    assert all(map(np.array_equal, jax.tree.leaves(read), jax.tree.leaves(TREE)))
 
 
 def test_what_is_missing_empty_or_cut_off_is_said(tmp_path):

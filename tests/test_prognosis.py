@@ -5,6 +5,7 @@ import collections
 
 import equinox as eqx
 import flax.linen as nn
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,13 +19,14 @@ from relu_dynamics.engine import models, optimizers
 from relu_dynamics.engine.step import parameter_updates
 from relu_dynamics.inspection import watch
 from relu_dynamics.inspection.prognosis.bounds import Arrays
-from relu_dynamics.inspection.prognosis.intervals import Interval
+from relu_dynamics.inspection.prognosis.intervals import Interval, top
 from relu_dynamics.inspection.prognosis.prognosis import prognose
 from relu_dynamics.inspection.prognosis.walks import walk
 from relu_dynamics.inspection.prognosis.zero_gradient import Path
 from tests import test_certificates as certified
 
 pytestmark = pytest.mark.core
+slow = lambda name: pytest.param(name, marks=pytest.mark.slow)  # noqa: E731
 
 NEVER, AT, POSSIBLE = Verdict.CERTIFIED_NEVER, Verdict.CERTIFIED_AT, Verdict.POSSIBLE
 KEY = jax.random.key(0)
@@ -186,6 +188,14 @@ class LayerNormed(nn.Module):
         return nn.Dense(1)(x)
 
 
+class LayerNormedByDifferences(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.tanh(nn.Dense(12)(x))
+        x = nn.relu(nn.LayerNorm(use_fast_variance=False)(nn.Dense(8)(x)))
+        return nn.Dense(1)(x)
+
+
 class Convolution(nn.Module):
     @nn.compact
     def __call__(self, x):
@@ -228,6 +238,7 @@ NETWORKS = {
         lambda p, x: jnp.clip(jnp.abs(x) @ p[0]["kernel"] + p[0]["bias"], 0, 6) @ p[1]["kernel"],
         lambda key: dense(key, (6, 12, 1), -1.0), X),
     "layer norm": lambda: linen(LayerNormed(), X),
+    "layer norm by differences": lambda: linen(LayerNormedByDifferences(), X),
     "convolution": lambda: linen(Convolution(), IMAGES),
     "scan": lambda: (stack, stack_parameters, X),
     "equinox": equinox,
@@ -292,6 +303,7 @@ LONG = [
     *((network, "decayed biases") for network in ("equinox", "convolution")),
     *(("convolution", name) for name in ("momentum", "adamw, kernels", "cosine")),
     *(("layer norm", name) for name in ("adamw", "lamb")),
+    *(("layer norm by differences", name) for name in ("adam", "decayed biases")),
     ("scan", "rmsprop"),
     ("equinox", "adagrad"),
     ("relu6 and positive inputs", "lion"),
@@ -372,7 +384,7 @@ def mixed(p, x):
 def batch_normed(p, x):
     z = x @ p["w"]
     z = (z - z.mean(0)) / jnp.sqrt(z.var(0) + 1e-5)
-    return jax.nn.relu(0.1 * z + p["b"]) @ p["out"]
+    return jax.nn.relu(0.3 * z + p["b"]) @ p["out"]
 
 
 def through_fourier(p, x):
@@ -388,7 +400,7 @@ OPEN = {
     "tied weights": (tied, "act past it"),
     "a gate": (gated, "act past it"),
     "units are mixed": (mixed, "inputs move (w)"),
-    "batch statistics": (batch_normed, "inputs move (w)"),
+    "batch statistics": (batch_normed, "inputs move, and may lift it"),
 }
 
 
@@ -455,6 +467,148 @@ def test_weights_that_no_inputs_can_lift():
     # Inputs within 0 and 1 lift by 4 at most.
     high = {**params, "w": -params["w"], "b": jnp.array([-4.1, 1.0])}
     assert last(jax.nn.sigmoid, high) == (NEVER, "any inputs")
+
+
+# A normalization bounds z, whatever it is given ---------------------------------------------------
+
+
+def centred(z, axis=-1):
+    return z - z.mean(axis, keepdims=True)
+
+
+def mean_square(z, axis=-1):
+    return (z**2).mean(axis, keepdims=True)
+
+
+def in_half(z):
+    d = centred(z.astype(jnp.bfloat16))
+    return d * jax.lax.rsqrt(mean_square(d) + 1e-5)
+
+
+NORMS = {  # of z [..., 8] and a scale and shift [8]: within sqrt(8) |scale| of the shift
+    "divided": lambda z, g, b: centred(z) / jnp.sqrt(z.var(-1, keepdims=True) + 1e-5) * g + b,
+    "scale first": lambda z, g, b: centred(z) * (g * jax.lax.rsqrt(z.var(-1) + 1e-6)[:, None]) + b,
+    "deviation": lambda z, g, b: g * (centred(z) / (z.std(-1, keepdims=True) + 1e-5)) + b,
+    "a power": lambda z, g, b: g * centred(z) * (z.var(-1, keepdims=True) + 1e-5) ** -0.5 + b,
+    "rms": lambda z, g, b: z * jax.lax.rsqrt(mean_square(z) + 1e-5) * g + b,
+    "floor": lambda z, g, b: z / jnp.maximum(jnp.sqrt(mean_square(z)), 1e-4) * g + b,
+    "first axis": lambda z, g, b: (
+        (lambda t: centred(t, 0) * jax.lax.rsqrt(mean_square(centred(t, 0), 0) + 1e-5))(z.T).T * g
+        + b
+    ),
+    "bfloat16": lambda z, g, b: in_half(z).astype(jnp.float32) * g + b,
+    "of length 1": lambda z, g, b: (
+        8**0.5 * g * z / (jnp.linalg.norm(z, axis=-1, keepdims=True) + 1e-6) + b
+    ),
+    "as in a paper": lambda z, g, b: (
+        g * centred(z) / (z.std(-1, keepdims=True) + 1e-6) + b
+    ),
+    "flax": lambda z, g, b: nn.LayerNorm(use_fast_variance=False).apply(
+        {"params": {"scale": g, "bias": b}}, z
+    ),
+    "flax rms": lambda z, g, b: nn.RMSNorm().apply({"params": {"scale": g}}, z) + b,
+    "equinox": lambda z, g, b: jax.vmap(
+        eqx.tree_at(lambda m: (m.weight, m.bias), eqx.nn.LayerNorm(8), (g, b))
+    )(z),
+    "haiku": lambda z, g, b: hk.without_apply_rng(
+        hk.transform(lambda z: hk.LayerNorm(-1, True, True)(z))
+    ).apply({"layer_norm": {"scale": g, "offset": b}}, z),
+}  # fmt: skip
+
+
+FEW = {"divided", "bfloat16", "flax"}
+UNCENTRED = {"rms", "flax rms", "floor", "of length 1"}
+
+
+def wild(rng):
+    """Rows of 8 that come near to a bound: one number alone, all the same but for a last bit, of
+    every size."""
+    size = np.float32(10.0) ** rng.integers(-20, 16, (64, 1))
+    rows = rng.standard_normal((64, 8)) * 10.0 ** rng.integers(-3, 3, (64, 8))
+    rows[::3] = np.eye(8)[rng.integers(8, size=22)] * np.sign(rows[::3, :1])
+    rows[1::3] = 1 + 1e-7 * rng.integers(-1, 2, (21, 8))
+    return np.float32(rows * size)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_a_normalized_number_is_bounded_whatever_it_is_made_of(name):
+    rng = np.random.default_rng(len(name))
+    scale, shift = (np.float32(rng.standard_normal(8)) for _ in range(2))
+    program = jax.make_jaxpr(NORMS[name])(jnp.zeros((64, 8)), scale, shift)
+    domain = Arrays([], [])
+    unknown = domain.makers.fresh(top((64, 8)))
+    with np.errstate(all="ignore"):
+        (out,), _ = walk(program, [unknown, *map(domain.constant, (scale, shift))], domain)
+    radius = np.broadcast_to((out.high - out.low) / 2, (64, 8))
+    slack = 0.2 if name == "bfloat16" else 1e-4
+    exact = np.sqrt(8) * np.abs(np.float64(scale))
+    assert (radius >= exact).all() and (radius <= exact * (1 + slack) + 1e-5).all()
+    largest = 0.0
+    for _ in range(20):
+        value = np.float64(jax.jit(NORMS[name])(wild(rng), scale, shift))
+        assert (out.low <= value).all() and (value <= out.high).all()
+        largest = max(largest, np.abs((value - shift) / scale).max())
+    assert largest >= 0.99 * np.sqrt(8 if {name} & UNCENTRED else 7)
+
+
+def test_a_variance_as_a_difference_of_means_has_no_bound():
+    """Rounding may leave a variance of 0: then the numbers are divided by the epsilon alone."""
+    z = np.float32(1000 + 0.02 * np.arange(8))[None]
+    assert np.abs(NORMS["divided"](z, 1.0, 0.0)).max() < np.sqrt(8)
+    assert np.abs(jax.nn.standardize(z)).max() > 3 * np.sqrt(8)
+    for name, norm in (("fast", jax.nn.standardize), ("none", lambda z: z / z.std())):
+        program, domain = jax.make_jaxpr(norm)(jnp.zeros((1, 8))), Arrays([], [])
+        with np.errstate(all="ignore"):
+            (out,), _ = walk(program, [domain.makers.fresh(top((1, 8)))], domain)
+        assert not np.isfinite(out.high).any(), name
+
+
+def normalized(norm):
+    below = lambda p, x: jnp.tanh(x @ p["first"]) @ p["w"]  # noqa: E731
+    return lambda p, x: jax.nn.relu(norm(below(p, x), p["scale"], p["b"])) @ p["out"]
+
+
+def of_norm(bias, scale=0.5):
+    first, w = jax.random.normal(KEY, (6, 6)), jax.random.normal(jax.random.key(2), (6, 8))
+    return {"first": first, "w": w, "scale": jnp.full(8, scale), "out": jnp.ones((8, 1)),
+            "b": jnp.zeros(8).at[0].set(bias)}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", [*(n for n in NORMS if n in FEW), *(slow(n) for n in NORMS if n not in FEW)]
+)
+def test_a_shift_beyond_what_a_normalization_reaches_is_never_lifted(name):
+    """sqrt(8) / 2 = 1.4142: below it for ever, above it not certain; with decay only for a time."""
+    function, edge = normalized(NORMS[name]), np.sqrt(8) / 2
+    slack = 0.2 if name == "bfloat16" else 1e-3
+    assert verdict_of(function, of_norm(-edge * (1 + slack)))[:2] == (NEVER, "any inputs")
+    verdict, says, _ = verdict_of(function, of_norm(-edge * 0.999))
+    assert verdict == POSSIBLE and says == "its inputs move, and may lift it"
+
+
+def test_a_normalization_bounds_until_the_shift_has_decayed():
+    """-2 s^t is above -sqrt(8) / 2 from a known step on; before it, nothing lifts the unit."""
+    rate, decay = 0.5, 0.02
+    mask = {"first": False, "w": False, "scale": False, "b": True, "out": False}
+    tx = optax.chain(optax.add_decayed_weights(decay, mask), optax.sgd(rate))
+    step = int(np.ceil(np.log(np.sqrt(8) / 4) / np.log1p(-rate * decay)))
+    function, params = normalized(NORMS["divided"]), of_norm(-2.0)
+    assert verdict_of(function, params, tx=tx, steps=step - 1)[:2] == (NEVER, "any inputs")
+    verdict, says, _ = verdict_of(function, params, tx=tx, steps=step)
+    assert verdict == POSSIBLE and says == f"its inputs move, and may lift it from step {step} on"
+
+
+def test_batch_statistics_bound_what_is_no_larger_than_the_batch():
+    norm = lambda z, g, b: centred(z, 0) / jnp.sqrt(z.var(0) + 1e-5) * g + b  # noqa: E731
+    edge = np.sqrt(len(X)) / 2
+    for share, verdict in ((1.001, NEVER), (0.999, POSSIBLE)):
+        assert verdict_of(normalized(norm), of_norm(-edge * share))[0] == verdict
+
+
+def test_a_fast_variance_is_named_as_what_prevents_a_verdict():
+    function = normalized(lambda z, g, b: jax.nn.standardize(z) * g + b)
+    verdict, says, _ = verdict_of(function, of_norm(-9.0))
+    assert verdict == POSSIBLE and "use_fast_variance=False" in says
 
 
 def test_a_layer_that_is_dead_as_a_whole_stops_all_that_feeds_it():

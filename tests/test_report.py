@@ -22,6 +22,7 @@ from relu_dynamics.certificates import Verdict
 from relu_dynamics.diagnose import __main__ as command
 from relu_dynamics.diagnose import page as pages
 from relu_dynamics.diagnose import write_page
+from relu_dynamics.inspection.forecasts.smallest_change import Tried
 from relu_dynamics.inspection.prognosis.prognosis import Prognosis
 from relu_dynamics.inspection.records import monitor
 from relu_dynamics.inspection.records.causes import Causes
@@ -158,6 +159,67 @@ def test_a_unit_that_returns_by_itself_is_waited_for(found):
     assert "at step 812: t" in str(known) and "possible: r" in str(known)
 
 
+def change(units, value, now=0.001, name="learning rate"):
+    """A `SmallestChange` by hand, in a network of 13 units."""
+    of = np.isin(np.arange(13), units)
+    tried = tuple(Tried(v, float(v == value) * 0.9, 0.62 * (v == value), 1.0, 16)
+                  for v in (now, 0.02, 0.3))  # fmt: skip
+    return inspection.SmallestChange(value, now, 0.5, 0.95, tried, name, of, ())
+
+
+def test_the_smallest_change_that_is_enough_is_a_fix_and_waiting_never_leads(found):
+    known = found._replace(
+        prognosis=prognosis(found, unit0=812, unit1=812, unit8=9),
+        changes=(change([0, 1, 5], 0.02), change([8], None), change([1], 0.001)),
+    )
+    names = [fix.fix for fix in known.fixes]
+    assert names[0] == "find the NaN" and names[1] == "change one number"
+    by_name = {fix.fix: fix for fix in known.fixes}
+    assert by_name["change one number"].units.tolist() == [0, 1]  # unit 5 is alive
+    assert by_name["change one number"].reason == (
+        "learning rate 0.02 instead of 0.001 brings 2 units back: P = 0.90 [0.62, 1.00], 16 forks"
+    )
+    assert by_name["wait"].units.tolist() == [0, 1, 8] and names[-1] == "wait"
+    assert "learning rate none of these (now 0.001" in str(known)
+    none = found._replace(changes=(change([8], None), change([1], 0.001)))
+    assert [fix.fix for fix in none.fixes] == [fix.fix for fix in found.fixes]
+
+
+def test_rows_that_change_nothing_come_behind_rows_that_act():
+    assert list(fixes.FIXES)[-2:] == ["wait", "leave alone"]
+
+
+@pytest.mark.slow
+def test_a_change_that_was_tried_by_forks_reaches_the_report():
+    """A unit that lies a margin below: what `smallest_change` finds is the first fix that acts, and
+    acts when it is done."""
+    x, tx = X[:64], optax.sgd(0.01)
+    fresh = {"first": {"kernel": jnp.eye(6), "bias": jnp.zeros(6).at[2].set(-6.0)},
+             "out": jnp.ones((6, 1))}  # fmt: skip
+    net = lambda p, x: jax.nn.relu(x @ p["first"]["kernel"] + p["first"]["bias"]) @ p["out"]  # noqa: E731
+
+    def step(state, x):
+        gradient = jax.grad(lambda p: jnp.mean(net(p, x) ** 2))(state)
+        return jax.tree.map(lambda p, g: p - 0.01 * g, state, gradient)
+
+    def lifted(by):
+        first = fresh["first"] | {"bias": fresh["first"]["bias"].at[2].add(by)}
+        return fresh | {"first": first}
+
+    run = lambda by: inspection.forecast(  # noqa: E731
+        step, lifted(by), inspection.draw_examples((x,), 16),
+        lambda p: inspection.watch(net)(p, x)[1], steps=4, every=2, forks=16, key=KEY,
+    )  # fmt: skip
+    found = inspection.smallest_change(run, [2.0, 8.0], now=0.0, refine=4, name="bias of unit 2")
+    assert found.units.tolist() == [k == 2 for k in range(6)]
+    known = inspection.diagnose(net, fresh, [x], changes=[found], tx=tx, memory=tx.init(fresh))
+    assert known.fixes[-1].fix != "change one number" or len(known.fixes) == 1
+    fix = next(one for one in known.fixes if one.fix == "change one number")
+    assert f"bias of unit 2 {found.value:.4g} instead of 0" in fix.reason
+    after = inspection.look(net, lifted(found.value), [x])
+    assert known.dead.tolist() == [2] and float(after.margin[2]) > 0
+
+
 def test_the_optimizer_lets_a_prognosis_be_made():
     tx, state = optax.sgd(0.1), params()
     asked = inspection.diagnose(model, state, [X], tx=tx, memory=tx.init(state))
@@ -171,6 +233,9 @@ def test_facts_of_other_units_are_refused(found):
     record = monitor.start(jax.tree.map(lambda leaf: leaf[:4], found.seen))
     with pytest.raises(ValueError, match="monitor is of 4 units, and .* have 13"):
         inspection.diagnose(model, params(), [X], monitor=record)
+    short = change([0], 0.02)._replace(units=np.ones(4, bool))
+    with pytest.raises(ValueError, match=r"changes\[1\] is of 4 units"):
+        inspection.diagnose(model, params(), [X], changes=[change([0], 0.02), short])
     with pytest.raises(ValueError, match="gradient is of 5 units"):
         inspection.diagnose(model, params(), [X], gradient=np.ones(5))
 

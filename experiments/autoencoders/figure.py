@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from relu_dynamics.engine import tasks
-from relu_dynamics.figures.style import PAGE, STYLE, write_caption
+from relu_dynamics.engine import optimizers, tasks
+from relu_dynamics.figures.style import PAGE, STYLE, label_factors, write_caption
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 MARKERS = "os^D"
@@ -49,7 +49,16 @@ def draw_dead(summary: Mapping) -> Figure:
                 Line2D([], [], color="0.2", linewidth=0.8, label="law at birth"),
             ]
         figure.legend(handles=handles, loc="outside upper center", ncols=3)
-        write_caption(figure, _caption(summary))
+        births = (
+            " At birth: a new ReLU encoder with bias 0, and the closed form of its share. "
+            if summary["births"]
+            else ""
+        )
+        write_caption(
+            figure,
+            f"{_caption(summary)}95 % intervals, clustered by seed; marks of one gamma stand side "
+            f"by side.{births}",
+        )
     return figure
 
 
@@ -90,11 +99,12 @@ def _draw_births(axes: Axes, gammas, births):
 def _caption(summary: Mapping) -> str:
     config = summary["config"]
     return (
-        f"gamma = |mean| / |deviations|. {tasks.label_of(config['task'])}, {config['hidden'][0]} "
-        f"latents, {config['examples']:,} tokens in {config['dimension']} dimensions, batch "
-        f"{config['batch_size']}, {config['steps']:,} steps of {config['optimizer']}, n = "
-        f"{summary['seeds']} seeds; bars: 95 %, clustered by seed. Dead: derivative by z exactly 0 "
-        "on all training tokens (ReLU: z <= 0; top-k: never selected)."
+        f"{tasks.label_of(config['task'])}, {config['hidden'][0]} latents, "
+        f"{config['examples']:,} tokens in {config['dimension']} dimensions, batch "
+        f"{config['batch_size']}, {config['steps']:,} steps of "
+        f"{optimizers.label_of(config['optimizer'])}, n = {summary['seeds']} seeds. Dead: "
+        "derivative by z exactly 0 on all training tokens (ReLU: z <= 0; top-k: never selected). "
+        "Gamma: |mean| / |deviations| of the tokens. "
     )
 
 
@@ -103,7 +113,7 @@ def draw_revivals(summary: Mapping) -> Figure:
     rows = summary["revivals"]
     panels = (
         ("dead", "dead latents", "change of share"),
-        ("fvu", "FVU, held out", "change of natural log"),
+        ("fvu", "FVU, held out", "x plain"),
         ("l0", "L0", "change per token"),
     )
     activations = list(dict.fromkeys(row["activation"] for row in rows))
@@ -124,6 +134,8 @@ def draw_revivals(summary: Mapping) -> Figure:
                 _draw_bar(axes, place, row[name]["estimate"], row[name]["interval"], number, sure)
             axes.axvline(0, color="0.6", linewidth=0.6, zorder=0)
             axes.set(title=title, xlabel=label)
+            if name == "fvu":
+                label_factors(axes, [2.0**power for power in range(-12, 13)])
         for place, row in enumerate(rows):
             number = activations.index(row["activation"])
             time = row["time"]
@@ -137,11 +149,11 @@ def draw_revivals(summary: Mapping) -> Figure:
         gammas = ", ".join(f"{entry['gamma']:g}" for entry in rows[0]["by_gamma"]) if rows else ""
         write_caption(
             figure,
-            "Against the plain arm on the same seeds, mean over gamma "
-            f"{gammas} and the learning rates; bars: 95 %, paired by seed. FVU: fraction of the "
-            "variance that is not explained; L0: latents that are not 0 per token, k for top-k. "
-            "Filled: fewer dead latents survive the control of false discoveries (5 %). "
-            + _caption(summary),
+            f"{_caption(summary)}Against the plain arm on the same seeds, mean over gamma "
+            f"{gammas} and the learning rates; 95 % intervals, paired by seed. FVU: fraction of "
+            "the variance that is not explained, geometric mean of the ratios; L0: latents that "
+            "are not 0 per token, k for top-k. Filled: fewer dead latents survive the control of "
+            "false discoveries (5 %); always filled: FVU, L0, time.",
         )
     return figure
 

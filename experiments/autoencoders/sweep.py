@@ -111,7 +111,9 @@ def arm_config(options: Options, activation: str, revival: str) -> Config:
 
 def label_of(activation: str, revival: str) -> str:
     """What an arm is called."""
-    return f"{ACTIVATIONS[activation][0]}: {REVIVALS[revival][0]}"
+    name = REVIVALS[revival][0]
+    within = name[0].lower() + name[1:] if name[1:].islower() else name  # AuxK keeps its letters
+    return f"{ACTIVATIONS[activation][0]}: {within}"
 
 
 def make_grids(options: Options) -> dict[str, Grid]:

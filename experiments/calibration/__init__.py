@@ -9,7 +9,9 @@ examples. Each is forecast from forks, and then trained on, several times, in ep
 Of every kind some networks only give the base rate, the others are held out.
 
 Of some held-out networks the verdicts by theorem (NEVER, AT step) are also tried on all forks and
-futures.
+futures. In networks of three further
+kinds, whose biases decay, the step that a theorem names is held against futures that are looked at
+after every step.
 
 Writes summary.json, KIND.npz (counts of every unit, and the trained networks) and
 calibration.png/.pdf to --out; `--draw` draws again from summary.json. A stop loses one kind.
@@ -21,9 +23,17 @@ from collections.abc import Mapping
 from experiments.calibration.analysis import Trained, report, summarize
 from experiments.calibration.certified import certify
 from experiments.calibration.figure import draw_calibration
-from experiments.calibration.kinds import KINDS
+from experiments.calibration.kinds import KINDS, RETURNING
+from experiments.calibration.returning import hold_against_futures
 from experiments.calibration.simulation import simulate
-from experiments.calibration.sweep import DEFAULTS, QUICK, Options, decides, make_grids
+from experiments.calibration.sweep import (
+    DEFAULTS,
+    QUICK,
+    Options,
+    decides,
+    make_grids,
+    returning_grids,
+)
 from relu_dynamics.experiment import Experiment, Figure, compiling
 from relu_dynamics.grid import Grid
 
@@ -36,7 +46,14 @@ def train(options: Options, grids: Mapping[str, Grid], out: pathlib.Path) -> Tra
         with compiling(fast=True):  # compiling takes longer than running
             futures[name] = simulate(KINDS[name], grid, options, out / f"{name}.npz")
             certified[name] = certify(KINDS[name], grid, options, futures[name])
-    return Trained(futures, certified)
+    returned = {}
+    for name, grid in returning_grids(options).items():
+        print(f"{RETURNING[name].words}: {grid.runs} networks", flush=True)
+        with compiling(fast=True):
+            returned[name] = hold_against_futures(
+                RETURNING[name], grid, options, out / f"{name}.npz"
+            )
+    return Trained(futures, certified, returned)
 
 
 EXPERIMENT = Experiment(

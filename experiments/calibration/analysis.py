@@ -12,6 +12,7 @@ import numpy as np
 
 from experiments.calibration.certified import Certified
 from experiments.calibration.kinds import KINDS
+from experiments.calibration.returning import Returned
 from experiments.calibration.simulation import Futures
 from experiments.calibration.sweep import Options
 from relu_dynamics.statistics import clustered_interval, exact_interval
@@ -43,6 +44,7 @@ class Trained(NamedTuple):
 
     futures: Mapping[str, Futures]
     certified: Mapping[str, Certified]
+    returned: Mapping[str, Returned]
 
 
 def summarize(options: Options, trained: Trained) -> dict[str, Any]:
@@ -71,9 +73,14 @@ def summarize(options: Options, trained: Trained) -> dict[str, Any]:
             for number, name in enumerate(results)
         ],
         "certified": {name: row._asdict() for name, row in trained.certified.items()},
+        "returned": {
+            name: {field: int(sum(part)) for field, part in row._asdict().items()}
+            for name, row in trained.returned.items()
+        },
         "claims": [
             *claims(options, units, (rows, drawn_anew), scores),
             certified_claim(options, trained.certified),
+            returned_claim(options, trained.returned),
         ],
     }
 
@@ -331,6 +338,28 @@ def certified_claim(options: Options, certified: Mapping[str, Certified]) -> Cla
         interval=(float(broken.low), float(broken.high)),
         count=f"{total.networks} networks, {total.never + total.at + total.open} dead units",
         definition="share of NEVER units that recovered in a fork or a future; " + DEFINITION,
+        figure="calibration",
+    )
+
+
+def returned_claim(options: Options, returned: Mapping[str, Returned]) -> Claim:
+    """Whether units come back at the very step that a theorem names."""
+    whole = Returned(*map(np.concatenate, zip(*returned.values(), strict=True)))
+    named, right = int(whole.named.sum()), int(whole.right.sum())
+    share = clustered_interval(whole.right, whole.named)
+    return Claim(
+        claim="A unit of which a theorem says AT a step is alive for the first time at that step",
+        source=SOURCE,
+        verdict="refuted" if right < named else "confirmed" if named else "undecided",
+        finding=f"{named} of {int(whole.dead.sum())} dead units get a step within {options.ahead}: "
+        f"{right} are alive for the first time at that very step in each of {options.futures} "
+        f"futures, {int(whole.early.sum())} before it in some. {int(whole.open.sum())} have no "
+        "verdict.",
+        estimate=float(share.estimate),
+        interval=(float(share.low), float(share.high)),
+        count=f"{len(whole.dead)} networks of {len(returned)} kinds whose biases decay",
+        definition="share of AT units that are right, clustered by network; alive: max z > 0 over "
+        "all training examples, looked at after every step",
         figure="calibration",
     )
 

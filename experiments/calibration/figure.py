@@ -52,14 +52,14 @@ def draw_reliability(axes: Axes, summary: Mapping[str, Any]) -> None:
         color=OURS,
         label="futures, drawn as forks",
     )
-    for at, row, bottom in zip(x, rows, low, strict=True):
+    for at, found, row in zip(x, y, rows, strict=True):
         units = f"{row['units']:,}"
-        place = {"xytext": (4, 1), "textcoords": "offset points", "fontsize": 6, "color": "0.35"}
-        axes.annotate(units, (at, bottom), **place)
+        place = {"xytext": (8, -3), "textcoords": "offset points", "fontsize": 6, "color": "0.35"}
+        axes.annotate(units, (at, found), **place)
     axes.set(
         xlabel=f"forecast: share of {summary['forks']} forks",
         ylabel="what happened: share of unseen futures",
-        xlim=(-0.03, 1.1),
+        xlim=(-0.03, 1.15),
         ylim=(-0.03, 1.03),
     )
     axes.legend(loc="upper left")
@@ -68,14 +68,14 @@ def draw_reliability(axes: Axes, summary: Mapping[str, Any]) -> None:
 def draw_scores(axes: Axes, summary: Mapping[str, Any]) -> None:
     """Brier scores of every kind, the smaller the better."""
     rows = [row for row in summary["kinds"] if "brier" in row]
-    for field, colour, shift, label in (
-        ("brier", OURS, -0.12, "forecast"),
-        ("brier_of_base_rate", BASE, 0.12, "base rate of other networks"),
+    for field, colour, marker, shift, label in (
+        ("brier", OURS, "o", -0.12, "forecast"),
+        ("brier_of_base_rate", BASE, "s", 0.12, "base rate of other networks"),
     ):
         x = np.array([row[field]["estimate"] for row in rows])
         low, high = np.array([row[field]["interval"] for row in rows]).T
         axes.errorbar(
-            x, np.arange(len(rows)) + shift, xerr=[x - low, high - x], fmt="o", markersize=3.5,
+            x, np.arange(len(rows)) + shift, xerr=[x - low, high - x], fmt=marker, markersize=3.5,
             color=colour, capsize=1.5, label=label,
         )  # fmt: skip
     names = [f"{row['words']}\n{row['units']} units in {row['networks']} networks" for row in rows]
@@ -92,7 +92,8 @@ def caption(summary: Mapping[str, Any]) -> str:
     return (
         f"n = {summary['units']:,} dead units in {summary['networks_with_dead_units']} of "
         f"{summary['networks']} held-out networks (max z <= 0 over all training examples), "
-        f"{summary['ahead']} steps ahead, {summary['futures']} unseen futures each, trained in "
-        "epochs; a number is that of units in the bin. 95 % intervals, clustered by network. Brier "
-        f"skill over the base rate {skill['estimate']:.2f} [{low:.2f}, {high:.2f}]."
+        f"{summary['futures']} unseen futures each, trained in epochs. Forecast: that a "
+        f"unit is alive at some look within {summary['ahead']} steps; a number is that of units in "
+        "the bin. 95 % intervals, clustered by network. Brier skill over the base rate "
+        f"{skill['estimate']:.2f} [{low:.2f}, {high:.2f}]."
     )

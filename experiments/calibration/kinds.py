@@ -182,3 +182,27 @@ KINDS: dict[str, Kind] = {
         mlp,
     ),
 }
+
+
+def init_lowered(config: Config, inputs: int, outputs: int, key: jax.Array) -> Params:
+    """An MLP whose first biases lie far below 0, exponentially distributed with mean 4."""
+    first, *rest = init_mlp(config, inputs, outputs, key)
+    depth = 4 * jax.random.exponential(jax.random.fold_in(key, len(rest) + 1), first["bias"].shape)
+    return [first | {"bias": -depth}, *rest]
+
+
+def returning(words: str, optimizer: str, rate: float, decay: float) -> Kind:
+    """A kind of `RETURNING`: 80 steps of training, while its biases decay."""
+    own = config(
+        task="digits", hidden=(48,), biased_layer=1, optimizer=optimizer, learning_rate=rate,
+        weight_decay=decay, decay_targets="biases", steps=80,
+    )  # fmt: skip
+    return Kind(words, own, init_lowered, mlp)
+
+
+RETURNING: dict[str, Kind] = {
+    "decayed_sgd": returning("MLP, digits, SGD", "sgd", 0.05, 0.1),
+    "decayed_momentum": returning("MLP, digits, momentum", "momentum", 0.02, 0.02),
+    "decayed_adam": returning("MLP, digits, AdamW", "adamw", 0.005, 1.0),
+}
+"""Networks whose dead units come back because their biases decay, for `returning`."""

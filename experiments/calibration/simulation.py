@@ -133,27 +133,29 @@ def futures_of(kind: Kind, options: Options, key: jax.Array, data: Any) -> Futur
 def simulate(kind: Kind, grid: Grid, options: Options, path: pathlib.Path) -> Futures:
     """The futures of all networks of a kind; the grid's seeds are the networks. They are stored at
     `path`, from where the same question reads them again."""
-    keys = ensembles.run_keys(grid.root_seed, grid.seeds)
     kind = kind._replace(config=grid.config)
     question = studies.question_hash({"": grid}, *decides(options))
-    data = tasks.load_data(grid.config)
-    shape = jax.eval_shape(lambda key: begin(kind, key, data)[1], keys[0])
-    if (leaves := _stored(path, question)) is not None:
-        dead, forked, epochs, resampled, *state = leaves
-        state = jax.tree.unflatten(jax.tree.structure(shape), state)
-        return Futures(dead, forked, epochs, resampled, state)
+    return kept(path, question, grid, lambda key, data: futures_of(kind, options, key, data))
 
-    def of(key, data):
+
+def kept(path: pathlib.Path, question: str, grid: Grid, of: Callable) -> Any:
+    """`of` (key, data) of every network of a grid, stored at `path`, from where the same question
+    reads it again."""
+    keys, data = ensembles.run_keys(grid.root_seed, grid.seeds), tasks.load_data(grid.config)
+
+    def precisely(key, data):
         with jax.default_matmul_precision(PRECISION):
-            return futures_of(kind, options, key, data)
+            return of(key, data)
 
-    futures = ensembles.map_keys(of, keys, AT_ONCE, (data,))
+    if (leaves := _stored(path, question)) is not None:
+        return jax.tree.unflatten(jax.tree.structure(jax.eval_shape(of, keys[0], data)), leaves)
+    found = ensembles.map_keys(precisely, keys, AT_ONCE, (data,))
     with store.writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, question, *jax.tree.leaves(futures))
+        np.savez_compressed(buffer, question, *jax.tree.leaves(found))
         store.write_whole(path, buffer.getvalue())
-    return futures
+    return found
 
 
 def _stored(path: pathlib.Path, question: str) -> list[np.ndarray] | None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from experiments.calibration.kinds import KINDS
+from experiments.calibration.kinds import KINDS, RETURNING
 from relu_dynamics.checks import check_choice
 from relu_dynamics.experiment import Options as CommonOptions
 from relu_dynamics.grid import Grid, make_grid
@@ -25,7 +25,8 @@ class Options(CommonOptions):
     ahead: int = 320
     """Steps of the forecast and of the futures."""
     certified: int = 4
-    """Held-out networks per kind whose units also get verdicts by theorem."""
+    """Held-out networks per kind whose units also get verdicts by theorem, and networks per kind
+    whose units are lifted at a step that a theorem names."""
 
 
 DEFAULTS = Options()
@@ -55,6 +56,15 @@ def make_grids(options: Options) -> dict[str, Grid]:
         rates = {"learning_rate": [config.learning_rate]}
         seeds = options.base + options.networks
         grids[name] = make_grid(config, rates, seeds, root_seed=options.root_seed)
+    return grids
+
+
+def returning_grids(options: Options) -> dict[str, Grid]:
+    """A grid per kind of `RETURNING`, whose seeds are the networks."""
+    grids = {}
+    for name, kind in RETURNING.items():
+        rates = {"learning_rate": [kind.config.learning_rate]}
+        grids[name] = make_grid(kind.config, rates, options.certified, root_seed=options.root_seed)
     return grids
 
 

@@ -9,6 +9,7 @@ import xarray as xr
 
 from experiments.causes.sweep import HARMFUL, LECUN, REFERENCE, Options, dose_axes
 from relu_dynamics.engine.scalings import dosed_scalings
+from relu_dynamics.engine.tasks import label_of
 from relu_dynamics.statistics import claims, estimates
 from relu_dynamics.statistics.claims import Claim
 
@@ -274,6 +275,7 @@ def _where(cause, of_cause, tasks, found) -> str:
             note = note if max(lost, lost_without) >= 0.1 else ""
             verdicts.setdefault(claim.verdict, []).append(contrast.condition + note)
         texts.append(
-            f"{task}: " + ", ".join(f"{v} at {', '.join(at)}" for v, at in verdicts.items())
+            f"{label_of(task)}: "
+            + ", ".join(f"{v} at {', '.join(at)}" for v, at in verdicts.items())
         )
     return "; ".join(texts)

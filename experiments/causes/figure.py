@@ -68,6 +68,7 @@ def _scale(axes: Axes, cause: str, doses: np.ndarray):
 def _band(axes: Axes, x: np.ndarray, estimates: list[Mapping], colour: str, **style):
     mean = np.array([e["estimate"] for e in estimates], float)
     low, high = np.array([e["interval"] for e in estimates], float).T
+    low, high = (np.where(np.isnan(mean), np.nan, end) for end in (low, high))  # nothing counted
     axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
     axes.plot(x, mean, color=colour, **style)
 
@@ -79,7 +80,7 @@ def _caption(summary: Mapping) -> str:
     return (
         f"Hidden {hidden}, SGD with momentum, batch {config['batch_size']}, {config['steps']} "
         f"steps, {summary['seeds']} seeds per cell (n = {units:,} units). Dead: max z <= 0 over "
-        f"the {config['examples']} training examples, after the last step. Bands and bars: 95 %, "
+        f"the {config['examples']} training examples, after the last step. 95 % intervals, "
         "clustered by seed. "
     )
 
@@ -229,7 +230,7 @@ def draw_effects(summary: Mapping) -> Figure:
             "same cell without the cause, paired by seed, at three learning rates. Filled: "
             "survives the control of false discoveries (5 %) and matters. Last panel: rate 3 "
             "against 0.1 at each momentum; momentum 0.9 at a rate against plain SGD at ten times "
-            "that rate.",
+            "that rate (mom.: momentum).",
         )
         handles = [
             Line2D([], [], color=c, marker=m, linestyle="none", label=label_of(task))

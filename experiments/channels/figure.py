@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from relu_dynamics.config import LABELS
 from relu_dynamics.figures import (
@@ -34,16 +35,15 @@ class Stored(NamedTuple):
 
 def draw_channels(stored: Stored) -> Figure:
     """One map of a probability over learning rate and initial bias per channel, with the lines
-    where its closed forms pass one half. Panels of a row share their biases."""
+    where its closed forms pass one half. Panels of a row share their biases, unless one would fill
+    less than half of its height."""
     results = stored.results
     panels = sorted(stored.summary["panels"], key=lambda panel: _deepest(results[panel["name"]]))
     measures = dict.fromkeys(panel["measure"] for panel in panels)
     across = 4 if len(panels) > 6 else 3
     down = -(-len(panels) // across)
     with plt.style.context(STYLE):
-        figure, grid = plt.subplots(
-            down, across, figsize=(PAGE, 0.9 + 1.75 * down), squeeze=False, sharey="row"
-        )
+        figure, grid = plt.subplots(down, across, figsize=(PAGE, 0.9 + 1.75 * down), squeeze=False)
         meshes = {}
         for axes in grid.flat[len(panels) :]:
             axes.set_axis_off()
@@ -52,16 +52,18 @@ def draw_channels(stored: Stored) -> Figure:
             cells = estimates.cells(results[panel["name"]], measure)
             cmap = MAPS[list(measures).index(measure) % len(MAPS)]
             meshes[measure] = draw_map(axes, cells, panel["title"], cmap)
-            if number % across:
-                axes.set_ylabel("")
             if number + across < len(panels):
                 axes.set_xlabel("")
-        for axes, panel in zip(grid.flat, panels, strict=False):  # when all share their limits
+        drawn = list(zip(grid.flat, panels, strict=False))
+        alone = []  # panels with an axis of biases of their own
+        for start in range(0, len(drawn), across):
+            alone += _share_biases(drawn[start : start + across])
+        for axes, panel in drawn:  # when their limits stand
             _draw_boundaries(axes, panel["boundaries"])
         for measure, mesh in meshes.items():
             title = estimates.label(results[panels[0]["name"]], measure)
             figure.colorbar(mesh, ax=grid, fraction=0.03, pad=0.015, aspect=40, label=title)
-        write_caption(figure, _panels_caption(stored))
+        write_caption(figure, _panels_caption(stored, alone))
     return figure
 
 
@@ -69,8 +71,30 @@ def _deepest(result: xr.Dataset) -> float:
     return float(result.initial_bias.min())
 
 
-def _panels_caption(stored: Stored) -> str:
-    """What was run; what other networks some panels have; the lines, the measures, the marks."""
+def _share_biases(row: Sequence[tuple[Axes, Mapping]]) -> list[str]:
+    """Gives panels side by side one axis of biases, whose numbers stand at the first of them, and
+    returns the titles of those that keep their own: they would fill less than half of it."""
+    low = min(axes.get_ylim()[0] for axes, _ in row)
+    high = max(axes.get_ylim()[1] for axes, _ in row)
+    sharing = [ax for ax, _ in row if np.ptp(ax.get_ylim()) >= (high - low) / 2]
+    for axes in sharing:
+        axes.set_ylim(low, high)
+    for axes, _ in row:
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 4, 5, 10]))
+    for axes in sharing[1:]:
+        axes.tick_params(labelleft=False)
+    for axes, _ in row[1:]:
+        axes.set_ylabel("")
+    return [_on_one_line(panel["title"]) for axes, panel in row if axes not in sharing]
+
+
+def _on_one_line(title: str) -> str:
+    return title.replace("\n", " ")
+
+
+def _panels_caption(stored: Stored, alone: Sequence[str]) -> str:
+    """What was run; what other networks some panels have; the lines, the measures, the marks; which
+    panels have an axis of biases of their own."""
     panels, options = stored.summary["panels"], stored.summary["options"]
     results = stored.results
     configs = {panel["name"]: estimates.config_of(results[panel["name"]]) for panel in panels}
@@ -79,11 +103,12 @@ def _panels_caption(stored: Stored) -> str:
     for panel in panels:
         hidden = "-".join(map(str, configs[panel["name"]]["hidden"]))
         if configs[panel["name"]]["hidden"] != usual["hidden"]:
-            others.setdefault(hidden, []).append(panel["title"].replace("\n", " "))
+            others.setdefault(hidden, []).append(_on_one_line(panel["title"]))
     networks = "".join(f"; hidden {width}: {', '.join(names)}" for width, names in others.items())
     at_risk = sum(panel["measured"]["trials"] for panel in panels)
     labels = dict.fromkeys(line["label"] for p in panels for line in p["boundaries"])
     lines = f"Red: where a closed form passes one half ({'; '.join(labels)}). " if labels else ""
+    own = f"With an axis of biases of its own: {', '.join(alone)}. " if alone else ""
     first = next(iter(results.values()))
     measures = "; ".join(
         f"{estimates.label(first, name)}: {stored.summary['definitions'][name]}".split(". ")[0]
@@ -92,8 +117,8 @@ def _panels_caption(stored: Stored) -> str:
     return (
         f"{what_ran(usual)}{networks}; {first.sizes['seed']} seeds per cell, n = {at_risk:,} units "
         f"in the denominators. {measures}. Dead: {estimates.judgement(first).short} over the probe "
-        f"set. {lines}Hatched: under {FEW_TRIALS} units or 95 % interval (clustered by run) wider "
-        f"than {WIDE_INTERVAL}; grey: no unit in the denominator; white: not run."
+        f"set. {lines}{own}Hatched: under {FEW_TRIALS} units or 95 % interval (clustered by run) "
+        f"wider than {WIDE_INTERVAL}; grey: no unit in the denominator; white: not run."
     )
 
 

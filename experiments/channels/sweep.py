@@ -97,6 +97,11 @@ class Channel(NamedTuple):
     measure: str = "recovered_ever"
     never: bool = False  # theory: P = 0 everywhere
 
+    @property
+    def words(self) -> str:
+        """What a sentence calls it: its title without what is measured."""
+        return self.title.split("\n")[0]
+
 
 CHANNELS = (
     Channel("none", "none: plain SGD", {}, (0.01, 10), (-3, -9), never=True),

@@ -58,16 +58,16 @@ def panel_claims(panel: Panel, row: Mapping) -> list[Claim]:
         source = "zero gradient, stateless optimizer; count"
         found.append(make_claim(says, back, 0.0, source, verdict, channel="none"))
     elif channel.never:
-        says = f"{channel.name}: no dead unit recovers"
+        says = f"{channel.words}: no dead unit recovers"
         found.append(never_claim(channel, recovered, certified, says))
     elif channel.measure == "came_back":
-        says = f"{channel.name}: units that died in training come back by what the optimizer kept"
+        says = f"{channel.words}: units that died in training come back by what the optimizer kept"
         found.append(some_claim(channel, best, says, "no other channel is open"))
-        says = f"{channel.name}: units dead at step 0 have no residue and never recover"
+        says = f"{channel.words}: units dead at step 0 have no residue and never recover"
         found.append(never_claim(channel, recovered, certified, says))
     else:
         source = "no other channel is open" if channel.name != "all" else "all channels are open"
-        says = f"{channel.name}: dead units recover (at the best learning rate)"
+        says = f"{channel.words}: dead units recover (at the best learning rate)"
         found.append(some_claim(channel, best, says, source))
     extra = {"decay": _decay_claim, "noise": _noise_claim, "layer_norm": _norm_claim}
     if channel.name in extra:
@@ -115,7 +115,8 @@ def _decay_claim(panel: Panel) -> Claim:
     }
     row = pool(agrees.sum(-1), steps.counted.sum(-1))
     return make_claim(
-        "decay: every unit first fires at the closed-form step, within one evaluation",
+        f"{panel.channel.words}: every unit first fires at the closed-form step, within one "
+        "evaluation",
         row,
         1.0,
         "theory.bias_decay_recovery_step per unit",
@@ -137,8 +138,8 @@ def _noise_claim(panel: Panel) -> Claim:
     row = pooled(result, "recovered_ever")
     fits = inside.sum() == known.sum() and mean[0] <= row["interval"][1]
     return make_claim(
-        "noise: P(recover) lies between the first passage of the likeliest example and the sum "
-        "over examples, in every cell",
+        f"{panel.channel.words}: P(recover) lies between the first passage of the likeliest "
+        "example and the sum over examples, in every cell",
         row,
         mean,
         "theory.first_passage_probability (approximate)",
@@ -154,7 +155,7 @@ def _norm_claim(panel: Panel) -> Claim:
     below = result.sel(initial_bias=result.initial_bias < threshold)
     row = pooled(below, "recovered_ever")
     return make_claim(
-        f"layer_norm: below the absorbing shift {threshold:.4g} no unit recovers",
+        f"{panel.channel.words}: below the absorbing shift {threshold:.4g} no unit recovers",
         row,
         0.0,
         "theory.absorbing_shift; certificate",
@@ -167,7 +168,7 @@ def _norm_claim(panel: Panel) -> Claim:
 def _rare_claim(certified: Mapping) -> Claim:
     row = certified["recovered_who_fired_elsewhere"]
     return make_claim(
-        "rare: whoever came back fired on other training examples at step 0",
+        "rare examples: whoever came back fired on other training examples at step 0",
         row,
         1.0,
         "certificates.certify: not dead on the training set; the rest is certified",
@@ -233,7 +234,8 @@ def fork_claims(fork: Mapping) -> list[Claim]:
         effect = "It lowers it" if high < 0 else "It raises it" if low > 0 else "No effect seen"
         found.append(
             make_claim(
-                f"{fork['name']}: {row['arm']} changes P(recover by step {fork['horizon']})",
+                f"{fork['name']}: switching {row['channel']} off changes P(recover by step "
+                f"{fork['horizon']})",
                 row["difference"],
                 "< 0 if the channel brings units back",
                 "channels.fork, paired by seed",
@@ -248,7 +250,7 @@ def fork_claims(fork: Mapping) -> list[Claim]:
             found.append(
                 make_claim(
                     f"{fork['name']}: no share of {row['channel']} in the account, no effect of "
-                    f"{row['arm']}",
+                    "switching it off",
                     nothing,
                     0.0,
                     "channels.spell_account and channels.fork on the same units",
@@ -262,7 +264,8 @@ def fork_claims(fork: Mapping) -> list[Claim]:
             row = statistics.exact_interval(wrong, units).as_json()
             found.append(
                 make_claim(
-                    f"{fork['name']}, {arm}: units certified at the fork never recovered in it",
+                    f"{fork['name']}, {arm.replace('_', ' ')}: units certified at the fork never "
+                    "recovered in it",
                     row,
                     0.0,
                     "certificates.certify at the fork",

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from relu_dynamics.figures.style import PAGE, STYLE, what_ran, write_caption
+from relu_dynamics.figures.style import MARKERS, PAGE, STYLE, what_ran, write_caption
 
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 PANELS = (  # arm, quantity, label, title
@@ -42,30 +42,36 @@ def _points(summary, arm, width, quantity):
     return rows, x, y, ends
 
 
+def _looks(summary) -> list[tuple[int, dict[str, Any]]]:
+    """(width, its colour and marker) of every width."""
+    looks = zip(summary["widths"], COLOURS, MARKERS, strict=False)
+    return [(width, {"color": colour, "marker": marker}) for width, colour, marker in looks]
+
+
 def _bars(axes: Axes, x, y, ends, **style):
     axes.errorbar(x, y, np.abs(ends - y), elinewidth=0.7, capsize=1.5, **style)
 
 
 def _draw_curves(axes: Axes, summary, arm: str, quantity: str):
-    for width, colour in zip(summary["widths"], COLOURS, strict=False):
+    for width, look in _looks(summary):
         _, x, y, ends = _points(summary, arm, width, quantity)
-        _bars(axes, x, y, ends, color=colour, marker="o", label=str(width))
+        _bars(axes, x, y, ends, **look, label=str(width))
     axes.axvline(0.4, color="0.6", linewidth=0.7, linestyle=(0, (3, 2)), zorder=0)
     axes.set_ylim(bottom=0)
 
 
 def _draw_relative(axes: Axes, summary):
     """Loss over that without dead units, and where it is 10 % worse."""
-    for width, colour in zip(summary["widths"], COLOURS, strict=False):
+    for width, look in _looks(summary):
         _, x, y, ends = _points(summary, "killed at step 0", width, "loss")
-        _bars(axes, x, y / y[0], ends / y[0], color=colour, marker="o")
+        _bars(axes, x, y / y[0], ends / y[0], **look)
         test = next(
             t for t in summary["tests"] if t["width"] == width and t["quantity"] == "held-out loss"
         )
         row = test["tenth_worse"]
         if row["estimate"] is not None:
             low, high = (x[-1] if end is None else end for end in row["interval"])
-            axes.plot([low, high], [1.1, 1.1], color=colour, linewidth=3, alpha=0.5)
+            axes.plot([low, high], [1.1, 1.1], color=look["color"], linewidth=3, alpha=0.5)
     axes.axhline(1.1, color="0.6", linewidth=0.5)
     axes.axvline(0.4, color="0.6", linewidth=0.7, linestyle=(0, (3, 2)), zorder=0)
     axes.set(
@@ -81,10 +87,10 @@ def _draw_relative(axes: Axes, summary):
 
 def _draw_by_units(axes: Axes, summary):
     """The same losses over the number of units left."""
-    for width, colour in zip(summary["widths"], COLOURS, strict=False):
+    for width, look in _looks(summary):
         rows, _, y, ends = _points(summary, "killed at step 0", width, "loss")
         units = [r["units_left"] for r in rows]
-        _bars(axes, units, y, ends, color=colour, marker="o", linewidth=0.8)
+        _bars(axes, units, y, ends, **look, linewidth=0.8)
     new = {r["units_left"]: r["loss"] for r in summary["rows"] if r["arm"] == "new and smaller"}
     units = sorted(new)
     y = np.array([new[u]["estimate"] for u in units])
@@ -95,7 +101,7 @@ def _draw_by_units(axes: Axes, summary):
         y,
         ends,
         color="black",
-        marker="s",
+        marker="D",
         mfc="white",
         linestyle="none",
         label="new, of that width",
@@ -114,21 +120,13 @@ def _draw_by_units(axes: Axes, summary):
 
 def _draw_arms(axes: Axes, summary):
     """Killed late over killed early."""
-    for width, colour in zip(summary["widths"], COLOURS, strict=False):
-        for arm, face in (("killed at step 0", colour), ("killed at half", "white")):
+    late: dict[str, Any] = {"mfc": "white", "linestyle": (0, (3, 1.5))}
+    for width, look in _looks(summary):
+        for arm, style in (("killed at step 0", {}), ("killed at half", late)):
             _, x, y, ends = _points(summary, arm, width, "loss")
-            line = "-" if face == colour else (0, (3, 1.5))
-            _bars(axes, x, y, ends, color=colour, marker="o", mfc=face, linestyle=line)
+            _bars(axes, x, y, ends, **look, **style)
     axes.plot([], [], color="0.3", marker="o", label="killed at step 0")
-    axes.plot(
-        [],
-        [],
-        color="0.3",
-        marker="o",
-        mfc="white",
-        linestyle=(0, (3, 1.5)),
-        label="killed at half",
-    )
+    axes.plot([], [], color="0.3", marker="o", **late, label="killed at half")
     axes.legend(loc="upper left")
     axes.set(
         xlabel="dead fraction", ylabel="held-out loss (nats)", ylim=(0, None), title="early or late"
@@ -145,7 +143,7 @@ def _caption(summary) -> str:
         "chosen at random, the same share of "
         "both layers. Time: mean minibatch loss between evaluations below "
         f"{summary['threshold']:g} nats, censored at {summary['steps']} steps (restricted mean). "
-        "Dead or missing: coloured, networks with killed units; squares, new networks of that "
+        "Dead or missing: coloured, networks with killed units; diamonds, new networks of that "
         "width, initialized and trained without any. Killed at half: after half of the steps. "
         "Dashed: the article's 40 %; thick: interval of the share at which loss becomes 10 % worse."
     )

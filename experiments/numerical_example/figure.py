@@ -10,9 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from relu_dynamics.figures.style import PAGE, STYLE, write_caption
+from relu_dynamics.figures.style import PAGE, STYLE, ordered_colours, write_caption
 
-RATE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 VARIANT_LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1, 1, 1)))
 VARIANT_LEGEND = {
     "loc": "upper left",
@@ -37,6 +36,7 @@ def draw_numerical_example(result: xr.Dataset) -> Figure:
         zoomed = grid.flat[panels.index("momentum at threshold")]
         zoomed.set(xlim=(10, result.step.values[-1]), ylim=(-1.2e-4, 1.2e-4))
         zoomed.set_yticks((-1e-4, 0, 1e-4), ("-1e-4", "0", "1e-4"))
+        zoomed.minorticks_off()
         _draw_noise_passage(grid.flat[len(panels)], result, rates)
         for axes in grid[:, 0]:
             axes.set_ylabel("largest z on [0, 1]")
@@ -65,7 +65,7 @@ def _draw_quoted(axes: Axes, result: xr.Dataset, rates: np.ndarray):
                 linestyle="none",
                 marker="s",
                 markersize=3,
-                color=RATE_COLOURS[known % len(RATE_COLOURS)],
+                color=ordered_colours(len(rates))[known],
                 clip_on=False,
             )
 
@@ -85,7 +85,7 @@ def _draw_crossings(axes: Axes, cases: xr.Dataset, rates: np.ndarray):
         case = cases.isel(case=i)
         line = VARIANT_LINES[variants.index(str(case.variant.values))]
         known = np.flatnonzero(rates == float(case.case_rate))
-        colour = RATE_COLOURS[known[0] % len(RATE_COLOURS)] if known.size else "0.6"
+        colour = ordered_colours(len(rates))[known[0]] if known.size else "0.6"
         at = float(case.simulated_step)
         back = 0 < at < np.inf
         marks = np.unique([*shown[shown < at], int(at)]) if back else shown
@@ -112,7 +112,7 @@ def _draw_noise_passage(axes: Axes, result: xr.Dataset, rates: np.ndarray):
     """Share of noisy runs that have come back by each step, with its closed form in black."""
     horizon = result.step.values[-1]
     for kind, line in zip(result.noise_kind.values, VARIANT_LINES, strict=False):
-        for rate, colour in zip(rates, RATE_COLOURS, strict=False):
+        for rate, colour in zip(rates, ordered_colours(len(rates)), strict=True):
             at = result.sel(noise_kind=kind, learning_rate=rate)
             first = np.sort(at.noise_recovery_step.values)
             share = np.searchsorted(first, result.noise_step.values, side="right") / len(first)
@@ -133,7 +133,7 @@ def _draw_noise_passage(axes: Axes, result: xr.Dataset, rates: np.ndarray):
 def _label_rates(figure: Figure, rates: np.ndarray):
     handles = [
         Line2D([], [], color=colour, label=f"rate {rate:g}")
-        for rate, colour in zip(rates, RATE_COLOURS, strict=False)
+        for rate, colour in zip(rates, ordered_colours(len(rates)), strict=True)
     ]
     for label, marker in {"simulated": "o", "closed form": "x", "as quoted": "s"}.items():
         face = "none" if marker == "o" else "0.25"

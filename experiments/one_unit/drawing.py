@@ -14,7 +14,13 @@ Z_TICKS = (-1000, -100, -10, -1, 0, 1, 10, 100, 1000)
 
 
 def write_caption(figure: Figure, text: str, width: int):
-    figure.supxlabel(textwrap.fill(text, width), fontsize=6.5, color="0.25", x=0.02, ha="left")
+    figure.supxlabel(
+        textwrap.fill(text, width, break_on_hyphens=False),
+        fontsize=6.5,
+        color="0.25",
+        x=0.02,
+        ha="left",
+    )
 
 
 def signed(value: float, form: str) -> str:

@@ -10,7 +10,7 @@ from experiments.one_unit.analysis import gradient_while_dead, life_of, network_
 from experiments.one_unit.layer_figure import Animation, animate_layer
 from experiments.one_unit.life_figure import draw_life, draw_ridges, ridge_steps
 from experiments.one_unit.network_figure import draw_network
-from relu_dynamics.engine import tasks
+from relu_dynamics.engine import optimizers, tasks
 
 
 def captions(result: xr.Dataset) -> dict[str, str]:
@@ -28,7 +28,8 @@ def captions(result: xr.Dataset) -> dict[str, str]:
     texts = [f"{word} {config[name]:g}" for name, word in words.items() if config[name]]
     momentum = "" if config["momentum"] is None else f" {config['momentum']:g}"
     ran = (
-        f"Run: {tasks.label_of(config['task'])}, hidden {widths}, {config['optimizer']}{momentum}, "
+        f"Run: {tasks.label_of(config['task'])}, hidden {widths}, "
+        f"{optimizers.label_of(config['optimizer'])}{momentum}, "
         f"rate {config['learning_rate']:g}, {', '.join(texts)}."
     )
     most = gradient_while_dead(result)
@@ -46,7 +47,7 @@ def captions(result: xr.Dataset) -> dict[str, str]:
         "account": f"{chosen} {ran} {dead} Bars: what each channel moved the margin by, summed "
         "over the steps. Exact: bars sum to the change, largest residual "
         f"{residual:.0e} (float32 rounding). While dead, gradient moves it by {silent}. "
-        "residue: what the optimizer remembers; upstream: the layer below moved; handover: "
+        "Residue: what the optimizer remembers; upstream: the layer below moved; handover: "
         "another example took over the margin."
         + (" No normalization here." if config["normalization"] == "none" else ""),
         "network": f"Measured over n = {small['examples']} training examples after "

@@ -11,11 +11,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from relu_dynamics.engine import tasks as known_tasks
-from relu_dynamics.figures.style import PAGE, STYLE, write_caption
+from relu_dynamics.figures.style import PAGE, STYLE, label_factors, write_caption
 
 TASK_COLOURS = ("#0072B2", "#D55E00", "#009E73")
 TASK_MARKERS = "os^"
 MOST = 10  # times the loss of plain ReLU, either way, that the axis shows
+EDGE = math.log(MOST)
 SHAPE_STYLES = {  # colour, dashes
     "relu": ("#000000", "-"),
     "leaky_relu": ("#999999", "-"),
@@ -50,7 +51,7 @@ def draw_ranking(summary: Mapping, place: int = 0) -> Figure:
     panels = (
         ("dead", "dead or diverged", "change of share"),
         ("flat", "flat units", "change of share"),
-        (first_bias, f"biased to {summary['biases'][0]:g} revived", "change of P"),
+        (first_bias, f"revived, bias {summary['biases'][0]:g}", "change of P"),
         ("held_loss", "held-out loss", "x plain ReLU"),
     )
     with plt.style.context(STYLE):
@@ -59,13 +60,11 @@ def draw_ranking(summary: Mapping, place: int = 0) -> Figure:
             len(panels) + 1,
             figsize=(PAGE, 1.3 + 0.17 * len(rows)),
             sharey=True,
-            gridspec_kw={"width_ratios": [1] * len(panels) + [0.7]},
+            gridspec_kw={"width_ratios": [1, 1, 1, 1.3, 0.7]},
         )
         for axes, (measure, title, label) in zip(grid, panels, strict=False):
             _draw_differences(axes, summary, rows, measure)
             axes.set(title=title, xlabel=label)
-            if measure == "held_loss":
-                _label_factors(axes)
         _draw_time(grid[-1], rows)
         grid[0].set_yticks(range(len(rows)), [row["label"] for row in rows])
         grid[0].set_ylim(len(rows) - 0.5, -0.5)
@@ -89,29 +88,34 @@ def _caption(summary: Mapping, ranked: Mapping) -> str:
     )
     return (
         f"Against plain ReLU at learning rate {ranked['rate']:g}, momentum {config['momentum']:g} "
-        f"(share lost: {dead}). Hidden {hidden}, batch {config['batch_size']}, {config['steps']} "
-        f"steps, {summary['seeds']} seeds; bars: 95 %, paired by seed. Dead: max z <= 0 over the "
-        f"{config['examples']} training examples; flat: derivative exactly 0 on all. Filled: "
-        "survives the control of false discoveries (5 %). Units of diverged runs count as dead. "
+        f"(share dead or diverged: {dead}); fewest on top. Hidden {hidden}, batch "
+        f"{config['batch_size']}, {config['steps']} steps, {summary['seeds']} seeds; bars: 95 %, "
+        f"paired by seed. Dead: max z <= 0 over the {config['examples']} training examples; "
+        "flat: derivative exactly 0 on all. Filled: survives the control of false discoveries "
+        "(5 %). Units of diverged runs count as dead. "
         "The cohort is paired on the units dead at step 0 in both arms; no mark: too few units, or "
-        "no seed with a finite loss in both arms. Loss: geometric mean of the ratios, those beyond "
-        f"{MOST:g} times as numbered arrows. Time: noisy, small networks."
+        "no seed with a finite loss in both arms. Loss: geometric mean of the ratios; arrows give "
+        f"those beyond {MOST:g} times, where intervals are cut. Time: noisy, small networks."
     )
 
 
 def _draw_differences(axes: Axes, summary: Mapping, rows: Sequence[Mapping], measure: str):
     tasks = summary["tasks"]
+    beyond = []
     for place, row in enumerate(rows):
         for number, task in enumerate(tasks):
             found = row["tasks"][task]["difference"].get(measure)
             if found is None:
                 continue
-            y = place + 0.3 * (number - (len(tasks) - 1) / 2)
+            aside = number - (len(tasks) - 1) / 2
+            y = place + 0.3 * aside
             colour = TASK_COLOURS[number % len(TASK_COLOURS)]
             low, high = (np.nan if end is None else end for end in found["interval"])
-            if measure == "held_loss" and abs(found["estimate"]) > math.log(MOST):
-                _draw_beyond(axes, y, found["estimate"], colour)
-                continue
+            if measure == "held_loss":
+                if abs(found["estimate"]) > EDGE:
+                    beyond.append((y, aside, found["estimate"], colour))
+                    continue
+                low, high = max(low, -EDGE), min(high, EDGE)
             axes.plot([low, high], [y, y], color=colour, linewidth=0.8)
             sure = found["verdict"] == "confirmed" or (
                 found["verdict"] == "refuted" and not low <= 0 <= high
@@ -125,30 +129,43 @@ def _draw_differences(axes: Axes, summary: Mapping, rows: Sequence[Mapping], mea
                 markerfacecolor=colour if sure else "white",
             )
     axes.axvline(0, color="0.6", linewidth=0.6, zorder=0)
+    if measure == "held_loss":
+        _draw_beyond(axes, beyond)
 
 
-def _draw_beyond(axes: Axes, y: float, logarithm: float, colour: str):
-    """An arrow at the edge of the axis, with the factor that lies beyond it."""
-    right = logarithm > 0
-    place = math.copysign(math.log(MOST), logarithm)
-    axes.plot(place, y, marker=">" if right else "<", color=colour, markersize=3.5, clip_on=False)
-    axes.annotate(
-        f"{math.exp(logarithm):.0e}".replace("e+0", "e").replace("e-0", "e-"),
-        (place, y),
-        xytext=(-3 if right else 3, 0),
-        textcoords="offset points",
-        ha="right" if right else "left",
-        va="center",
-        color=colour,
-        fontsize=6,
-    )
+def _draw_beyond(axes: Axes, beyond: Sequence[tuple[float, float, float, str]]):
+    """An axis of factors up to `MOST`, and lanes beside it for what lies beyond: arrows, each with
+    its factor. `beyond` has (y, place in the row, natural logarithm, colour)."""
+    ends = [-1.08 * EDGE, 1.08 * EDGE]
+    for y, aside, logarithm, colour in beyond:
+        side = int(math.copysign(1, logarithm))
+        end = side * 2.3 * EDGE
+        ends[side > 0] = end
+        axes.plot(end, y, marker="<>"[side > 0], color=colour, markersize=3.5, clip_on=False)
+        axes.annotate(
+            _factor_text(math.exp(logarithm)),
+            (end, y),
+            xytext=(-4 * side, -2.2 * aside),  # numbers of one row stand apart
+            textcoords="offset points",
+            ha="right" if side > 0 else "left",
+            va="center_baseline",
+            color=colour,
+            fontsize=6,
+        )
+    for end, edge in zip(ends, (-EDGE, EDGE), strict=True):
+        if abs(end) > 1.08 * EDGE:
+            axes.axvline(edge, color="0.8", linewidth=0.6, linestyle=(0, (2, 2)), zorder=0)
+    axes.set_xlim(*ends)
+    label_factors(axes, (1 / MOST, 1, MOST))
 
 
-def _label_factors(axes: Axes):
-    """Ticks of an axis of natural logarithms, as factors."""
-    factors = (0.1, 0.3, 1, 3, 10)
-    axes.set_xticks([math.log(f) for f in factors], [f"{f:g}" for f in factors])
-    axes.set_xlim(-1.08 * math.log(MOST), 1.08 * math.log(MOST))
+def _factor_text(factor: float) -> str:
+    """A factor in a few letters: 20, 0.05, 7·10⁸."""
+    power = math.floor(math.log10(factor))
+    if -2 <= power <= 2:
+        return f"{factor:.0f}" if factor >= 1 else f"{factor:.1g}"
+    raised = str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{factor / 10.0**power:.0f}\N{MIDDLE DOT}10{raised}"
 
 
 def _draw_time(axes: Axes, rows: Sequence[Mapping]):

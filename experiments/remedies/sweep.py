@@ -32,7 +32,7 @@ REMEDIES: dict[str, tuple[str, dict[str, Any]]] = {  # name: (label, what it cha
     "crelu": ("CReLU", {"activation": "crelu"}),
     "too_large": ("init 10 x too large", {"initializer": "too_large"}),
     "xavier_normal": ("Xavier init", {"initializer": "xavier_normal"}),
-    "randomized_asymmetric": ("RAI init", {"initializer": "randomized_asymmetric"}),
+    "randomized_asymmetric": ("asymmetric init", {"initializer": "randomized_asymmetric"}),
     "data_dependent": ("data-dependent init", {"initializer": "data_dependent"}),
     "batch": ("BatchNorm", {"normalization": "batch"}),
     "layer": ("LayerNorm", {"normalization": "layer"}),

@@ -19,6 +19,7 @@ from experiments.remedies.comparisons import (
 from experiments.remedies.shapes import derivative, flat_below
 from experiments.remedies.sweep import PLAIN, Options, arm_names, bases
 from relu_dynamics import theory
+from relu_dynamics.engine.tasks import label_of
 from relu_dynamics.statistics import claims, estimates
 from relu_dynamics.statistics.claims import Claim
 
@@ -43,7 +44,7 @@ SENTENCES = {  # by (arm, low)
     (PLAIN, True): Sentence("A low learning rate"),
     ("redo", False): Sentence("ReDo", source="Sokar et al., arXiv 2302.12902"),
     ("continual_backprop", False): Sentence(
-        "Continual backpropagation", source="Dohare et al., Nature 632:768"
+        "Continual backpropagation", source="Dohare et al., doi 10.1038/s41586-024-07711-7"
     ),
     ("regenerative", False): Sentence("Regenerative L2", source="Kumar et al., arXiv 2308.11958"),
 }
@@ -63,7 +64,7 @@ def birth_claims(results: Results, options: Options) -> list[Claim]:
         pairs, notes = [], []
         for base in bases(options):
             for task in options.tasks:
-                where = f"{task} at rate {base.rate:g}"
+                where = f"{label_of(task)} at rate {base.rate:g}"
                 cells = birth_cell(base, False), birth_cell(base, low)
                 sides = [
                     (birth_values(results[task][name], cell), results[task][name], cell)
@@ -136,7 +137,7 @@ def cohort_claims(
             continue
         for task in options.tasks:
             if (entry := compared.get((task, arm, low, measure))) is not None:
-                where = f"{task} at rate {options.rate:g}"
+                where = f"{label_of(task)} at rate {options.rate:g}"
                 out.setdefault((arm, low), {})[where] = entry
     return out
 
@@ -199,12 +200,14 @@ def gelu_claims(results: Results, options: Options) -> list[Claim]:
         ]
     )
     says = "; ".join(
-        f"{task} at rate {rate:g}: dead {d['estimate']:.4f} [{d['interval'][0]:.4f}, "
+        f"{label_of(task)} at rate {rate:g}: dead {d['estimate']:.4f} [{d['interval'][0]:.4f}, "
         f"{d['interval'][1]:.4f}], flat {flat:.4f}"
         for (task, rate), (d, flat) in found.items()
     )
     dies = {key: d["interval"][0] > 0 and d["successes"] > 0 for key, (d, _) in found.items()}
-    where = ", ".join(f"{task} at rate {rate:g}" for (task, rate), dead in dies.items() if dead)
+    where = ", ".join(
+        f"{label_of(task)} at rate {rate:g}" for (task, rate), dead in dies.items() if dead
+    )
     immune = Claim(
         claim="GELU units do not die.",
         source="popular tutorials",

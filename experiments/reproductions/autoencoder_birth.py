@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure as Drawing
 
-from experiments.reproductions.drawing import COLOURS, draw_points
+from experiments.reproductions.drawing import draw_points
 from experiments.reproductions.published import (
     FULL,
     SIMON,
@@ -31,7 +31,7 @@ from relu_dynamics.engine import initialization, models
 from relu_dynamics.engine.keys import purpose_key
 from relu_dynamics.experiment import Experiment, Figure
 from relu_dynamics.experiment import Options as CommonOptions
-from relu_dynamics.figures.style import COLUMN, STYLE, write_caption
+from relu_dynamics.figures.style import COLUMN, MARKERS, STYLE, ordered_colours, write_caption
 from relu_dynamics.grid import Grid, make_grid
 from relu_dynamics.statistics.claims import Claim
 from relu_dynamics.sweeps import ensembles
@@ -189,14 +189,16 @@ def draw_autoencoder_birth(summary: Mapping) -> Drawing:
     gammas = np.geomspace(min(positive), max(positive), 60)
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(figsize=(COLUMN, 3.0))
-        for samples, colour in zip(sorted({r["samples"] for r in rows}), COLOURS, strict=False):
+        counts = sorted({r["samples"] for r in rows})
+        looks = zip(counts, ordered_colours(len(counts)), MARKERS, strict=False)
+        for samples, colour, marker in looks:
             own = [r for r in rows if r["samples"] == samples and r["gamma"] and r["estimate"] > 0]
             draw_points(
                 axes,
                 [r["gamma"] for r in own],
                 own,
                 color=colour,
-                marker="o",
+                marker=marker,
                 linestyle="none",
                 label=f"{samples:,}",
             )
@@ -218,8 +220,9 @@ def draw_autoencoder_birth(summary: Mapping) -> Drawing:
             f"n = {rows[0]['trials']:,} new latents per point, none trained, of {rows[0]['seeds']} "
             "autoencoders (seeds) in "
             f"{summary['dimension']} dimensions, 95 % intervals clustered by autoencoder. Dead: z "
-            "<= 0 on all tokens. Lines: the law in as many dimensions; dashed: its limit. Points "
-            "without a silent latent are not drawn.",
+            "<= 0 on all tokens. Lines: the law in as many dimensions; dashed: its limit in many; "
+            "grey: one half, its limit at large gamma. Points without a silent latent are not "
+            "drawn.",
         )
     return figure
 

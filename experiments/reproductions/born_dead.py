@@ -19,7 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure as Drawing
 
-from experiments.reproductions.drawing import COLOURS, draw_points
+from experiments.reproductions.drawing import draw_points
 from experiments.reproductions.published import (
     FULL,
     LU,
@@ -37,7 +37,7 @@ from relu_dynamics.engine.initializers import initializers_of
 from relu_dynamics.engine.keys import run_key
 from relu_dynamics.experiment import Experiment, Figure
 from relu_dynamics.experiment import Options as CommonOptions
-from relu_dynamics.figures.style import COLUMN, STYLE, write_caption
+from relu_dynamics.figures.style import COLUMN, STYLE, ordered_colours, write_caption
 from relu_dynamics.grid import Grid, make_grid
 from relu_dynamics.statistics.claims import Claim
 from relu_dynamics.sweeps import ensembles
@@ -332,7 +332,7 @@ def draw_born_dead(summary: Mapping) -> Drawing:
     widths = sorted({row["width"] for row in rows})
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(figsize=(COLUMN, 3.3))
-        for width, colour in zip(widths, COLOURS, strict=False):
+        for width, colour in zip(widths, ordered_colours(len(widths)), strict=True):
             for init in dict.fromkeys(row["init"] for row in rows):
                 own = [r for r in rows if r["width"] == width and r["init"] == init]
                 own = sorted((r for r in own if r["estimate"] > 0), key=lambda r: r["depth"])
@@ -341,13 +341,12 @@ def draw_born_dead(summary: Mapping) -> Drawing:
                 he = own[0]["zero_bias"]
                 style = {"marker": "o" if he else "s", "mfc": colour if he else "white"}
                 line = {"linestyle": "none" if he else (0, (2, 1.5)), "linewidth": 0.7}
-                label = f"{width}" if he else None
-                draw_points(
-                    axes, [r["depth"] for r in own], own, color=colour, label=label, **style, **line
-                )
+                draw_points(axes, [r["depth"] for r in own], own, color=colour, **style, **line)
             depths = np.arange(3, max(3, *(row["depth"] for row in rows)) + 1)
             low, high = theory.born_dead_network_bounds(width, depths)
             axes.fill_between(depths, low, high, color=colour, alpha=0.2, linewidth=0)
+            axes.plot([], [], "o", color=colour, label=f"width {width}")
+        axes.plot([], [], "o", color="0.3", label="He")
         axes.plot([], [], "s", mfc="white", color="0.3", label="asym.")
         axes.set(
             xscale="log",
@@ -359,15 +358,14 @@ def draw_born_dead(summary: Mapping) -> Drawing:
         ticks = sorted({row["depth"] for row in rows})
         axes.set_xticks(ticks, [str(t) for t in ticks])
         axes.minorticks_off()
-        figure.legend(
-            title="width", title_fontsize=7, loc="outside upper center", ncols=6, columnspacing=0.6
-        )
+        figure.legend(loc="outside upper center", ncols=3, columnspacing=0.8)
         most, least = (f(row["trials"] for row in rows) for f in (max, min))
         networks = f"{most:,}" if most == least else f"{most:,} (asymmetric: {least:,})"
         write_caption(
             figure,
-            f"n = {networks} new networks per width, none trained, one input in [-sqrt 3, sqrt 3]. "
-            "Bands: proved bounds at zero bias. 95 % intervals (Clopper-Pearson), mostly smaller "
+            f"n = {networks} new networks per width, none trained, one input in "
+            "[-√3,\N{NO-BREAK SPACE}√3]. Bands: proved bounds at zero bias. 95 % "
+            "intervals (Clopper-Pearson), mostly smaller "
             "than the marks; cells without a dead network are not drawn. Born dead: a layer with "
             "z <= 0 on the whole domain. Circles: He's normal weights; squares (asym.): randomized "
             "asymmetric initialization.",

@@ -28,7 +28,7 @@ from relu_dynamics.engine import tasks
 from relu_dynamics.engine.outcomes import NEVER
 from relu_dynamics.experiment import Experiment, Figure
 from relu_dynamics.experiment import Options as CommonOptions
-from relu_dynamics.figures.style import PAGE, STYLE, write_caption
+from relu_dynamics.figures.style import MARKERS, PAGE, STYLE, write_caption
 from relu_dynamics.grid import Grid, make_grid
 from relu_dynamics.statistics.claims import Claim
 from relu_dynamics.statistics.intervals import Interval
@@ -335,14 +335,12 @@ def _draw_image(axes: Axes, image: Mapping):
 
 
 def _draw_box_counts(axes: Axes, images: Sequence[Mapping], zoom: float):
-    for number, (image, colour) in enumerate(zip(images, COLOURS, strict=False)):
+    for number, (image, colour, marker) in enumerate(zip(images, COLOURS, MARKERS, strict=False)):
         found = image["recovery"]
         if found:
             text = f"x {zoom**number:,.0f}: {found['dimension']:.2f}"
-            axes.plot(found["sides"], found["boxes"], "o-", color=colour, label=text)
-    axes.set(
-        xscale="log", yscale="log", xlabel="side of a box (pixels)", title="boxes on the boundary"
-    )
+            axes.plot(found["sides"], found["boxes"], marker=marker, color=colour, label=text)
+    axes.set(xscale="log", yscale="log", xlabel="side of a box (pixels)", title="boundary boxes")
     counts = [n for image in images if image["recovery"] for n in image["recovery"]["boxes"]]
     if counts:  # room for the legend
         axes.set_ylim(top=max(counts) * 30)

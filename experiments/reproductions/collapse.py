@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure as Drawing
 
-from experiments.reproductions.drawing import COLOURS, draw_points
+from experiments.reproductions.drawing import draw_points
 from experiments.reproductions.published import (
     FULL,
     LU,
@@ -31,7 +31,7 @@ from relu_dynamics.config import Config
 from relu_dynamics.engine import models, tasks, training
 from relu_dynamics.experiment import Experiment, Figure
 from relu_dynamics.experiment import Options as CommonOptions
-from relu_dynamics.figures.style import COLUMN, STYLE, write_caption
+from relu_dynamics.figures.style import COLUMN, STYLE, ordered_colours, write_caption
 from relu_dynamics.grid import Grid, make_grid
 from relu_dynamics.statistics.claims import Claim
 from relu_dynamics.sweeps import ensembles
@@ -253,7 +253,7 @@ def gain_claims(options: Options, found: Mapping[str, Shares]) -> list[Claim]:
         out.append(
             Claim(
                 claim="The randomized asymmetric initialization collapses at least 35 points "
-                f"less often ({target})",
+                f"less often ({tasks.label_of(target)})",
                 source=LU,
                 verdict=against({"interval": [low, high]}, LEAST_GAIN),
                 finding=f"He {plain.mean():.1%}, asymmetric {rai.mean():.1%}: "
@@ -280,18 +280,20 @@ def draw_collapse(summary: Mapping) -> Drawing:
         figure, axes = plt.subplots(figsize=(COLUMN, 3.0))
         x = np.arange(len(rows))
         kinds = (("born_dead", "born dead"), ("collapsed", "collapsed"), ("half", "half-collapsed"))
-        for i, ((kind, label), colour) in enumerate(zip(kinds, COLOURS, strict=False)):
+        for i, ((kind, label), colour) in enumerate(zip(kinds, ordered_colours(3), strict=True)):
             own = [row[kind] for row in rows]
             place = x + 0.27 * (i - 1)
             axes.bar(place, [r["estimate"] for r in own], 0.25, color=colour, label=label)
             draw_points(axes, place, own, linestyle="none", color="black", marker="")
-        names = [
-            f"{tasks.label_of(r['target'])}\n{NAMES.get(r['init'], r['init'].replace('_', ' '))}"
-            for r in rows
-        ]
-        axes.set_xticks(x, names, fontsize=6)
+        axes.set_xticks(x, [str(NAMES.get(r["init"], r["init"].replace("_", " "))) for r in rows])
+        targets = dict.fromkeys(row["target"] for row in rows)
+        centres = [np.mean([i for i in x if rows[i]["target"] == name]) for name in targets]
+        below = [tasks.label_of(name) for name in targets]
+        axes.set_xticks(centres, below, minor=True)
+        axes.tick_params(which="minor", length=0, pad=16)
+        axes.xaxis.remove_overlapping_locs = False
         axes.set(ylim=(0, 1.25), yticks=np.arange(0, 1.01, 0.2), ylabel="share of runs")
-        axes.set_xlabel("target and initializer")
+        axes.set_xlabel("initializer and target")
         axes.legend(loc="upper center", ncols=3, columnspacing=0.8, handlelength=1.0)
         asked = summary["options"]
         write_caption(
@@ -300,9 +302,9 @@ def draw_collapse(summary: Mapping) -> Drawing:
             f"{asked['depth']} weight layers of width {asked['width']}, Adam at "
             f"{asked['learning_rate']:g}, {asked['steps']:,} full-batch steps on "
             f"{asked['points']} points; 95 % intervals (Clopper-Pearson). Born dead: a layer with "
-            "z <= 0 on all points at step 0. Collapsed: constant on [-sqrt 3, sqrt 3] after "
-            "training; half: on one half-line only. He: normal weights; asym.: randomized "
-            "asymmetric initialization.",
+            "z <= 0 on all points at step 0. Collapsed: constant on "
+            "[-√3,\N{NO-BREAK SPACE}√3] after training; half: on one half-line "
+            "only. He: normal weights; asym.: randomized asymmetric initialization.",
         )
     return figure
 

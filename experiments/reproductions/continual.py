@@ -22,7 +22,7 @@ from relu_dynamics.config import Config
 from relu_dynamics.engine import tasks, training
 from relu_dynamics.experiment import Experiment, Figure
 from relu_dynamics.experiment import Options as CommonOptions
-from relu_dynamics.figures.style import PAGE, STYLE, write_caption
+from relu_dynamics.figures.style import DASHES, PAGE, STYLE, write_caption
 from relu_dynamics.grid import Grid, make_grid
 from relu_dynamics.statistics import claims
 from relu_dynamics.statistics.claims import Claim
@@ -229,12 +229,13 @@ def draw_continual(summary: Mapping) -> Drawing:
         figure, grid = plt.subplots(2, len(names), figsize=(PAGE, 4.0), squeeze=False, sharex="col")
         for j, name in enumerate(names):
             own = [r for r in rows if r["task"] == name and "loss" in r]
-            for row, colour in zip(own, COLOURS, strict=False):
+            for row, colour, dashes in zip(own, COLOURS, DASHES, strict=False):
                 for i, quantity in enumerate(("loss", "dead")):
                     mean, low, high = (np.array(part) for part in row[quantity])
                     periods = np.arange(1, len(mean) + 1)
                     axes = grid[i, j]
-                    axes.plot(periods, mean, color=colour, label=f"{row['learning_rate']:g}")
+                    label = f"{row['learning_rate']:g}"
+                    axes.plot(periods, mean, color=colour, linestyle=dashes, label=label)
                     axes.fill_between(periods, low, high, color=colour, alpha=0.2, linewidth=0)
             grid[0, j].set_title(name)
             grid[0, j].set_ylabel(

@@ -36,7 +36,7 @@ from relu_dynamics.engine.keys import purpose_key, run_key
 from relu_dynamics.engine.outcomes import NEVER
 from relu_dynamics.experiment import Experiment, Figure
 from relu_dynamics.experiment import Options as CommonOptions
-from relu_dynamics.figures.style import PAGE, STYLE, write_caption
+from relu_dynamics.figures.style import MARKERS, PAGE, STYLE, write_caption
 from relu_dynamics.grid import Grid, make_grid
 from relu_dynamics.statistics import clustered_interval, estimates
 from relu_dynamics.statistics.claims import Claim
@@ -302,16 +302,17 @@ def draw_layers(summary: Mapping) -> Drawing:
         for axes in (left, right):
             axes.set(xlabel="hidden layer", xticks=layers, xlim=(0.5, layers.max() + 0.5))
             axes.legend(loc="upper left")
-        asked = summary["options"]
+        asked, certified = summary["options"], summary["certificates"]
         write_caption(
             figure,
             f"{tasks.label_of('digits')}, hidden {'-'.join(map(str, asked['hidden']))}, uniform "
-            f"initial weights and biases, heavy-ball 0.9, batch 64, {asked['steps']} steps, n = "
-            f"{asked['seeds']} seeds; dead: max z <= 0 over 1,024 training examples. 95 % "
+            f"initial weights and biases, SGD with momentum 0.9, batch 64, {asked['steps']} steps, "
+            f"n = {asked['seeds']} seeds; dead: max z <= 0 over 1,024 training examples. 95 % "
             "intervals clustered by seed. Right: of "
             f"{_forced(summary):,} units that began dead, initial biases "
             + ", ".join(f"{b:g}" for b in asked["initial_biases"])
-            + " pooled.",
+            + f" pooled. Certified never to recover: {certified['never']} of {certified['dead']} "
+            f"dead units of layer 1 ({asked['certified_seeds']} seeds).",
         )
     return figure
 
@@ -324,13 +325,16 @@ def _draw_dead(axes: Axes, rows: Sequence[Mapping]):
     rate = min(row["learning_rate"] for row in rows)
     own = [row for row in rows if row["learning_rate"] == rate]
     layers = np.array([row["layer"] for row in own])
-    style = {"marker": "o", "linestyle": "none"}
-    for when, colour, shift in (("before", "#0072B2", -0.1), ("after", "#D55E00", 0.1)):
+    for when, colour, marker, shift in (
+        ("before", "#0072B2", "o", -0.1),
+        ("after", "#D55E00", "s", 0.1),
+    ):
         dead = [row[f"dead_{when}"] for row in own]
-        draw_points(axes, layers + shift, dead, color=colour, label=f"{when} training", **style)
+        style = {"marker": marker, "linestyle": "none", "label": f"{when} training"}
+        draw_points(axes, layers + shift, dead, color=colour, **style)
     axes.set(
         ylabel="dead fraction",
-        ylim=(0, 1.4 * axes.get_ylim()[1]),
+        ylim=(-0.03 * axes.get_ylim()[1], 1.4 * axes.get_ylim()[1]),
         title=f"as published, rate {rate:g}",
     )
 
@@ -338,24 +342,22 @@ def _draw_dead(axes: Axes, rows: Sequence[Mapping]):
 def _draw_recovered(axes: Axes, summary: Mapping):
     rows = [row for row in summary["rows"] if row["forced_recovered"]["trials"]]
     rates = sorted({row["learning_rate"] for row in summary["rows"]})
-    for i, (rate, colour) in enumerate(zip(rates, COLOURS[2:], strict=False)):
+    for i, (rate, colour, marker) in enumerate(zip(rates, COLOURS[2:], MARKERS, strict=False)):
         own = [row for row in rows if row["learning_rate"] == rate]
         draw_points(
             axes,
             np.array([row["layer"] for row in own]) + 0.1 * i,
             [row["forced_recovered"] for row in own],
             color=colour,
-            marker="o",
+            marker=marker,
             linestyle="none",
             label=f"rate {rate:g}",
         )
-    certified = summary["certificates"]
     axes.set(
         ylabel="P(recovers at some evaluation)",
         ylim=(-0.03, 1.25),
         yticks=np.arange(0, 1.01, 0.2),
-        title="a quarter begins dead (layer 1: "
-        f"{certified['never']}/{certified['dead']} certified)",
+        title="a quarter of one layer begins dead",
     )
 
 

@@ -12,7 +12,7 @@ from relu_dynamics.statistics import claims, exact_interval
 LU = "Lu et al., arXiv 1903.06733"
 ARNEKVIST = "Arnekvist et al., arXiv 2005.06195"
 UVA = "UvA deep learning tutorial 3 (JAX)"
-DOHARE = "Dohare et al., Nature 632:768"
+DOHARE = "Dohare et al., doi 10.1038/s41586-024-07711-7"
 SIMON = "setting of Simon, Adams & Zou, arXiv 2605.31518"
 SOHL = "Sohl-Dickstein, arXiv 2402.06184"
 INITS = {"he": "he_normal", "rai": "randomized_asymmetric"}

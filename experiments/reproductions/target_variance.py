@@ -24,7 +24,7 @@ from relu_dynamics.engine import tasks, training
 from relu_dynamics.engine.outcomes import NEVER
 from relu_dynamics.experiment import Experiment, Figure
 from relu_dynamics.experiment import Options as CommonOptions
-from relu_dynamics.figures.style import PAGE, STYLE, write_caption
+from relu_dynamics.figures.style import MARKERS, PAGE, STYLE, write_caption
 from relu_dynamics.grid import Grid, make_grid
 from relu_dynamics.statistics import claims
 from relu_dynamics.statistics.claims import Claim
@@ -231,7 +231,7 @@ def draw_target_variance(summary: Mapping) -> Drawing:
         for i, network in enumerate(networks):
             for j, rate in enumerate(rates):
                 axes = grid[i, j]
-                for momentum, colour in zip(momenta, COLOURS, strict=False):
+                for momentum, colour, marker in zip(momenta, COLOURS, MARKERS, strict=False):
                     own = [
                         r
                         for r in rows
@@ -240,7 +240,8 @@ def draw_target_variance(summary: Mapping) -> Drawing:
                     ]
                     own.sort(key=lambda r: r["target_scale"])
                     scales = [r["target_scale"] for r in own]
-                    draw_points(axes, scales, own, color=colour, marker="o", label=f"{momentum:g}")
+                    style = {"color": colour, "marker": marker, "label": f"{momentum:g}"}
+                    draw_points(axes, scales, own, **style)
                     gone = [r for r in own if r["diverged_runs"]]
                     axes.plot(
                         [r["target_scale"] for r in gone],
@@ -256,12 +257,14 @@ def draw_target_variance(summary: Mapping) -> Drawing:
                     axes.set_ylabel("P(dead at the end)")
         grid[0, 0].legend(title="momentum", title_fontsize=7, labelspacing=0.2)
         asked = summary["options"]
+        hidden = ", ".join(f"{n} {'-'.join(map(str, NETWORKS[n]['hidden']))}" for n in networks)
         write_caption(
             figure,
             f"{tasks.label_of('teacher_student')}, full batch, {asked['steps']:,} steps of SGD "
             f"with momentum, n = {asked['seeds']} seeds per point; dead at the end: units alive at "
             "step 0 whose largest z over the training inputs is <= 0 at the end. 95 % intervals "
-            "clustered by run. Crosses: some runs diverged (their units count as not dead).",
+            "clustered by run. Crosses: some runs diverged (their units count as not dead). "
+            f"Hidden: {hidden}.",
         )
     return figure
 

@@ -127,6 +127,23 @@ OPTIMIZERS: dict[str, Optimizer] = {
 }
 
 
+# What figures call them, where that is more than the name in words. Beside the rows: what a row of
+# your own is made of is part of the identity of its results.
+LABELS = {
+    "sgd": "SGD",
+    "momentum": "SGD with momentum",
+    "nesterov": "SGD with Nesterov momentum",
+    "adam": "Adam",
+    "adamw": "AdamW",
+    "rmsprop": "RMSprop",
+}
+
+
+def label_of(name: str) -> str:
+    """What figures call an optimizer."""
+    return LABELS.get(name, name.replace("_", " "))
+
+
 def optimizer_of(config: Config) -> Optimizer:
     """The row of `OPTIMIZERS` that the config names."""
     return OPTIMIZERS[config.optimizer]

@@ -146,7 +146,7 @@ def draw_recovery_map(result: xr.Dataset) -> Figure:
         colours = {"recovered": "#009E73", "died": "#D55E00", "diverged": "#555555"}
         markers = {"recovered": "o", "died": "s", "diverged": "^"}
         labels = {
-            "recovered": "dead unit recovers",
+            "recovered": "dead unit recovers for good",
             "died": "living unit dies",
             "diverged": "run diverges",
         }
@@ -164,7 +164,7 @@ def draw_recovery_map(result: xr.Dataset) -> Figure:
         draw_incidence(below[1], result, cells, "learning_rate")
         below[1].set_title(f"First recovery, at initial bias {bias:g}")
         below[1].legend(title="learning rate", loc="center left", bbox_to_anchor=(1, 0.5))
-        write_caption(figure, f"{_counts_and_words(result)} {caption(result)}")
+        write_caption(figure, f"{caption(result)} {_counts_and_words(result)}")
     return figure
 
 

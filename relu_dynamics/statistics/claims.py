@@ -27,9 +27,30 @@ from relu_dynamics.statistics.pairs import false_discovery_rate, paired_mean, pa
 
 VERDICTS = ("confirmed", "refuted", "conditional", "undecided")
 
+
+class Article(NamedTuple):
+    """An article whose sentences are tested."""
+
+    title: str  # of its section on the page of claims
+    address: str  # where to read it, as Markdown
+
+
 ARTICLES = {
-    "learning rate": "the article on learning rate and recovery",
-    "dying ReLU": "the article on the dying-ReLU problem",
+    "learning rate": Article(
+        "The article on learning rate and recovery",
+        "[How Learning Rate Influences Dead ReLU Recovery](https://prachub.com/resources/"
+        "how-learning-rate-influences-dead-relu-recovery) (PracHub).",
+    ),
+    "dying ReLU": Article(
+        "The article on the dying-ReLU problem",
+        "Its address was not kept; [this page]"
+        "(https://datarekha.com/interview/deep-learning/dead-relu-problem/) makes several of the "
+        "same claims.",
+    ),
+}
+ADDRESSES = {  # of a paper that a source names by its number
+    r"arXiv (\d{4}\.\d{4,5})": r"[arXiv \1](https://arxiv.org/abs/\1)",
+    r"doi (10\.\S+)": r"[doi \1](https://doi.org/\1)",
 }
 
 
@@ -268,11 +289,22 @@ def write_page(
     for (row, command), place in zip(ordered, anchors, strict=True):
         if row["source"] != source:
             source = row["source"]
-            title = str(ARTICLES.get(row["source"], row["source"]))
-            lines += ["", f"## {title[0].upper()}{title[1:]}"]
+            lines += ["", *_heading(source)]
         lines += ["", f'<a id="{place}"></a>', "", *_entry(row, command, figures)]
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def _heading(source: str) -> list[str]:
+    """The heading of an article's or a paper's claims, with its address."""
+    if source in ARTICLES:
+        article = ARTICLES[source]
+        return [f"## {article.title}", "", article.address]
+    linked = source
+    for number, link in ADDRESSES.items():
+        linked = re.sub(number, link, linked)
+    title = f"## {source[0].upper()}{source[1:]}"
+    return [title] if linked == source else [title, "", f"{linked[0].upper()}{linked[1:]}."]
 
 
 def _cell(text: str) -> str:

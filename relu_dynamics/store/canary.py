@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from relu_dynamics.checks import short_repr
+from relu_dynamics.config import Config
+from relu_dynamics.engine import native
 from relu_dynamics.grid import Grid, VersionError
 from relu_dynamics.settings import made_with
 from relu_dynamics.store.blocks import block_digest, flatten_result, read_block, stored_blocks
@@ -32,12 +34,20 @@ class Canary(NamedTuple):
 
     block: int
     digest: str
-    made_with: dict[str, str]  # of `settings.made_with`; empty where nobody wrote it down
+    made_with: dict[str, str]  # of `made_with_of`; empty where nobody wrote it down
+
+
+def made_with_of(config: Config) -> dict[str, str]:
+    """What may decide the bits of a config's runs beside its identity: `settings.made_with`, and
+    what the kernel was made from where it trains them."""
+    return made_with() | (native.made_by() if config.implementation == "kernel" else {})
 
 
 def canary_of(grid: Grid, block: int, result: Any) -> Canary:
     """The canary that a block is which this process has just trained."""
-    return Canary(block, block_digest(grid, block, flatten_result(result)), made_with())
+    return Canary(
+        block, block_digest(grid, block, flatten_result(result)), made_with_of(grid.config)
+    )
 
 
 def read_canary(folder: pathlib.Path, grid: Grid) -> Canary | None:
@@ -88,7 +98,9 @@ def check_canary(folder: pathlib.Path | None, known: Canary, own: Canary) -> Non
 
 def told_differences(there: Mapping[str, str], here: Mapping[str, str] | None = None) -> str:
     """What two processes have that differs, for a message."""
-    here = made_with() if here is None else here
+    if here is None:
+        facts = native.made_by() if "kernel" in there else {}
+        here = made_with() | facts
     names = [n for n in sorted(there.keys() | here.keys()) if there.get(n) != here.get(n)]
     if not there or not names:
         return "made on another kind of processor, by other compiler flags or packages, or changed"

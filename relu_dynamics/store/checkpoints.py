@@ -31,8 +31,7 @@ from relu_dynamics.engine.training import Run, Trace
 from relu_dynamics.engine.validation import validate
 from relu_dynamics.grid import SCHEMA_VERSION
 from relu_dynamics.rows import row_identity
-from relu_dynamics.settings import made_with
-from relu_dynamics.store.canary import told_differences
+from relu_dynamics.store.canary import made_with_of, told_differences
 from relu_dynamics.store.files import (
     CANARY_FILE,
     IDENTITY_FILE,
@@ -67,7 +66,7 @@ def train(
     check_memory(trace_bytes(config, trace_units), "use trace_units=False or fewer steps")
     key = run_key(root_seed, seed)
     identity = _identity(config, seed, root_seed, every, trace_units)
-    path = _open_folder(check_path("folder", folder), identity)
+    path = _open_folder(check_path("folder", folder), identity, made_with_of(config))
     segment = dataclasses.replace(config, steps=every)
     with writing(path), _manager(path) as manager:
         done = list(_whole_segments(manager, segment, key, trace_units, config.steps))
@@ -107,8 +106,9 @@ def _identity(config: Config, seed: int, root_seed: int, every: int, trace_units
     }
 
 
-def _open_folder(folder: pathlib.Path, identity: dict) -> pathlib.Path:
-    """The folder, made if missing; raises a `FolderError` when it is not this run's."""
+def _open_folder(folder: pathlib.Path, identity: dict, made: dict[str, str]) -> pathlib.Path:
+    """The folder, made if missing with what `made` it; raises a `FolderError` when it is not this
+    run's."""
     file = folder / IDENTITY_FILE
     if file.exists():
         differing = differences(read_identity(folder), identity)
@@ -123,7 +123,7 @@ def _open_folder(folder: pathlib.Path, identity: dict) -> pathlib.Path:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(file, json.dumps(identity, indent=1).encode())
-        write_whole(folder / CANARY_FILE, json.dumps({"made_with": made_with()}, indent=1).encode())
+        write_whole(folder / CANARY_FILE, json.dumps({"made_with": made}, indent=1).encode())
     return folder
 
 
@@ -158,7 +158,7 @@ def _check_bits(
         there = read_json(path / CANARY_FILE)["made_with"]
     except (FolderError, TypeError, KeyError):
         there = {}
-    if there == made_with():
+    if there == made_with_of(config):
         return
     own = _train_segment(config, key, None, trace)
     if _digest(0, _leaves(own, key)) != _digest(0, _leaves(first, key)):

@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 
+from relu_dynamics.engine import native
 from relu_dynamics.engine.outcomes import DEFINITIONS
 from relu_dynamics.engine.tasks import data_facts
 from relu_dynamics.grid import Grid
-from relu_dynamics.settings import PACKAGES, cores, made_with, version
+from relu_dynamics.settings import PACKAGES, cores, version
+from relu_dynamics.store.canary import made_with_of
 
 
 def provenance(grid: Grid, command: str | None = None) -> dict[str, str]:
@@ -19,16 +21,18 @@ def provenance(grid: Grid, command: str | None = None) -> dict[str, str]:
     import jax
 
     facts = data_facts(grid.config)
+    versions = {name: version(name) for name in PACKAGES}
+    kernel = native.made_by() if grid.config.implementation == "kernel" else {}
     return {
         "identity": json.dumps(grid.identity, sort_keys=True),
         "grid_hash": grid.hash,
         "command": command or " ".join([_program(), *map(_without_folder, sys.argv[1:])]),
         "git_commit": git_commit(),
-        "versions": json.dumps({name: version(name) for name in PACKAGES}),
+        "versions": json.dumps(versions | kernel),
         "python": platform.python_version(),
         "device": f"{jax.local_device_count()} x {jax.devices()[0].device_kind}",
         "machine": f"{platform.machine()}, {cores()} cores",
-        "made_with": json.dumps(made_with()),
+        "made_with": json.dumps(made_with_of(grid.config)),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "definition_of_dead": DEFINITIONS[grid.config.definition].rule,
         "seed_sharing": "all cells of a seed share data, initial weights and minibatches",

@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
+import inspect
 import os
 import pathlib
 import queue
@@ -55,12 +56,30 @@ def block_devices() -> list[Device]:
     return [devices[i % len(devices)] for i in range(max(cores(), len(devices)))]
 
 
+_LEVEL, _EMITTERS = "xla_backend_optimization_level", "xla_cpu_use_fusion_emitters"
+
+
 def compiler_options() -> dict[str, int] | None:
     """LLVM's level 1 for a block's program: a fifth less to compile, the same bits wherever it was
     compared, and up to a fifth faster, for it leaves the short loops of small layers alone. A
     level that the environment asks for counts."""
-    level = "xla_backend_optimization_level"
-    return None if level in os.environ.get("XLA_FLAGS", "") else {level: 1}
+    return None if _LEVEL in os.environ.get("XLA_FLAGS", "") else {_LEVEL: 1}
+
+
+@functools.cache
+def quick_options(level: int) -> dict[str, int | bool]:
+    """What compiles a program in half the time and less, for other last bits than
+    `compiler_options`: this level of LLVM, and on CPU no compiler of its own for every fused loop.
+    What the environment asks for counts, and what this jaxlib does not know is left out."""
+    wanted = {_LEVEL: level, _EMITTERS: False}
+    asked = os.environ.get("XLA_FLAGS", "")
+    options = {name: value for name, value in wanted.items() if name not in asked}
+    if _EMITTERS in options:
+        try:
+            jax.jit(lambda: 0, compiler_options={_EMITTERS: False}).lower().compile()
+        except RuntimeError:  # only some jaxlibs have a choice
+            del options[_EMITTERS]
+    return options
 
 
 @functools.partial(jax.jit, compiler_options=compiler_options())
@@ -75,6 +94,18 @@ def block_program(
     return BlockResult(
         runs.history, runs.trace.probe_layers, runs.trace.loss, runs.held_loss, runs.held_error
     )
+
+
+@functools.cache
+def _kernel_program() -> Callable[..., BlockResult]:
+    """`block_program` where the kernel trains: what is left to XLA is little, so compile it
+    quickly."""
+    return jax.jit(inspect.unwrap(block_program), compiler_options=quick_options(1))
+
+
+def program_of(config: Config) -> Any:
+    """The jitted program of the config's blocks, with the arguments of `block_program`."""
+    return _kernel_program() if config.implementation == "kernel" else block_program
 
 
 def make_block_task(configs: Config, key: jax.Array, data: tuple | None) -> tuple[tasks.Task, Any]:
@@ -98,7 +129,7 @@ def run_block(
     program: Callable[..., BlockResult] | None = None,
 ) -> BlockResult:
     """The result of one block as host arrays, padding removed. `program` stands in for
-    `block_program`, with its arguments."""
+    `program_of` the config, with its arguments."""
     if not 0 <= block < grid.blocks:
         raise ValueError(
             f"block={short_repr(block)} must be one of the grid's {grid.blocks}, from 0 on."
@@ -106,7 +137,7 @@ def run_block(
     arguments = _arguments(grid, block, device)
     size = grid.block_size(block)
     with _memory_answered(grid, device):
-        result = (program or block_program)(*arguments)
+        result = (program or program_of(grid.config))(*arguments)
         return jax.tree.map(lambda leaf: np.asarray(leaf)[:size], result)
 
 
@@ -175,7 +206,8 @@ def _allowed_bytes() -> int:
 def _program_bytes(config: Config, rows: tuple, axes: tuple[str, ...], lanes: int) -> int:
     grid = Grid(config, tuple((name, (1.0,)) for name in axes), (0,), 0, lanes)
     arguments = block_configs(grid, grid.block_cells(0)), run_key(0, 0)
-    return _held_bytes(block_program.lower(*arguments, tasks.load_data(config)).compile())
+    program = program_of(config)
+    return _held_bytes(program.lower(*arguments, tasks.load_data(config)).compile())
 
 
 def _held_bytes(program: Any) -> int:
@@ -243,7 +275,9 @@ def compile_program(grid: Grid, devices: Iterable[Device]) -> int:
 
     def compiled(device):
         with _memory_answered(grid, device):
-            return _held_bytes(block_program.lower(*_arguments(grid, 0, device)).compile())
+            return _held_bytes(
+                program_of(grid.config).lower(*_arguments(grid, 0, device)).compile()
+            )
 
     pool = concurrent.futures.ThreadPoolExecutor(max(len(devices), 1))
     try:

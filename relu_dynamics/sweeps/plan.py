@@ -2,14 +2,17 @@
 
 import concurrent.futures
 import dataclasses
+import functools
 import os
 import pathlib
 import re
 import sys
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from relu_dynamics import store
 from relu_dynamics.checks import short_repr
@@ -28,9 +31,10 @@ from relu_dynamics.sweeps.blocks import (
     OutOfMemoryError,
     block_configs,
     block_devices,
-    block_program,
     compile_program,
     make_block_task,
+    program_of,
+    quick_options,
 )
 from relu_dynamics.sweeps.executors import AnyExecutor
 
@@ -89,7 +93,6 @@ def _slurm_shard() -> tuple[int, int] | None:
     return place, total
 
 
-@jax.jit
 def _dead_at_start(
     configs: Config, key: jax.Array, data: tuple | None, given: Given | None
 ) -> jax.Array:
@@ -103,38 +106,40 @@ def _dead_at_start(
     return jax.vmap(count, in_axes=(0, axis))(configs, task)
 
 
+@functools.cache
+def _start_program() -> Callable[..., jax.Array]:
+    return jax.jit(_dead_at_start, compiler_options=quick_options(0))
+
+
 def biased_slice(config: Config) -> slice:
     """The place of the units with the initial bias on the axis of all units."""
     first = sum(config.hidden[: config.biased_layer - 1])
     return slice(first, first + config.biased_units)
 
 
-def check_at_risk(grid: Grid) -> int:
-    """How many units of the first seed are at risk; raises a ValueError when there are none
-    in any cell of any seed. Costs one evaluation at step 0, no training. A grid whose initial
-    biases are all 0 asks about death, not about recovery: it has no units at risk, and 0 is
-    returned."""
+def check_at_risk(grid: Grid) -> None:
+    """Raises a ValueError when no unit is at risk in any cell of any seed. Costs an evaluation at
+    step 0, mostly of one block, no training. A grid whose initial biases are all 0 asks about
+    death, not about recovery: it has no units at risk."""
     if not any(dict(grid.axes).get("initial_bias", (grid.config.initial_bias,))):
-        return 0
-    for seed in grid.seeds:
-        if total := _at_risk(grid, seed, grid.config.definition):
-            return total
-    raise ValueError(
-        f"no unit is {grid.config.definition} at step 0 in any of {grid.runs} runs, so there is "
-        f"nothing to recover; {_at_risk_remedy(grid)}"
-    )
+        return
+    if not any(_at_risk(grid, grid.config.definition)):
+        raise ValueError(
+            f"no unit is {grid.config.definition} at step 0 in any of {grid.runs} runs, so there "
+            f"is nothing to recover; {_at_risk_remedy(grid)}"
+        )
 
 
-def _at_risk(grid: Grid, seed: int, definition: str) -> int:
-    """How many units of a seed with the initial bias are at risk by a definition, in all cells."""
-    data, key = tasks.load_data(grid.config), run_key(grid.root_seed, seed)
+def _at_risk(grid: Grid, definition: str) -> Iterator[int]:
+    """How many units with the initial bias are at risk by a definition, block by block."""
+    data = tasks.load_data(grid.config)
     given = grid.start.arrays if grid.start else None
-    total = 0
-    for chunk in range(grid.chunks):
-        configs = block_configs(grid, grid.block_cells(chunk))
+    for block in range(grid.blocks):
+        key = run_key(grid.root_seed, grid.block_seed(block))
+        configs = block_configs(grid, grid.block_cells(block))
         configs = dataclasses.replace(configs, definition=definition)
-        total += int(_dead_at_start(configs, key, data, given)[: grid.block_size(chunk)].sum())
-    return total
+        counts = np.asarray(_start_program()(configs, key, data, given))
+        yield int(counts[: grid.block_size(block)].sum())
 
 
 def _at_risk_remedy(grid: Grid) -> str:
@@ -144,7 +149,7 @@ def _at_risk_remedy(grid: Grid) -> str:
         if outcomes.DEFINITIONS[grid.config.definition].of_slopes:
             largest = max(map(abs, biases))
             return f"use an initial_bias larger in size than {largest}, negative or positive."
-        flat = sum(_at_risk(grid, seed, "flat") for seed in grid.seeds)
+        flat = sum(_at_risk(grid, "flat"))
         if flat:
             return (
                 f"{flat} units with the initial bias are flat at another z (their derivative is 0 "
@@ -157,7 +162,7 @@ def block_bytes(grid: Grid) -> int:
     """Bytes that one block's result holds, padding included."""
     configs = block_configs(grid, grid.block_cells(0))
     key = run_key(0, 0)
-    shapes = jax.eval_shape(block_program, configs, key, tasks.load_data(grid.config))
+    shapes = jax.eval_shape(program_of(grid.config), configs, key, tasks.load_data(grid.config))
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 

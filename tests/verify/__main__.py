@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 import tests.verify
-from tests.verify import bits, blocks, cost, damage, disk, identity, kills, memory, signals
+from tests.verify import bits, blocks, cost, damage, disk, identity, kernel, kills, memory, signals
 
 Check = Callable[[int, random.Random], dict]
 
@@ -20,6 +20,7 @@ CHECKS: dict[str, tuple[Check, int]] = {  # and the trials of the full check
     "bits": (bits.check, len(bits.VARIATIONS)),
     "identity": (identity.check, len(identity.VARIATIONS)),
     "blocks": (blocks.check, 32),
+    "kernel": (kernel.check, 32),
     "memory": (memory.check, len(memory.CASES)),
     "cost": (cost.check, 50),
 }

@@ -47,6 +47,12 @@ def digest() -> str:
     return hashlib.sha256(SOURCE.read_bytes()).hexdigest()
 
 
+def made_by() -> dict[str, str]:
+    """What a kernel's bits may depend on beside what plain JAX's do, by name: its source and the
+    compiler's version line. Raises a `BuildError` where there is no compiler."""
+    return {"kernel": digest()[:16], "kernel's compiler": _version(_compiler())}
+
+
 @functools.cache
 def library() -> ctypes.CDLL:
     """The compiled kernel. Raises a `BuildError` where there is no compiler, or it fails."""
@@ -74,15 +80,16 @@ def _load(path: pathlib.Path) -> ctypes.CDLL:
         raise BuildError(f"the compiled kernel cannot be loaded ({error})") from None
 
 
-def _compiler() -> list[str]:
+def _compiler() -> tuple[str, ...]:
     for asked in (os.environ.get("CXX"), "c++", "g++", "clang++"):
         words = shlex.split(asked or "")
         if words and shutil.which(words[0]):
-            return words
+            return tuple(words)
     raise BuildError("there is no C++ compiler (c++, g++ or clang++, or name one in CXX)")
 
 
-def _version(compiler: list[str]) -> str:
+@functools.cache
+def _version(compiler: tuple[str, ...]) -> str:
     return _run([*compiler, "--version"]).stdout.split("\n")[0]
 
 
@@ -103,7 +110,7 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
         raise BuildError(f"{command[0]} did not run ({type(error).__name__})") from None
 
 
-def _compiled(compiler: list[str], path: pathlib.Path) -> pathlib.Path:
+def _compiled(compiler: tuple[str, ...], path: pathlib.Path) -> pathlib.Path:
     """Compiles to `path`, which is there whole or not at all; several processes may do so."""
     handle, part = tempfile.mkstemp(suffix=".part", dir=path.parent)
     os.close(handle)

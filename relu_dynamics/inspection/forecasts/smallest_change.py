@@ -23,6 +23,11 @@ class Tried(NamedTuple):
         """Whether nothing was random, so one path is the whole answer and has no interval."""
         return self.forks == 1
 
+    def __str__(self) -> str:
+        ends = "nothing random" if self.certain else f"[{self.low:.2f}, {self.high:.2f}]"
+        forks = f"{self.forks} fork{'s' * (self.forks > 1)}"
+        return f"P = {self.probability:.2f} {ends}, {forks}"
+
 
 class SmallestChange(NamedTuple):
     """What was found; print it for all values that were tried."""
@@ -34,21 +39,25 @@ class SmallestChange(NamedTuple):
     probability: float  # asked for
     level: float  # of all intervals together
     tried: tuple[Tried, ...]  # by value
+    name: str  # of the number
+    units: np.ndarray  # bool [units], of which it was asked
     reversals: tuple[tuple[float, float], ...]
     """(smaller change, larger change of the same sign) pairs of which the larger surely helps less:
     their intervals lie apart. The response is then not monotone, and between the values tried it
     may be anything."""
 
+    @property
+    def chosen(self) -> Tried | None:
+        """What came out with `value`; None of none."""
+        return next((row for row in self.tried if row.value == self.value), None)
+
     def __str__(self) -> str:
         found = "none of these" if self.value is None else f"{self.value:.6g}"
         lines = [
-            f"P(recover) > {self.probability:g}: {found} (now {self.now:.6g}; intervals of "
-            f"{self.level:.0%} together, {len(self.tried)} values)"
+            f"P(recover) > {self.probability:g}: {self.name} {found} (now {self.now:.6g}; "
+            f"intervals of {self.level:.0%} together, {len(self.tried)} values)"
         ]
-        for row in self.tried:
-            ends = "nothing random" if row.certain else f"[{row.low:.2f}, {row.high:.2f}]"
-            forks = f"{row.forks} fork{'s' * (row.forks > 1)}"
-            lines.append(f"  {row.value:.6g}: P = {row.probability:.2f} {ends}, {forks}")
+        lines += [f"  {row.value:.6g}: {row}" for row in self.tried]
         for smaller, larger in self.reversals:
             lines.append(f"  not monotone: {larger:.6g} helps less than {smaller:.6g}")
         return "\n".join(lines)
@@ -60,6 +69,7 @@ def smallest_change(
     units: Any = None,
     *,
     now: float,
+    name: str = "value",
     probability: float = 0.5,
     refine: int = 4,
     geometric: bool = False,
@@ -79,6 +89,7 @@ def smallest_change(
       units: numbers or bools [units], of which the share of (fork, unit) pairs that recover is
         asked; by default those that are dead with `now`. What a value lifts at once has recovered.
       now: the present value.
+      name: what the number is, as a report is to call it: "learning rate".
       probability: to be exceeded by the lower end of the interval, between 0 and 1.
       refine: halvings.
       geometric: whether changes are factors (of learning rates) and not differences; all values
@@ -95,12 +106,15 @@ def smallest_change(
     distance = lambda value: abs(float(scale(value) - scale(now)))  # noqa: E731
     tried: dict[float, Tried] = {}
     chosen = units
+    asked = np.zeros(0, bool)
 
     def enough(value: float) -> bool:
-        nonlocal chosen
+        nonlocal chosen, asked
         forecast = run_with(value)
         if chosen is None:  # `now` comes first
             chosen = np.flatnonzero(forecast.dead)
+        asked = np.zeros(len(forecast.dead), bool)
+        asked[np.asarray(chosen)] = True
         tried[value] = _tried(value, forecast, chosen, each, probability)
         return tried[value].low > probability
 
@@ -115,7 +129,8 @@ def smallest_change(
                 break
             short, best = (short, middle) if enough(middle) else (middle, best)
     rows = tuple(tried[value] for value in sorted(tried))
-    return SmallestChange(best, now, probability, level, rows, _reversals(rows, now))
+    reversals = _reversals(rows, now)
+    return SmallestChange(best, now, probability, level, rows, name, asked, reversals)
 
 
 def _beyond(value: float, other: float, now: float) -> bool:

@@ -22,6 +22,7 @@ from relu_dynamics.inspection.prognosis.intervals import (
     top,
     widened,
 )
+from relu_dynamics.inspection.prognosis.normalized import Makers
 from relu_dynamics.inspection.prognosis.rules import elementwise, has_rule, is_complex
 from relu_dynamics.inspection.prognosis.walks import walk
 from relu_dynamics.inspection.reading.activations import LAYOUT, SAME, scan_counts
@@ -59,10 +60,14 @@ class Arrays:
     every unit."""
 
     opaque = frozenset()
-    constant = staticmethod(constant)
 
     def __init__(self, sites: list[Site], wanted: Iterable[int]):
         self.sites, self.wanted, self.remembered = sites, set(wanted), {}
+        self.makers = Makers()
+
+    def constant(self, value: Any) -> Interval:
+        """An array that the program closed over or is given."""
+        return self.makers.fresh(constant(value))
 
     def wants(self, number: int) -> bool:
         """Whether this site was asked for."""
@@ -81,7 +86,7 @@ class Arrays:
 
     def choose(self, which: Interval, cases: tuple) -> Interval:
         """What comes out of a branch."""
-        return chosen(which, *cases)
+        return self.makers.fresh(chosen(which, *cases))
 
     def scan(self, eqn: Any, operands: list[Interval], plan: Plan) -> tuple[list, dict]:
         """A loop of known length, pass by pass."""
@@ -91,7 +96,10 @@ class Arrays:
         order = range(params["length"])
         passes: list[tuple[list, dict]] = []
         for k in reversed(order) if params["reverse"] else order:
-            row = [Interval(x.low[k], x.high[k]) for x in operands[consts + carries :]]
+            row = [
+                self.makers.fresh(Interval(x.low[k], x.high[k]))
+                for x in operands[consts + carries :]
+            ]
             outs, taken = walk(params["jaxpr"], [*fixed, *carry, *row], self, plan)
             carry = outs[:carries]
             passes.append((outs[carries:], taken))
@@ -114,6 +122,12 @@ class Arrays:
             return [top(var.aval.shape) for var in eqn.outvars]
         if name in RENAMES:
             return operands
+        outs = self._step(eqn, operands)
+        return [self.makers.after(eqn, operands, outs[0])] if len(outs) == 1 else outs
+
+    def _step(self, eqn: Any, operands: list[Interval]) -> list[Interval]:
+        """As `step`, without what is known of how the operands were made."""
+        name = eqn.primitive.name
         if name in ("dot_general", "conv_general_dilated"):
             return [_products(eqn, *operands)]
         if name in MOVES:
@@ -212,8 +226,8 @@ def largest(
     """{site: between which numbers every unit's largest z - threshold lies, [units]} of a
     `watch.Program` for the wanted sites (by number), for all parameters within `leaves`, in their
     order. The data are exact."""
-    values = [*leaves, *(constant(x) for x in jax.tree.leaves(data))]
     domain = Arrays(program.sites, wanted)
+    values = [*map(domain.makers.fresh, leaves), *map(domain.constant, jax.tree.leaves(data))]
     with np.errstate(all="ignore"):
         _, taken = walk(
             program.closed,

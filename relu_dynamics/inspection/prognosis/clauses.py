@@ -54,12 +54,17 @@ def what_prevents(group: Group) -> str:
     return ""
 
 
-def why_open(model: Model, moving: list[int], high: float) -> str:
+def why_open(model: Model, group: Group, moving: list[int], high: float) -> str:
     """Why a dead unit may be alive now, whose margin is below `high`."""
     if moving and not high < float("inf"):
         names = [model.names[k] for k in sorted(moving)]
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        return f"its inputs move ({', '.join(names[:3])}{more})"
+        open_norm = (
+            ", and of its normalization no bound is known (a variance as mean(x^2) - mean(x)^2 may "
+            "round to 0; in Flax give use_fast_variance=False)"
+        )
+        normalized = group.site.norm == "units"
+        return f"its inputs move ({', '.join(names[:3])}{more})" + open_norm * normalized
     if moving:
         return "its inputs move, and may lift it"
     if not high < float("inf"):

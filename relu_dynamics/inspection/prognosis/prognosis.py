@@ -174,7 +174,7 @@ def _decide(
     moving = [k for k in group.moving if not model.is_settled(settled.boxes, k)]
     sure = np.array([is_dead(high, group) for high in now.high])
     for u in np.flatnonzero(pending & ~sure):
-        sheet.reason[part.start + u] = why_open(model, moving, now.high[u])
+        sheet.reason[part.start + u] = why_open(model, group, moving, now.high[u])
     pending &= sure
     bound = np.where(pending, now.high, -np.inf)
     slack = np.full(len(bound), np.nan) if moving else (now.high - now.low) / 2
@@ -213,9 +213,11 @@ def _decide(
                 step=at, bound=found.lowest[u], slack=slack[u],
             )  # fmt: skip
         for u in np.flatnonzero(pending & (found.open >= 0)):
+            step = done + int(found.open[u])
             sheet.reason[part.start + u] = (
-                f"closer to its threshold than rounding allows to say, at step "
-                f"{done + int(found.open[u])}"
+                f"its inputs move, and may lift it from step {step} on"
+                if moving
+                else f"closer to its threshold than rounding allows to say, at step {step}"
             )
         pending &= (found.alive < 0) & (found.open < 0)
         done, stretch = done + length, min(2 * stretch, LONGEST_STRETCH)

@@ -422,6 +422,11 @@ class Analysis:
                     )
                     units = (params["length"], *site.units)
                     self.sites[number] = site._replace(units=units, links=links)
+                    token = self.tokens[number]
+                    self.readers[token] = {
+                        link._replace(axes=(*layers.get(link.leaf, ()), *link.axes))
+                        for link in self.readers.get(token, ())
+                    }
             level.plan.inner[i] = [plan]
         ends = [meet([a, b]) for a, b in zip(carry, outs[:carries], strict=True)]
         length = ((params["length"], ()),)

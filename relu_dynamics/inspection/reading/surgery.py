@@ -143,10 +143,10 @@ def per_unit(tree: Any, probe: Probe, roles: Sequence[str] = INCOMING) -> jax.Ar
     return jnp.concatenate(totals)
 
 
-def gradient_norms(gradients: Any, probe: Probe) -> jax.Array:
-    """Norm of the loss gradient of each unit's own parameters, [units]. `gradients` is a tree like
-    the parameters."""
-    return jnp.sqrt(per_unit(jax.tree.map(jnp.square, gradients), probe))
+def gradient_norms(gradients: Any, probe: Probe, roles: Sequence[str] = INCOMING) -> jax.Array:
+    """Norm of the loss gradient of each unit's parameters with these roles, by default its own,
+    [units]. `gradients` is a tree like the parameters."""
+    return jnp.sqrt(per_unit(jax.tree.map(jnp.square, gradients), probe, roles))
 
 
 # The optimizer's state ------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Fixes: what can be done about a model's dead units, cheapest first, each with its reason.
 
-`FIXES` are rules of thumb over what is known of the units. A row says which units it is for, why,
+`FIXES` are rules of thumb over what is known of the units; rows that change nothing come last. A
+row says which units it is for, why,
 the call that does it, and what nobody has measured here. Whether a fix acted is measured
 afterwards: look before and after.
 """
@@ -12,6 +13,7 @@ import numpy as np
 
 from relu_dynamics.certificates import Verdict
 from relu_dynamics.inspection.forecasts.forecast import Forecast
+from relu_dynamics.inspection.forecasts.smallest_change import SmallestChange
 from relu_dynamics.inspection.prognosis.prognosis import Prognosis
 from relu_dynamics.inspection.reading.seen import Seen
 from relu_dynamics.inspection.reading.watch import Probe
@@ -30,6 +32,7 @@ class Known(NamedTuple):
     cause: np.ndarray | None  # of its last death, a name in `CAUSES`; "" where none was recorded
     prognosis: Prognosis | None
     forecast: Forecast | None
+    changes: tuple[SmallestChange, ...] = ()  # tried by forks, of one number each
 
     @property
     def dead(self) -> np.ndarray:
@@ -117,6 +120,24 @@ def _why_returning(known: Known, units: np.ndarray) -> str:
                 f"{np.nanmin(low[low >= LIKELY]):.2f} ({known.forecast.trials} forks, 95 %)"
             )
     return "; ".join(parts)
+
+
+def _enough(known: Known) -> list[SmallestChange]:
+    """The changes that were tried by forks and are enough, without those that need none."""
+    return [one for one in known.changes if one.value not in (None, one.now)]
+
+
+def _changed(known: Known) -> np.ndarray:
+    return known.dead & np.any([_nobody(known), *(one.units for one in _enough(known))], axis=0)
+
+
+def _why_changed(known: Known, units: np.ndarray) -> str:
+    return "; ".join(
+        f"{one.name} {one.value:.4g} instead of {one.now:.4g} brings "
+        f"{_units(int((one.units & units).sum()))} back: {one.chosen}"
+        for one in _enough(known)
+        if (one.units & units).any()
+    )
 
 
 def _constant(known: Known) -> np.ndarray:
@@ -207,7 +228,12 @@ FIXES: dict[str, Fix] = {
         "inspection.diagnose(model, params, more_batches)",
         "whether they fire elsewhere: silence on a sample is not death",
     ),
-    "wait": Fix(_returning, _why_returning, "go on training", "what you lose until then"),
+    "change one number": Fix(
+        _changed,
+        _why_changed,
+        "go on from the state, or with the step, that you gave smallest_change for this value",
+        "what the change does to the other units and to the loss",
+    ),
     "treat the layer below first": Fix(
         _constant,
         lambda known, units: "z is the same for every example: nothing that varies reaches them",
@@ -240,6 +266,7 @@ FIXES: dict[str, Fix] = {
     "lower the rate of the layers below": _killers(
         "upstream", "optax.multi_transform with a smaller rate for the layers below"
     ),
+    "wait": Fix(_returning, _why_returning, "go on training", "what you lose until then"),
     "leave alone": Fix(
         _rare,
         _why_rare,

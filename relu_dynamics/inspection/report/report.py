@@ -16,6 +16,7 @@ import optax
 from relu_dynamics.certificates import Verdict
 from relu_dynamics.checks import short_repr
 from relu_dynamics.inspection.forecasts.forecast import Forecast
+from relu_dynamics.inspection.forecasts.smallest_change import SmallestChange
 from relu_dynamics.inspection.prognosis.prognosis import Prognosis, prognose
 from relu_dynamics.inspection.reading.seen import Seen
 from relu_dynamics.inspection.reading.watch import Probe, each_batch, find, look
@@ -40,6 +41,7 @@ class Diagnosis(NamedTuple):
     cause: np.ndarray | None = None  # of the last death, a name in `CAUSES`, or "" [units]
     prognosis: Prognosis | None = None
     forecast: Forecast | None = None
+    changes: tuple[SmallestChange, ...] = ()  # of one number each, tried by forks
 
     @property
     def dead(self) -> np.ndarray:
@@ -167,6 +169,7 @@ class Diagnosis(NamedTuple):
             self.cause,
             self.prognosis,
             self.forecast,
+            self.changes,
         )
 
 
@@ -189,6 +192,7 @@ def diagnose(
     monitor: Monitor | None = None,
     prognosis: Prognosis | None = None,
     forecast: Forecast | None = None,
+    changes: Sequence[SmallestChange] = (),
     tx: optax.GradientTransformation | None = None,
     memory: Any = None,
 ) -> Diagnosis:
@@ -203,6 +207,8 @@ def diagnose(
       monitor: the record of the same units in training: since when they are silent, and what
         killed them.
       prognosis, forecast: of the same units, where you have them.
+      changes: what `smallest_change` found for the same units, a number each: a fix where it is
+        enough.
       tx, memory: the optimizer and its state: `prognose` is called, with its defaults; `batches`
         are then all training examples, in a list.
 
@@ -212,6 +218,7 @@ def diagnose(
     given = {"gradient": gradient, "monitor": monitor, "prognosis": prognosis, "forecast": forecast}
     if tx is not None and isinstance(batches, Iterator):
         raise ValueError("batches is read twice for a prognosis; give a list, or leave out tx.")
+    given |= {f"changes[{k}]": change for k, change in enumerate(changes)}
     every = each_batch(batches)
     first = next(every)
     probe = find(function, params, *first, exclude=exclude)
@@ -232,6 +239,7 @@ def diagnose(
         _cause_of(monitor),
         prognosis,
         forecast,
+        tuple(changes),
     )
 
 
@@ -242,11 +250,13 @@ def _check_units(probe: Probe, given: dict[str, Any]) -> None:
         "monitor": lambda value: len(value.silent),
         "prognosis": lambda value: len(value.verdict),
         "forecast": lambda value: len(value.recovered),
+        "changes": lambda value: len(value.units),
     }
     for name, value in given.items():
-        if value is not None and lengths[name](value) != probe.units:
+        length = lengths[name.partition("[")[0]]
+        if value is not None and length(value) != probe.units:
             raise ValueError(
-                f"{name} is of {lengths[name](value)} units, and {short_repr(probe.names)} have "
+                f"{name} is of {length(value)} units, and {short_repr(probe.names)} have "
                 f"{probe.units}; give what was found with the same function and exclude."
             )
 

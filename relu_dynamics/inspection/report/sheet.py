@@ -27,6 +27,7 @@ def sheet(known: Known, rows: Sequence[dict[str, Any]], fixes: Sequence[Suggesti
     if known.dead.any():
         parts.append(_units(known))
     parts += [f"{fix}\n  {fix.call}\n  not measured: {fix.unmeasured}" for fix in fixes]
+    parts += map(str, known.changes)
     parts += [f"not read: {note}" for note in known.probe.notes]
     return "\n".join(parts)
 

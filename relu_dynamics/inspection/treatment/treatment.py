@@ -8,7 +8,7 @@ redraw, continual backpropagation lowest_utility x redraw.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,12 +22,15 @@ from relu_dynamics.inspection.reading.surgery import (
     INCOMING,
     check_units,
     fresh_memory,
+    gradient_norms,
     links,
     masks,
     owned,
 )
 from relu_dynamics.inspection.reading.watch import Probe, leaf_name
 from relu_dynamics.inspection.treatment.changes import CHANGES, NEEDED, Chosen
+
+THROUGH = {"own": INCOMING, "outgoing": ("outgoing",)}  # where a gradient may reach a unit
 
 
 class Treated(NamedTuple):
@@ -41,16 +44,19 @@ class Treated(NamedTuple):
     counts: dict[str, int]  # steps that the optimizer counts for all and goes on from
     unreached: tuple[str, ...]  # sites with a chosen unit of which no own parameter changed
     uncut: tuple[str, ...]  # and those whose outgoing weights should be 0 and are not known
+    probe: Probe
 
     def proof(
-        self, before: Seen, after: Seen, gradients: tuple[Any, Any] | None = None
+        self, before: Seen, after: Seen, gradients: Sequence[Any] | None = None
     ) -> dict[str, float]:
         """Did it act? Of the chosen units, from what was seen of the same data before and after:
         how many, how many were dead (largest z seen at or below the threshold), the median margin
-        and the mean share of examples above the threshold. `gradients` are the norms that reach
-        each unit before and after, as `surgery.gradient_norms`: then also the median norm and how
-        many units get any. A census of these units of this network, so without intervals; `prove`
-        says whether it lasts."""
+        and the mean share of examples above the threshold. `gradients` are those of the loss at
+        the parameters before and after, trees like the parameters: then also the median norm of
+        what reaches a unit, how many units get any (`reached_`), and how many through their own
+        parameters and through their outgoing weights (`reached_own_`, `reached_outgoing_`). A
+        census of these units of this network, so without intervals; `prove` says whether it lasts.
+        """
         out: dict[str, float] = {"units": int(self.units.sum())}
         if not out["units"]:
             return out
@@ -62,9 +68,14 @@ class Treated(NamedTuple):
             out[f"margin_{when}"] = float(np.median(margin))
             out[f"rate_{when}"] = float((active / np.maximum(examples, 1)).mean())
             if gradients is not None:
-                norms = np.asarray(gradients[k])[self.units]
-                out[f"gradient_{when}"] = float(np.median(norms))
-                out[f"reached_{when}"] = int((norms > 0).sum())
+                norms = [
+                    np.asarray(gradient_norms(gradients[k], self.probe, roles))[self.units]
+                    for roles in THROUGH.values()
+                ]
+                out[f"gradient_{when}"] = float(np.median(np.hypot(*norms)))
+                out[f"reached_{when}"] = int((np.hypot(*norms) > 0).sum())
+                for name, norm in zip(THROUGH, norms, strict=True):
+                    out[f"reached_{name}_{when}"] = int((norm > 0).sum())
         return out
 
 
@@ -119,12 +130,21 @@ def treat(
         )
     new_memory = memory if memory is None else fresh_memory(tx, new, memory, mask)
     changed, path_of = _differing(params, new), owned(params, probe)
+    parts = [
+        (one, part)
+        for one, part in zip(probe.sites, probe.slices.values(), strict=True)
+        if bool(chosen.units[part].any())
+    ]
 
-    def sites_without(roles, known):
-        for one, part in zip(probe.sites, probe.slices.values(), strict=True):
-            reached = any(path_of.get(link.leaf) in known for link in links(*roles)(one))
-            if bool(chosen.units[part].any()) and not reached:
-                yield one.name
+    def unchanged(one):
+        return not any(path_of.get(link.leaf) in changed for link in links(*roles)(one))
+
+    def kept(part):
+        alone = jnp.zeros(probe.units, bool).at[part].set(chosen.units[part])
+        cut = masks(params, probe, alone, ("outgoing",))
+        return not any(bool(mask.any()) for mask in jax.tree.leaves(cut))
+
+    roles = row.writes or INCOMING
 
     return Treated(
         new,
@@ -133,8 +153,9 @@ def treat(
         changed,
         _differing(memory, new_memory),
         _counts(new_memory),
-        tuple(sites_without(row.writes or INCOMING, changed)),
-        tuple(sites_without(["outgoing"], path_of.values()) if "outgoing" in row.writes else ()),
+        tuple(one.name for one, _ in parts if unchanged(one)),
+        tuple(one.name for one, part in parts if "outgoing" in row.writes and kept(part)),
+        probe,
     )
 
 
