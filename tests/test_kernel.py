@@ -425,6 +425,30 @@ def test_what_is_not_a_number_stays():
         assert not np.isfinite(np.asarray(history.batch_peak)).all()
 
 
+@pytest.mark.parametrize("hidden", [(5,), (5, 7)])
+def test_a_lane_that_diverges_leaves_its_neighbours_alone(hidden):
+    """With a minibatch that fills no block of rows: what an infinite weight makes of those left
+    over is in no sum."""
+    config = validate(Config(task="kernel test regression 4", hidden=hidden,
+                             activation="leaky_relu",
+                             hidden_bias=(True,) * len(hidden), biased_layer=1, biased_units=1,
+                             initial_bias=0.0, examples=EXAMPLES, batch_size=7, steps=STEPS,
+                             probe_every=STEPS))  # fmt: skip
+    inputs, targets = tasks.load_data(config)
+    rng = np.random.default_rng(0)
+    batches = rng.integers(0, EXAMPLES, (STEPS, 7)).astype(np.int32)
+    params = drawn_params(config, rng, 3)
+    for rates in ([1e30, 0.01, 0.1], [0.003, 0.01, 0.1]):
+        params_after, _, losses = kernel_run(config, params, inputs, targets, batches, rates)
+        kept = [np.asarray(leaf)[1:] for leaf in jax.tree.leaves((params_after, losses.mean))]
+        if rates[0] == 1e30:
+            assert losses.diverged_at[0] > 0
+            beside = kept
+    for a, b in zip(beside, kept, strict=True):
+        assert np.isfinite(a).all()
+        np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("examples", [1, 13, 64])
 def test_a_look_is_that_of_the_plain_path(examples):
