@@ -202,7 +202,8 @@ def main() -> None:
             row = rows[-1]
             print(
                 f"{row['curve']:40s} {row['path']:6s} {row['value']:>9,} "
-                f"{row['run_steps_per_s']:>14,.0f}/s {row['gflops']:6.1f} GFLOP/s  lanes {row['lanes']:5d}  {row['peak_mb']:.0f} MB",
+                f"{row['run_steps_per_s']:>14,.0f}/s {row['gflops']:6.1f} GFLOP/s  "
+                f"lanes {row['lanes']:5d}  {row['peak_mb']:.0f} MB",
                 flush=True,
             )
             jax.clear_caches()
