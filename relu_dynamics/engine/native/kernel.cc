@@ -519,6 +519,20 @@ struct Network {
         for (int j = 0; j < cols; j++) to[i * (long)cols + j] = from[at + i * row + j * column];
     });
   }
+  // Whether no number of a lane is one any more: another step changes nothing but the losses' mean.
+  bool is_decided(const float* state, int slots, Seen seen) const {
+    bool all = true;
+    for (int slot = 0; slot < slots && all; slot++, state += size)
+      each(slot, [&](int, int rows, int cols, long at, long row, long column) {
+        for (int i = 0; i < rows && all; i++)
+          for (int j = 0; j < cols && all; j++)
+            all = std::isnan(state[at + i * row + j * column]);
+      });
+    for (size_t i = 0; i < h.size() && all; i++)
+      for (int u = layers[i].unit; u < layers[i].unit + layers[i].out && all; u++)
+        all = std::isnan(seen.mean[u]) && std::isnan(seen.peak[u]);
+    return all;
+  }
   template <class T> void move_units(T* outside, T* packed, bool in) const {
     for (const Layer& a : layers) {
       if (&a == &layers.back()) break;
@@ -749,6 +763,7 @@ static void train_networks(const Problem& p) {
   Floats seen = floats((long)p.lanes * 3 * net.units);
   std::vector<int32_t> first((long)p.lanes * net.units + L);
   std::vector<double> losses(p.lanes);
+  std::vector<bool> decided(p.lanes);
   std::fill_n(p.diverged, p.lanes, -1);
   auto seen_of = [&](long lane) {
     float* s = seen.get() + lane * 3 * net.units;
@@ -782,13 +797,19 @@ static void train_networks(const Problem& p) {
       float* m = params + (slots > 1 ? net.size : 0);  // where a rule has none, never touched
       float* v = params + (slots > 2 ? 2 * net.size : 0);
       for (int t = 0; t < count; t++) {
+        if (decided[lane]) {
+          losses[lane] = NAN;
+          continue;
+        }
         auto one = p.slope != 0 ? &Network::step<true> : &Network::step<false>;
         const int now = p.first_step + t0 + t;
         const float loss = (net.*one)(params, m, v, x.get() + t * x_size, row, y.get() + t * y_size,
                                       labels.data() + t * y_size, pace_of(p, t0 + t, lane),
                                       seen_of(lane), now);
         losses[lane] += loss;
-        if (!std::isfinite(loss) && p.diverged[lane] < 0) p.diverged[lane] = now;
+        if (std::isfinite(loss)) continue;
+        if (p.diverged[lane] < 0) p.diverged[lane] = now;
+        decided[lane] = net.is_decided(params, slots, seen_of(lane));
       }
     }
   }
@@ -807,6 +828,7 @@ template <int D> struct Units {
   vec p[D + 3], m[D + 3], v[D + 3];
   vec mean, peak, active, loss;
   ivec first, diverged;
+  ivec decided;  // no number of it is one any more, and no step changes that
 };
 
 // Numbers of the lanes [lane, lane + L); beyond the last lane, copies of its own.
@@ -829,7 +851,8 @@ template <int D> struct Sums {
 };
 
 // M more examples. Where vectors have masks, `condition ? sum : sum + a * b` is one instruction, so
-// no product with 0 is made for z <= 0. NAN_TOO: right where some z is not a number, too.
+// no product with 0 is made for z <= 0. NAN_TOO: right where some z is not a number, or an input is
+// infinite (0 times it is not a number), too.
 template <int D, bool BIAS, bool LEAKY, bool NAN_TOO, int M>
 INLINE void see(const float* x, const float* minus_y, const vec* w, vec b, vec v, vec c,
                 float slope, Sums<D>& s) {
@@ -897,8 +920,11 @@ static void unit_steps(const Problem& p, int t0, int count, const float* x, cons
     for (int i = 0; i < D; i++) w[i] = u.p[i];
     const vec b = u.p[D], v = u.p[D + 1], c = u.p[D + 2];
     Sums<D> s = see_all<D, BIAS, LEAKY, false>(batch, x, y, w, b, v, c, slope);
-    if (total(s.squares - s.squares) != 0)  // rare
-      s = see_all<D, BIAS, LEAKY, true>(batch, x, y, w, b, v, c, slope);
+    s.on &= ~u.decided;
+    float infinite = 0;  // else not a number
+    for (int i = 0; i < D; i++) infinite += 0 * mean[i];
+    const bool odd = infinite != 0 || any((s.squares - s.squares != 0.0f) & ~u.decided);
+    if (odd) s = see_all<D, BIAS, LEAKY, true>(batch, x, y, w, b, v, c, slope);  // rare
     // The mean of z and sum e f(z) by linearity (f is homogeneous), without a pass over the batch.
     vec z = b, gv = b * s.gb;
     for (int i = 0; i < D; i++) {
@@ -928,6 +954,14 @@ static void unit_steps(const Problem& p, int t0, int count, const float* x, cons
   }
     BY_RULE(p.rule, CALL)
 #undef CALL
+    if (!odd) continue;
+    ivec none = (u.mean != u.mean) & (u.peak != u.peak);
+    for (int i = 0; i < D + 2 + BIAS; i++) {
+      none &= u.p[i] != u.p[i];
+      if (memories(p.rule) > 0) none &= u.m[i] != u.m[i];
+      if (memories(p.rule) > 1) none &= u.v[i] != u.v[i];
+    }
+    u.decided |= none;
   }
   u.loss += losses;
 }
