@@ -126,7 +126,9 @@ def _single(config, trace_units):
     data, key = tasks.load_data(config), run_key(0, 0)
     traced = training.as_arrays(config)
     return lambda: jax.block_until_ready(
-        training._train(traced, key, data, None, trace_units=trace_units)
+        training._train(
+            traced, key, data, None, None, step=training.train_step, trace_units=trace_units
+        )
     )
 
 
@@ -202,7 +204,8 @@ def main() -> None:
             row = rows[-1]
             print(
                 f"{row['curve']:40s} {row['path']:6s} {row['value']:>9,} "
-                f"{row['run_steps_per_s']:>14,.0f}/s {row['gflops']:6.1f} GFLOP/s  lanes {row['lanes']:5d}  {row['peak_mb']:.0f} MB",
+                f"{row['run_steps_per_s']:>14,.0f}/s {row['gflops']:6.1f} GFLOP/s  "
+                f"lanes {row['lanes']:5d}  {row['peak_mb']:.0f} MB",
                 flush=True,
             )
             jax.clear_caches()
