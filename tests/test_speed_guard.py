@@ -139,6 +139,7 @@ def test_of_three_runs_the_middle_one_counts(benchmark_of):
         tables.render([_report(speeds[0]), _report(speeds[1]), _report(dict(kernel=1e6))])
 
 
+@pytest.mark.slow
 def test_the_contenders_in_numpy_and_c_compute_the_same_map(benchmark_of):
     """W3 in C and in NumPy, on numbers of their own."""
     workloads, c = benchmark_of("workloads"), benchmark_of("contenders_c")
