@@ -552,7 +552,8 @@ DRIVER = pathlib.Path(__file__).with_name("kernel_driver.cc")
 
 
 def driven(program, problems, command, runner=()):
-    """The losses of the driver's problems, an array each, from a program that `command` builds."""
+    """The runs' mean losses in the driver's problems, an array each, from a program that `command`
+    builds."""
     command = [*command, "-std=c++17", "-w", "-DWITHOUT_JAX", "-I", str(build.SOURCE.parent)]
     subprocess.run([*command, str(DRIVER), "-o", str(program)], check=True)
     done = subprocess.run([*runner, program, str(problems)], capture_output=True, text=True)
@@ -602,7 +603,7 @@ def test_another_compiler_or_processor_trains_alike(name, tmp_path, without_vect
         np.testing.assert_allclose(theirs[calm], ours[calm], rtol=2e-3)
         assert not (np.abs(theirs[~calm]) < 90).any()
         usual += calm.sum()
-    assert usual > 3000  # most are
+    assert usual > 2000  # of 5,345 runs; rates are large
 
 
 def test_a_library_that_was_damaged_is_compiled_again_whole_or_not_at_all(tmp_path, monkeypatch):
