@@ -1,6 +1,6 @@
 // Trains random shapes through kernel.cc without JAX, for the sanitizers and for other compilers and
 // processors: odd widths, one example, one unit, one lane, NaN and infinity, indices beyond the end.
-// Prints the losses of every problem, and last the number of problems. The problems are the same
+// Prints the runs' mean losses in every problem, and last the number of problems. The problems are the same
 // everywhere: they are made of whole numbers, without a library's distributions or logarithms.
 #include <cstdio>
 #include <random>
@@ -57,7 +57,7 @@ static void one_problem(bool one_unit, float bad) {
   p.mean = mean.data(), p.peak = peak.data(), p.active = active.data(), p.first = first.data();
   p.loss = loss.data(), p.diverged = diverged.data();
   train(p);
-  for (float loss : losses) std::printf("%.9g ", loss);
+  for (float mean_loss : loss) std::printf("%.9g ", mean_loss);
   std::printf("\n");
 }
 

@@ -94,6 +94,7 @@ def own_tasks():
 
 def drawn_params(config: Config, rng, lanes: int) -> dict:
     widths = [tasks.input_dimension(config), *config.hidden, tasks.TASKS[config.task].outputs]
+    assert isinstance(config.hidden_bias, tuple)
     biases = [*config.hidden_bias, config.output_bias]
     tree = {}
     for i, (fan_in, width, bias) in enumerate(zip(widths, widths[1:], biases, strict=False)):
@@ -136,7 +137,9 @@ def check_config(config: Config, seed: int, *, examples: int = EXAMPLES, rates=R
     """
     config = validate(config)
     kind = tasks.TASKS[config.task]
-    inputs, targets = (a[:examples] for a in tasks.load_data(config))
+    data = tasks.load_data(config)
+    assert data is not None
+    inputs, targets = (a[:examples] for a in data)
     rng = np.random.default_rng(seed)
     size = config.batch_size or examples
     batches = rng.integers(0, examples, (config.steps, size)).astype(np.int32)
@@ -406,7 +409,9 @@ def test_what_is_not_a_number_stays():
     config = validate(Config(task="kernel test regression 4", hidden=(5,), hidden_bias=(True,),
                              biased_layer=1, biased_units=1, initial_bias=0.0, examples=EXAMPLES,
                              batch_size=7, steps=STEPS, probe_every=STEPS))  # fmt: skip
-    inputs, targets = (np.array(a) for a in tasks.load_data(config))
+    data = tasks.load_data(config)
+    assert data is not None
+    inputs, targets = (np.array(a) for a in data)
     for bad in (np.nan, np.inf):
         inputs[11] = bad
         batches = np.zeros((STEPS, 7), np.int32)
@@ -418,6 +423,30 @@ def test_what_is_not_a_number_stays():
         np.testing.assert_array_equal(losses.diverged_at, 3)
         assert not np.isfinite(np.asarray(history.batch_mean_sum)).any()
         assert not np.isfinite(np.asarray(history.batch_peak)).all()
+
+
+@pytest.mark.parametrize("hidden", [(5,), (5, 7)])
+def test_a_lane_that_diverges_leaves_its_neighbours_alone(hidden):
+    """With a minibatch that fills no block of rows: what an infinite weight makes of those left
+    over is in no sum."""
+    config = validate(Config(task="kernel test regression 4", hidden=hidden,
+                             activation="leaky_relu",
+                             hidden_bias=(True,) * len(hidden), biased_layer=1, biased_units=1,
+                             initial_bias=0.0, examples=EXAMPLES, batch_size=7, steps=STEPS,
+                             probe_every=STEPS))  # fmt: skip
+    inputs, targets = tasks.load_data(config)
+    rng = np.random.default_rng(0)
+    batches = rng.integers(0, EXAMPLES, (STEPS, 7)).astype(np.int32)
+    params = drawn_params(config, rng, 3)
+    for rates in ([1e30, 0.01, 0.1], [0.003, 0.01, 0.1]):
+        params_after, _, losses = kernel_run(config, params, inputs, targets, batches, rates)
+        kept = [np.asarray(leaf)[1:] for leaf in jax.tree.leaves((params_after, losses.mean))]
+        if rates[0] == 1e30:
+            assert losses.diverged_at[0] > 0
+            beside = kept
+    for a, b in zip(beside, kept, strict=True):
+        assert np.isfinite(a).all()
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.slow
@@ -523,7 +552,8 @@ DRIVER = pathlib.Path(__file__).with_name("kernel_driver.cc")
 
 
 def driven(program, problems, command, runner=()):
-    """The losses of the driver's problems, an array each, from a program that `command` builds."""
+    """The runs' mean losses in the driver's problems, an array each, from a program that `command`
+    builds."""
     command = [*command, "-std=c++17", "-w", "-DWITHOUT_JAX", "-I", str(build.SOURCE.parent)]
     subprocess.run([*command, str(DRIVER), "-o", str(program)], check=True)
     done = subprocess.run([*runner, program, str(problems)], capture_output=True, text=True)
@@ -573,7 +603,7 @@ def test_another_compiler_or_processor_trains_alike(name, tmp_path, without_vect
         np.testing.assert_allclose(theirs[calm], ours[calm], rtol=2e-3)
         assert not (np.abs(theirs[~calm]) < 90).any()
         usual += calm.sum()
-    assert usual > 3000  # most are
+    assert usual > 2000  # of 5,345 runs; rates are large
 
 
 def test_a_library_that_was_damaged_is_compiled_again_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -35,8 +35,8 @@ def registered(name: str) -> str:
 def by_kernel(step: Callable, finish: Callable) -> Callable:
     """`columns.scan_stretch` of `train_step` and a carry (State, History), by the kernel, which
     sums up the stretch's losses: `finish` gets them as `Losses`. It also takes arrays that end in
-    an axis of lanes. Lanes with minibatches, data or step counts of their own take the plain path.
-    """
+    an axis of lanes. Lanes with minibatches, data or step counts of their own take the plain
+    path."""
 
     def alone(shared, carry, indices):
         one = jax.tree.map(lambda leaf: leaf[None], (shared[0], carry))
@@ -175,7 +175,9 @@ def _corrections(lanes: int, config: Config, state: State, steps: int) -> jax.Ar
     count = next(n for n in jax.tree.leaves(state.optimizer) if n.dtype == jnp.int32)
     counts = count[None, :] + 1 + jnp.arange(steps, dtype=count.dtype)[:, None]
     momentum = optimizers.momentum_of(config)
-    decays = momentum[None] if jnp.ndim(momentum) else momentum, optimizers.ADAM_B2
+    if isinstance(momentum, jax.Array) and momentum.ndim:  # swept
+        momentum = momentum[None]
+    decays = momentum, optimizers.ADAM_B2
     return jnp.concatenate([jnp.broadcast_to(1 - b**counts, (steps, lanes)) for b in decays])
 
 

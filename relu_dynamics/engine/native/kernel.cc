@@ -466,11 +466,14 @@ struct Network {
   long size = 0;   // packed parameters
   int units = 0;   // padded
   int rows;        // of the padded batch
+  int written;     // of these, the rows that a forward pass writes: those below stay 0 in `h`, or what
+                   // an infinite weight makes of them would be in the next lane's sums
   Floats gradient, back, tile;
   std::vector<Floats> h;  // of every hidden layer: what it puts out, then the loss gradient by its z
   Floats error;           // the loss gradient by the outputs
 
-  explicit Network(const Problem& p) : p(p), rows((p.batch + PAD - 1) / PAD * PAD) {
+  explicit Network(const Problem& p) : p(p), rows((p.batch + PAD - 1) / PAD * PAD),
+        written((p.batch + ROWS - 1) / ROWS * ROWS) {
     long largest = 0;
     for (int i = 0; i < p.layers(); i++) {
       const bool last = i + 1 == p.layers();
@@ -546,7 +549,7 @@ struct Network {
     if (!std::isfinite(loss)) see_nan(s, number);
     const int decay_weights = p.decay_weights ? p.decay : NONE;
     if (error_row() == 1) {
-#define CALL(N, c) backward_one<N, LEAKY>(p, rows, error.get(), params + top.w, top.rows, c, active, \
+#define CALL(N, c) backward_one<N, LEAKY>(p, written, error.get(), params + top.w, top.rows, c, active, \
                                           gradient.get() + top.w, sums(last - 1))
       BY_COLUMNS(top.rows, CALL)
 #undef CALL
@@ -555,7 +558,7 @@ struct Network {
       gradient[top.b] = total(sum);
     } else {
       output_gradient(active, pace);
-#define CALL(N, c) backward<N, LEAKY>(p, rows, error.get(), top.cols, top.out, params + top.w, \
+#define CALL(N, c) backward<N, LEAKY>(p, written, error.get(), top.cols, top.out, params + top.w, \
                                       top.rows, c, active, sums(last - 1))
       BY_COLUMNS(top.rows, CALL)
 #undef CALL
@@ -568,12 +571,12 @@ struct Network {
       const int in_row = i ? a.rows : row;
       if (i) transposed(params + a.w, a.rows, a.cols, back.get());
       const Descent down{nullptr, p.rule, decay_weights, params + a.w, m + a.w, v + a.w, pace};
-#define CALL(N, c) outer<N>(rows, in, in_row, a.in, h[i].get() + c, a.cols, down.at(c))
+#define CALL(N, c) outer<N>(written, in, in_row, a.in, h[i].get() + c, a.cols, down.at(c))
       BY_COLUMNS(a.cols, CALL)
 #undef CALL
       apply_bias(a, params, m, v, pace);
       if (!i) break;
-#define CALL(N, c) backward<N, LEAKY>(p, rows, h[i].get(), a.cols, a.out, back.get(), a.rows, c, \
+#define CALL(N, c) backward<N, LEAKY>(p, written, h[i].get(), a.cols, a.out, back.get(), a.rows, c, \
                                       h[i - 1].get(), sums(i - 1))
       BY_COLUMNS(a.rows, CALL)
 #undef CALL
@@ -608,7 +611,7 @@ struct Network {
     const Layer& a = layers.back();
     float* out = gradient.get() + a.w;
     const Descent to{out, p.rule, NONE, out, out, out, pace};
-#define CALL(N, c) outer<N>(rows, error.get(), a.cols, a.out, active + c, a.rows, to.at(c))
+#define CALL(N, c) outer<N>(written, error.get(), a.cols, a.out, active + c, a.rows, to.at(c))
     BY_COLUMNS(a.rows, CALL)
 #undef CALL
     for (int c = 0; c < a.cols; c += L) {
