@@ -126,7 +126,9 @@ def _single(config, trace_units):
     data, key = tasks.load_data(config), run_key(0, 0)
     traced = training.as_arrays(config)
     return lambda: jax.block_until_ready(
-        training._train(traced, key, data, None, trace_units=trace_units)
+        training._train(
+            traced, key, data, None, None, step=training.train_step, trace_units=trace_units
+        )
     )
 
 
