@@ -112,7 +112,7 @@ def _start(work: Workload, steps: int):
     """Variables and streams before the first step, leaves [seeds, cells, ...]."""
     empty = work.empty()
     empty["first_active"][:] = steps
-    initial = work.initial
+    initial = list(work.initial)
     if work.name == "w2":
         initial[4:] = initial[4][..., None], initial[5][..., None]
     return _variables(initial), empty
