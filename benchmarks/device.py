@@ -1,342 +1,255 @@
-"""What an accelerator does with the engine: one command for whoever has a card.
+"""This project's engine on the accelerator at hand, as a table that can be sent.
 
-It prints as it goes: what JAX finds, whether bits repeat, run-steps per second (one run-step is one
-step of one run) beside the CPU's, how the rate grows with the lanes of a block and with the steps
-of a call, and memory. Everything measured so far is in device.json and device.md after every row,
-so that a run that was cut keeps what it has. Rows that would begin after some four minutes are left
-out and say so. It runs on a machine without a card too, and says that it did.
+One command says what the device is, whether the same command gives the same bits twice, how its
+outcomes compare with the CPU's, how fast blocks of several sizes train, what memory they take, and
+how long the map of 64 x 64 cells x 256 seeds x 1,000 steps of one unit takes:
 
-    python -m benchmarks.device --out runs/device
+    python -m benchmarks.device --out device.json
     python -m benchmarks.device --quick
+
+Each row is printed and stored when it is measured, so a run that is cut off keeps what it has. Some
+seven minutes on a data-centre GPU, most of it compiling. Everything is the plain path, which is
+what accelerators run.
 """
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from importlib import metadata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from relu_dynamics.config import Config
-from relu_dynamics.grid import Grid, default_lanes, make_grid
-from relu_dynamics.store import canary_of, flatten_result
-from relu_dynamics.sweeps import blocks
+sys.path.insert(0, str(Path(__file__).parent))  # the neighbours import each other by bare names
 
-sys.path.append(str(Path(__file__).parent))  # The other benchmarks are started by their files.
-from engine_streams import make_config  # noqa: E402
-from workloads import SIZES  # noqa: E402
+from engine_streams import make_config
 
-BUDGET_S = 210.0  # No row begins later; the CPU's rows get at least CPU_S all the same.
-CPU_S = 45.0
-SAMPLE_S = 3.0  # Samples of a row repeat for about so long: one at least, five at most.
-LARGE = dict(side=64, seeds=256, steps=1000)  # The map of W1 that is to be trained as a whole.
-LARGE_S = 30.0  # So much of it is trained; the rest is extrapolated and the row says so.
+from relu_dynamics import Config, Grid, make_grid
+from relu_dynamics.engine import outcomes
+from relu_dynamics.sweeps.blocks import program_bytes, run_block, run_blocks
 
-
-@dataclasses.dataclass(frozen=True)
-class Sizes:
-    """How much of everything is measured."""
-
-    work: dict[str, dict[str, int]]  # cells, seeds, steps of the workloads of benchmarks/speed.py
-    map_seeds: int  # Of the 192 cells of the recovery map; the experiment itself takes 32.
-    map_steps: int
-    lanes: dict[str, tuple[int, ...]]
-    steps: tuple[int, ...]
-    large: dict[str, int]
+NETWORKS = {
+    "W1": "one ReLU unit, 4 inputs, batch 32",
+    "W2": "MLP 16-32-32-1, batch 64",
+    "map": "the recovery map's: digits, 64-32-32-10, batch 64",
+}
+SAMPLES = 3  # of a timing; the median counts
+MANY_SECONDS = 60  # a size of block that takes so long is not repeated
+MAP_SIDE, MAP_SEEDS, MAP_STEPS = 64, 256, 1000
 
 
-FULL = Sizes(
-    work={name: SIZES[name] for name in ("w1", "w2")},
-    map_seeds=4,
-    map_steps=Config().steps,
-    lanes=dict(w1=(2**8, 2**12, 2**15, 2**17), w2=(2**6, 2**10, 2**13), map=(2**8, 2**10, 2**12)),
-    steps=(30, 300, 3000),
-    large=LARGE,
-)
-QUICK = Sizes(
-    work=dict(w1=dict(cells=16, seeds=2, steps=20), w2=dict(cells=4, seeds=1, steps=10)),
-    map_seeds=1,
-    map_steps=25,
-    lanes=dict(w1=(2, 8)),
-    steps=(10,),
-    large=dict(side=4, seeds=3, steps=20),
-)
+def config_of(name: str, steps: int) -> Config:
+    """The config of a network of `NETWORKS`, on the plain path."""
+    made = Config(steps=steps) if name == "map" else make_config(name.lower(), steps)
+    return dataclasses.replace(made, implementation="plain")
 
 
-def grid_of(name: str, cells: int, seeds: int, steps: int, lanes: int | None = None) -> Grid:
-    """The grid of a workload ("w1", "w2" or "map", the recovery map's config) on as many cells as
-    a nearly square grid of so many has. `lanes` as in `make_grid`."""
-    config = make_config(name, steps) if name != "map" else _map_config(steps)
-    rows = 2 ** (int(np.log2(cells)) // 2) if cells & (cells - 1) == 0 else 12
-    low, high = (1e-3, 10.0) if name == "map" else (1e-4, 1e-1 if name == "w1" else 3e-2)
+def grid_of(name: str, cells: int, steps: int, lanes: int | None = None, seeds: int = 1) -> Grid:
+    """`cells` runs a seed: learning rates x initial biases, as many of each as can be."""
+    rates = 2 ** int(np.log2(cells) // 2)
+    highest = {"W1": 1e-1, "W2": 3e-2, "map": 1.0}[name]
     axes = {
-        "initial_bias": np.linspace(-13.0, -2.0, rows).tolist(),
-        "learning_rate": np.geomspace(low, high, cells // rows).tolist(),
+        "learning_rate": np.geomspace(1e-4, highest, rates).tolist(),
+        "initial_bias": np.linspace(-4.0, 0.5, cells // rates).tolist(),
     }
-    return make_grid(config, axes, seeds, lanes=lanes)
+    return make_grid(config_of(name, steps), axes, seeds, lanes=lanes)
 
 
-def _map_config(steps: int) -> Config:
-    every = min(Config().probe_every, steps)
-    return dataclasses.replace(Config(), steps=steps, probe_every=every)
+def rows(quick: bool) -> Iterator[dict[str, Any]]:
+    """What the table says, one row at a time: `about`, the row's own fields, and its seconds."""
+    yield {"about": "machine", **machine()}
+    few = 25 if quick else 200
+    for name in NETWORKS:
+        yield {"about": "bits", "network": name, **same_bits(name, few)}
+    for name in NETWORKS:
+        yield {"about": "CPU", "network": name, **against_cpu(name, few)}
+    sizes = (16, 64) if quick else (256, 1024, 4096, 16384, 65536)
+    for name in NETWORKS:
+        default = grid_of(name, max(sizes), few).lanes
+        for lanes in sorted({*sizes, default}):
+            row = {"about": "speed", "network": name, "lanes": lanes, "default": lanes == default}
+            row |= speed(name, lanes, few)
+            yield row
+            if row.get("seconds", np.inf) > MANY_SECONDS:
+                break
+    for every in (few // 25, few // 5, few):
+        yield {
+            "about": "evaluations",
+            "network": "map",
+            **cadence(every, few, 16 if quick else 4096),
+        }
+    side, seeds, steps = (4, 2, 20) if quick else (MAP_SIDE, MAP_SEEDS, MAP_STEPS)
+    yield {"about": "whole map", "network": "W1", **whole_map(side, seeds, steps)}
 
 
-# Sections: each yields a row as soon as it is measured ----------------------------------------
+def machine() -> dict[str, Any]:
+    """Devices, their memory and the versions that take part."""
+    devices = jax.local_devices()
+    return {
+        "devices": [f"{d.platform}: {d.device_kind}" for d in devices],
+        "memory_gib": memory(devices[0], "bytes_limit"),
+        "jax": jax.__version__,
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }
 
 
-def card(sizes: Sizes) -> Iterator[dict]:
-    """What JAX finds."""
-    device = jax.local_devices()[0]
-    stats = device.memory_stats() or {}
-    yield dict(
-        what="devices",
-        devices=[str(d) for d in jax.devices()],
-        kind=device.device_kind,
-        platform=device.platform,
-        memory_limit_mb=_mb(stats.get("bytes_limit")),
-        python=platform.python_version(),
-        system=platform.platform(),
-        cores=os.cpu_count(),
-        versions={n: metadata.version(n) for n in ("jax", "jaxlib", "flax", "optax", "numpy")},
-        flags=os.environ.get("XLA_FLAGS", ""),
-    )
+def memory(device, what: str) -> float | None:
+    """A count of bytes that a device keeps, in GiB; None where it keeps none."""
+    found = (device.memory_stats() or {}).get(what)
+    return None if found is None else round(found / 2**30, 3)
 
 
-def bits(sizes: Sizes) -> Iterator[dict]:
-    """Whether one block gives the same bits again, compiled anew, and in blocks of half the size
-    (which nobody promises)."""
-    for name in ("w1", "map"):
-        steps = min(300, sizes.work["w1"]["steps"])
-        lanes = 64 if sizes is FULL else 4
-        grid = grid_of(name, 64 if sizes is FULL else 4, 1, steps, lanes)
-        halves = dataclasses.replace(grid, lanes=lanes // 2)
-        first = _arrays(grid, 0)
-        again = _arrays(grid, 0)
-        jax.clear_caches()
-        anew = _arrays(grid, 0)
-        parts = [_arrays(halves, block) for block in range(2)]
-        joined = {key: np.concatenate([part[key] for part in parts]) for key in first}
-        yield dict(
-            what=f"bits of {name}",
-            digest=canary_of(grid, 0, blocks.run_block(grid, 0)).digest,
-            again=_same_runs(first, again),
-            compiled_anew=_same_runs(first, anew),
-            half_the_lanes=_same_runs(first, joined),
-            runs=lanes,
-            steps=steps,
-        )
+def same_bits(name: str, steps: int) -> dict[str, Any]:
+    """Whether a block gives the same bits twice, its digest, and what a block of half as many lanes
+    changes: bits of the units' history, and outcomes."""
+    whole = grid_of(name, 256, steps)
+    half = grid_of(name, 256, steps, lanes=whole.lanes // 2)
+    first, again = run_block(whole, 0), run_block(whole, 0)
+    parts = [run_block(half, block) for block in (0, 1)]  # the same cells
+    joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    return {
+        "lanes": whole.lanes,
+        "twice_equal": digest(first) == digest(again),
+        "digest": digest(first)[:16],
+        "half_block_equal": digest(first) == digest(joined),
+        "half_block_flips": flips(first, joined),
+    }
 
 
-def _arrays(grid: Grid, block: int) -> dict[str, np.ndarray]:
-    return {k: np.asarray(v) for k, v in flatten_result(blocks.run_block(grid, block)).items()}
+def against_cpu(name: str, steps: int) -> dict[str, Any]:
+    """Outcomes of the same runs on the CPU, and the largest difference of the first losses."""
+    grid = grid_of(name, 256, steps)
+    here, there = run_block(grid, 0), run_block(grid, 0, device=jax.local_devices(backend="cpu")[0])
+    ours, theirs = here.history.batch_peak, there.history.batch_peak
+    calm = np.isfinite(ours) & np.isfinite(theirs)
+    gap = np.abs(ours - theirs)[calm] / (1 + np.abs(theirs[calm]))
+    return {
+        "lanes": grid.lanes,
+        "flips": flips(here, there),
+        "median_difference_of_max_z": float(np.median(gap)),
+        "diverged_at_same_step": bool(
+            (here.history.diverged_at == there.history.diverged_at).all()
+        ),
+    }
 
 
-def _same_runs(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> int:
-    """In how many runs every number of two results has the same bits."""
-    count = len(next(iter(one.values())))
-    same = [
-        all(a[i].tobytes() == other[k][i].tobytes() for k, a in one.items()) for i in range(count)
-    ]
-    return sum(same)
+def flips(one, other) -> str:
+    """How many units have another outcome (dead at the end, recovered, died) in `other`."""
+    seen = [np.asarray(outcomes.classify(r.history)) for r in (one, other)]
+    return f"{int((seen[0] != seen[1]).sum())} of {seen[0].size}"
 
 
-def speed(sizes: Sizes) -> Iterator[dict]:
-    """The workloads of benchmarks/speed.py and the recovery map, with the default lanes."""
-    for name, size in sizes.work.items():
-        yield measure(f"{name}, default lanes", grid_of(name, **size))
-    yield measure("map, default lanes", grid_of("map", 192, sizes.map_seeds, sizes.map_steps))
+def digest(result) -> str:
+    """Sha256 of every number of a block's result."""
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(result):
+        found.update(np.ascontiguousarray(leaf).tobytes())
+    return found.hexdigest()
 
 
-def large(sizes: Sizes) -> Iterator[dict]:
-    """The large map of W1 in the default blocks: its time, or that of a part extrapolated."""
-    size = sizes.large
-    grid = grid_of("w1", size["side"] ** 2, size["seeds"], size["steps"])
-    blocks.run_block(grid, 0)
-    start, done = time.perf_counter(), 0
-    for done, _ in enumerate(blocks.run_blocks(grid, range(grid.blocks)), 1):  # noqa: B007
-        if time.perf_counter() - start > LARGE_S:
-            break
-    seconds = time.perf_counter() - start
-    yield dict(
-        what=f"{size['side']} x {size['side']} x {size['seeds']} seeds x {size['steps']} steps, w1",
-        lanes=grid.lanes,
-        steps=size["steps"],
-        trained_share=done / grid.blocks,
-        seconds_whole=seconds * grid.blocks / done,
-        extrapolated=done < grid.blocks,
-        run_steps_per_s=grid.runs * done / grid.blocks * size["steps"] / seconds,
-    )
+def speed(name: str, lanes: int, steps: int) -> dict[str, Any]:
+    """Run-steps per second of one block of so many lanes, the median of a few; one that does not
+    fit says so."""
+    grid = grid_of(name, lanes, steps, lanes=lanes)
+    try:
+        began = time.perf_counter()
+        run_block(grid, 0)
+        first = time.perf_counter() - began
+        seconds = [first]
+        if first < MANY_SECONDS:
+            seconds = [timed(grid) for _ in range(SAMPLES)]
+    except ValueError as error:  # memory, with what to do about it
+        return {"refused": str(error)}
+    middle = statistics.median(seconds)
+    return {
+        "first_seconds": round(first, 2),
+        "seconds": middle,
+        "run_steps_per_second": lanes * steps / middle,
+        "microseconds_per_step": 1e6 * middle / steps,
+        "program_gib": round(program_bytes(grid, lanes) / 2**30, 3),
+        "peak_gib": memory(jax.local_devices()[0], "peak_bytes_in_use"),
+    }
 
 
-def lanes(sizes: Sizes) -> Iterator[dict]:
-    """The rate against the lanes of a block, one block at a time."""
-    for name, values in sizes.lanes.items():
-        steps = _steps(sizes, name)
-        for value in values:
-            grid = grid_of(name, value, 1, steps, value)
-            default = default_lanes(grid.config, 2**20, jax.default_backend())
-            yield measure(f"{name}, {value} lanes", grid) | dict(default_lanes=default)
+def timed(grid: Grid) -> float:
+    """Seconds of one block, from its call to host arrays."""
+    began = time.perf_counter()
+    run_block(grid, 0)
+    return time.perf_counter() - began
 
 
-def _steps(sizes: Sizes, name: str) -> int:
-    return sizes.map_steps // 4 if name == "map" else sizes.work[name]["steps"]
+def cadence(every: int, steps: int, lanes: int) -> dict[str, Any]:
+    """What evaluations cost: steps between two of them are one scan on the device."""
+    grid = grid_of("map", lanes, steps, lanes=lanes)
+    config = dataclasses.replace(grid.config, probe_every=every, sustain=steps)
+    grid = dataclasses.replace(grid, config=config)
+    run_block(grid, 0)
+    middle = statistics.median(timed(grid) for _ in range(SAMPLES))
+    return {"steps_between": every, "lanes": lanes, "run_steps_per_second": lanes * steps / middle}
 
 
-def steps(sizes: Sizes) -> Iterator[dict]:
-    """The rate against the steps that one compiled call makes."""
-    for value in sizes.steps:
-        yield measure(f"w1, {value} steps a call", grid_of("w1", 1024, 1, value, 1024))
+def whole_map(side: int, seeds: int, steps: int) -> dict[str, Any]:
+    """Seconds of all blocks of side x side cells x seeds, with the default lanes, compiling too."""
+    grid = grid_of("W1", side * side, steps, seeds=seeds)
+    began = time.perf_counter()
+    done = sum(1 for _ in run_blocks(grid, range(grid.blocks)))
+    seconds = time.perf_counter() - began
+    return {
+        "cells": side * side,
+        "seeds": seeds,
+        "steps": steps,
+        "lanes": grid.lanes,
+        "blocks": done,
+        "seconds": round(seconds, 1),
+        "run_steps_per_second": side * side * seeds * steps / seconds,
+    }
 
 
-def cpu(sizes: Sizes) -> Iterator[dict]:
-    """The rows of `speed` on all cores of this machine, measured by a process without the card."""
-    if jax.default_backend() == "cpu":
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "benchmarks.device", "--only", "speed", "--out", folder]
-        command += ["--quick"] if sizes is QUICK else []
-        limit = max(CPU_S, BUDGET_S - time.perf_counter() + STARTED)
-        environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-        cut = None
-        try:
-            done = subprocess.run(command, env=environment, timeout=limit, capture_output=True)
-            cut = None if done.returncode == 0 else done.stderr.decode()[-300:]
-        except subprocess.TimeoutExpired:
-            cut = f"stopped after {limit:.0f} s"
-        kept = Path(folder, "device.json")
-        for row in json.loads(kept.read_text()) if kept.exists() else ():
-            yield row | dict(section="cpu", what=f"{row['what']}, CPU")
-    if cut:
-        yield dict(what="the rest on the CPU", left_out=cut)
+def render(found: list[dict[str, Any]]) -> str:
+    """The rows as Markdown: one table for each thing that they are about."""
+    parts = []
+    for about in dict.fromkeys(row["about"] for row in found):
+        own = [row for row in found if row["about"] == about]
+        names = list(dict.fromkeys(name for row in own for name in row if name != "about"))
+        lines = [" | ".join(names), " | ".join("---" for _ in names)]
+        lines += [" | ".join(cell(row.get(name)) for name in names) for row in own]
+        parts.append(f"### {about}\n\n" + "\n".join(f"| {line} |" for line in lines))
+    return "\n\n".join(parts)
 
 
-SECTIONS: dict[str, Callable[[Sizes], Iterator[dict]]] = dict(
-    card=card, bits=bits, speed=speed, large=large, lanes=lanes, steps=steps, cpu=cpu
-)
-STARTED = time.perf_counter()
-
-
-def measure(what: str, grid: Grid) -> dict[str, Any]:
-    """A row: the rate of a grid's blocks on all devices, as a sweep trains them but not stored."""
-    devices = blocks.block_devices()
-    start = time.perf_counter()
-    held = blocks.compile_program(grid, devices)
-    blocks.run_block(grid, 0, devices[0])
-    first = time.perf_counter() - start
-    samples: list[float] = []
-    while not samples or (sum(samples) < SAMPLE_S and len(samples) < 5):
-        start = time.perf_counter()
-        for _ in blocks.run_blocks(grid, range(grid.blocks), devices):
-            pass
-        samples.append(time.perf_counter() - start)
-    seconds, steps = statistics.median(samples), grid.config.steps
-    return dict(
-        what=what,
-        runs=grid.runs,
-        lanes=grid.lanes,
-        steps=steps,
-        implementation=grid.config.implementation,
-        first_s=first,
-        samples_s=samples,
-        run_steps_per_s=grid.runs * steps / seconds,
-        block_step_us=1e6 * seconds / (steps * grid.blocks),
-        program_mb=_mb(held),
-        peak_mb=_mb((jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")),
-    )
-
-
-def _mb(count: int | None) -> float | None:
-    return None if count is None else round(count / 2**20, 1)
-
-
-def render(rows: list[dict]) -> str:
-    """The rows as markdown: what was found, then one table."""
-    lines = ["# The engine on this device", ""]
-    for row in (row for row in rows if row["section"] in ("card", "bits") or "left_out" in row):
-        told = (f"{k} {v}" for k, v in row.items() if k not in ("what", "section", "at_s"))
-        lines.append(f"* {row['what']}: {'; '.join(told)}")
-    rates = [row for row in rows if "run_steps_per_s" in row]
-    columns = {
-        "lanes": "lanes", "steps": "steps", "run-steps/s": "run_steps_per_s",
-        "µs a step of a block": "block_step_us", "first call s": "first_s",
-        "program MB": "program_mb", "peak MB so far": "peak_mb",
-    }  # fmt: skip
-    lines += ["", f"| what | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for row in rates:
-        cells = (_cell(row.get(key)) for key in columns.values())
-        lines.append(f"| {row['what']}{_whole(row)} | {' | '.join(cells)} |")
-    beside = {row["what"]: row["run_steps_per_s"] for row in rates}
-    for what, rate in beside.items():
-        if f"{what}, CPU" in beside:
-            ratio = rate / beside[f"{what}, CPU"]
-            lines += ["", f"{what}: {ratio:.3g} times the rate of all cores of its CPU."]
-    return "\n".join(lines) + "\n"
-
-
-def _cell(value: float | None) -> str:
-    return "" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _whole(row: dict) -> str:
-    if "seconds_whole" not in row:
-        return ""
-    how = (
-        f"extrapolated from {row['trained_share']:.0%}" if row["extrapolated"] else "trained whole"
-    )
-    return f": {row['seconds_whole']:.1f} s, {how}"
+def cell(value: Any) -> str:
+    """A value as a table's cell."""
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "" if value is None else str(value)
 
 
 def main() -> None:
+    """Measures, prints and stores row by row."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="tiny grids: a check, not a result")
-    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/device"), metavar="FOLDER", help="where the files go"
-    )
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    rows: list[dict] = []
-
-    def keep(row: dict) -> None:
-        rows.append(row)
+    parser.add_argument("--quick", action="store_true", help="small sizes: a check, not a result")
+    parser.add_argument("--out", type=Path, default=Path("device.json"), help="JSON (device.json)")
+    given = parser.parse_args()
+    found: list[dict[str, Any]] = []
+    for row in rows(given.quick):
+        found.append(row)
         print(json.dumps(row), flush=True)
-        (options.out / "device.json").write_text(json.dumps(rows, indent=1) + "\n")
-        (options.out / "device.md").write_text(render(rows))
-
-    sizes = QUICK if options.quick else FULL
-    for name in options.only:
-        found = SECTIONS[name](sizes)
-        while True:
-            at = time.perf_counter() - STARTED
-            if at > BUDGET_S and name != "cpu":
-                keep(
-                    dict(section=name, what=f"the rest of {name}", left_out=f"{at:.0f} s are over")
-                )
-                break
-            try:
-                row = next(found)
-            except StopIteration:
-                break
-            except (RuntimeError, ValueError) as error:  # What a card refuses is a finding too.
-                keep(dict(section=name, what=f"the rest of {name}", left_out=str(error)[:300]))
-                break
-            keep(
-                dict(section=name, **{"at_s": round(at, 1)}, **row) if "section" not in row else row
-            )
-    print(render(rows))
+        given.out.write_text(json.dumps(found, indent=1) + "\n")
+    given.out.with_suffix(".md").write_text(render(found) + "\n")
+    print(render(found))
 
 
 if __name__ == "__main__":

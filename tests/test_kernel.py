@@ -524,6 +524,15 @@ def test_declared_slopes_are_those_of_the_functions():
             np.testing.assert_allclose(row(z), jnp.where(z > 0, z, row.slope_below * z), rtol=1e-6)
 
 
+def test_auto_leaves_one_unit_with_many_evaluations_to_plain_jax():
+    often = dataclasses.replace(validate(UNIT), implementation="auto")
+    assert [coverage.decided(dataclasses.replace(often, probe_every=n)) for n in (25, 100)] == [
+        "plain",
+        "kernel",
+    ]
+    assert coverage.decided(Config(implementation="auto")) == "kernel"
+
+
 def test_the_implementation_is_part_of_the_identity_and_of_old_ones_nothing_changes():
     plain, kernel, auto = (make_grid(by(i, SMALL), AXES, 1) for i in ("plain", "kernel", "auto"))
     assert "implementation" not in plain.identity["config"]

@@ -31,6 +31,11 @@ KNOWN_TABLES = ("model", "activation", "normalization", "optimizer", "decay_targ
 
 MOST_INPUTS = 16  # of a network of one unit
 
+# Networks of one unit are evaluated by plain JAX, between two calls of the kernel. With evaluations
+# every 1 or 25 steps plain JAX is two to four times as fast as a whole, every 200 the kernel is
+# (benchmarks/growth.py).
+FEW_STEPS = 100
+
 
 def uncovered(config: Config) -> str | None:
     """The first field of a valid config that the kernel does not cover, as "name=value"; None when
@@ -88,7 +93,9 @@ def check_implementation(config: Config) -> None:
 
 
 def decided(config: Config) -> str:
-    """The implementation that a config's "auto" stands for in this process."""
+    """The implementation that a config's "auto" stands for in this process: the faster one."""
     if config.implementation != "auto":
         return config.implementation
+    if columns.is_one_unit(config) and config.probe_every < FEW_STEPS:
+        return "plain"
     return "plain" if uncovered(config) is not None or missing() is not None else "kernel"
